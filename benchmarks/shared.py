@@ -1,0 +1,39 @@
+"""Where the models to measure on lie, and what machine this is. Both are outside the package."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = Path(os.environ.get("SHARED_MODELS", ROOT / ".." / "shared" / "models")).resolve()
+VERIFY = MODELS.parent / "tools" / "verify_pruned.py"
+
+CONVOLUTIONAL = (
+    "cifar_resnet20_bn cifar_resnet56_bn cifar_resnet20_ts17 cifar_resnet20_dynamo18 cifar_resnet56_ts17 mbv1_025_224_keras "
+    "mbv2_100_224_tfl_dq mbv2_pt2tfl_dq mlperf_resnet8_keras mlperf_resnet_large_tfl mlperf_ad01_keras mlperf_vww_keras "
+    "mlperf_strww_keras deeplabv3_mnv2_tf2onnx ultraface_rfb320 fastestdet nanodet_m_320 espcn_subpixel_float "
+    "espcn_nnresize_float unet_sedgen yolov8n_deq_float yunet_n_dynamic oww_embedding agllnet_256 mlsd_tiny_512 "
+    "movenet_lightning_tfl_dq yolo_fastestv2 litemono_tiny_decoder ppocr_v2_cls ppocr_v3_det road_seg_adas"
+).split()
+"""Real pretrained convolutional networks from many exporters."""
+
+
+def machine() -> str:
+    """One line: processor, cores, and the versions that matter."""
+    names = ("onnx", "onnxruntime", "numpy", "scipy", "networkx")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
+
+
+def other_tool() -> dict[str, float]:
+    """Parameters kept at 0.5 by the best other ONNX pruner, by model, from the index beside the models."""
+    found = {}
+    for line in (MODELS / "INDEX.md").read_text(encoding="utf-8").splitlines():
+        match = re.match(r"\| (\w+) \|(?:[^|]*\|){5} *([0-9.]+)", line)
+        if match:
+            found[match.group(1)] = float(match.group(2))
+    return found

@@ -1,0 +1,33 @@
+"""Structural pruning on the ONNX graph itself. `spa_onnx.prune("model.onnx", ratio=0.4)` returns a Result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spa_onnx.criteria import CRITERIA
+    from spa_onnx.errors import SpaError
+    from spa_onnx.pipeline import apply_plan, prune
+    from spa_onnx.plan import Plan, read_plan
+    from spa_onnx.result import Report, Result
+
+__version__ = "0.1.0"
+__all__ = ["CRITERIA", "Plan", "Report", "Result", "SpaError", "apply_plan", "prune", "read_plan"]
+
+_HOMES = {
+    "CRITERIA": "spa_onnx.criteria",
+    "SpaError": "spa_onnx.errors",
+    "Plan": "spa_onnx.plan",
+    "read_plan": "spa_onnx.plan",
+    **dict.fromkeys(("Report", "Result"), "spa_onnx.result"),
+    **dict.fromkeys(("apply_plan", "prune"), "spa_onnx.pipeline"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used, so that `spa-onnx --help` starts fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spa_onnx' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,159 @@
+"""Connected indices are channels; channels that touch the same classes are groups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_onnx.analysis.network import Edge, Network
+from spa_onnx.facts import Axis, Indices, Pin
+from spa_onnx.groups import POSITIONS, Group
+from spa_onnx.model import Model
+
+FEW = 20_000
+"""Links up to which networkx finds the channels of a component in less time than it takes to import scipy."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Alike:
+    """Channels that touch the same classes. owner: class -> the channel of each of its indices, -1 for none."""
+
+    owner: Mapping[int, Indices]
+    size: int
+    pinned: bool
+
+
+def groups(network: Network) -> Iterator[Group]:
+    """Every component's channels, those that touch the same classes together; in the order of the graph."""
+    order = {name: place for place, name in enumerate(_tensors_in_order(network.model))}
+    found = []
+    for component, edges in _components(network):
+        for alike in _channels(network, component, edges) if edges else _lone(network, component[0]):
+            pin = _reason(network, alike) if alike.pinned else None
+            owner = {axis: array for number, array in alike.owner.items() for axis in network.classes[number].axes}
+            axes = sorted(owner, key=lambda axis: _rank(axis, order, network.model))
+            members = {axis: owner[axis] for axis in axes}
+            found.append(Group("", alike.size, members, str(pin or ""), pin.why if pin else ""))
+    return _named(sorted(found, key=lambda group: _rank(next(iter(group.owner)), order, network.model)), network.model)
+
+
+def _components(network: Network) -> Iterator[tuple[list[int], list[Edge]]]:
+    """Classes that edges connect, with those edges."""
+    links: nx.Graph[int] = nx.Graph()
+    links.add_nodes_from(range(len(network.classes)))
+    links.add_edges_from((edge.a, edge.b) for edge in network.edges)
+    components = [sorted(component) for component in nx.connected_components(links)]
+    where = {number: place for place, component in enumerate(components) for number in component}
+    edges: list[list[Edge]] = [[] for _ in components]
+    for edge in network.edges:
+        edges[where[edge.a]].append(edge)
+    return zip(components, edges, strict=True)
+
+
+def _tensors_in_order(model: Model) -> Iterator[str]:
+    for node in model.nodes:
+        yield from (name for name in node.inputs if name and model.is_constant(name))
+        yield from (name for name in (*node.inputs, *node.outputs) if name and not model.is_constant(name))
+
+
+def _channels(network: Network, component: list[int], edges: list[Edge]) -> Iterator[_Alike]:
+    """The channels of classes that edges connect."""
+    sizes = [len(network.classes[number].pinned) for number in component]
+    start = dict(zip(component, np.cumsum([0, *sizes]).tolist(), strict=False))
+    labels = _label(sum(sizes), [(edge.left + start[edge.a], edge.right + start[edge.b]) for edge in edges])
+    pinned = np.zeros(labels.max(initial=-1) + 1, bool)
+    pinned[labels[np.concatenate([network.classes[number].pinned for number in component])]] = True
+    for channels in _by_signature(labels, np.repeat(np.arange(len(component)), sizes), pinned):
+        place = np.full(len(pinned), -1)
+        place[channels] = np.arange(len(channels))
+        owner = {number: place[labels[start[number] : start[number] + size]] for number, size in zip(component, sizes, strict=True)}
+        yield _Alike({n: array for n, array in owner.items() if (array >= 0).any()}, len(channels), bool(pinned[channels[0]]))
+
+
+def _lone(network: Network, number: int) -> Iterator[_Alike]:
+    """The channels of a class that no edge touches: each index is one."""
+    mask = network.classes[number].pinned
+    for pinned in (False, True):
+        chosen = mask == pinned
+        if chosen.any():
+            yield _Alike({number: np.where(chosen, np.cumsum(chosen) - 1, -1)}, int(chosen.sum()), pinned)
+
+
+def _reason(network: Network, alike: _Alike) -> Pin:
+    """Why channels cannot go: a pin on an axis that they touch, rather one that says more than `positions`."""
+    axes = [axis for number in alike.owner for axis in network.classes[number].axes]
+    pins: list[Pin] = [pin for axis in axes for pin in network.graph.nodes[axis].get("pins", ())]
+    if pins:
+        return min(pins, key=lambda pin: pin.why == POSITIONS)
+    if any(len(network.classes[number].pinned) <= 1 for number in alike.owner):
+        return Pin(axes[0], "the only index of its axis")
+    return Pin(axes[0], "tied to channels that are pinned")
+
+
+def _label(total: int, links: list[tuple[Indices, Indices]]) -> Indices:
+    """Connected indices get the same label. links: rows of indices of channel k on either side."""
+    if not links:
+        return np.arange(total)
+    rows, columns = [], []
+    for left, right in links:
+        anchor = np.broadcast_to(left[:, :1], left.shape)
+        rows += [anchor[:, 1:].ravel(), np.broadcast_to(left[:, :1], right.shape).ravel()]
+        columns += [left[:, 1:].ravel(), right.ravel()]
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    if len(row) <= FEW:
+        return _label_few(total, row, column)
+    from scipy.sparse import coo_array  # noqa: PLC0415 - importing scipy takes longer than small models do
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
+    matrix = coo_array((np.ones(len(row), np.int8), (row, column)), shape=(total, total))
+    return np.asarray(connected_components(matrix, directed=False)[1], dtype=np.int64)
+
+
+def _label_few(total: int, row: Indices, column: Indices) -> Indices:
+    """The same for a short list of links, without scipy."""
+    graph: nx.Graph[int] = nx.Graph()
+    graph.add_nodes_from(range(total))
+    graph.add_edges_from(zip(row.tolist(), column.tolist(), strict=True))
+    labels = np.empty(total, np.int64)
+    for number, connected in enumerate(nx.connected_components(graph)):
+        labels[list(connected)] = number
+    return labels
+
+
+def _by_signature(labels: Indices, home: Indices, pinned: NDArray[np.bool_]) -> Iterator[Indices]:
+    """Channels (labels) that touch the same classes and are alike pinned or not, in the order of their first index.
+
+    labels: the channel of each index; home: the class of each index; pinned: bool per channel.
+    """
+    pairs = np.unique(labels * (int(home.max(initial=0)) + 1) + home)
+    channel, touched = np.divmod(pairs, int(home.max(initial=0)) + 1)
+    bounds = np.searchsorted(channel, np.arange(len(pinned) + 1))
+    found: dict[tuple[bytes, bool], list[int]] = defaultdict(list)
+    for number in range(len(pinned)):
+        found[touched[bounds[number] : bounds[number + 1]].tobytes(), bool(pinned[number])].append(number)
+    first = np.full(len(pinned), len(labels))
+    np.minimum.at(first, labels, np.arange(len(labels)))
+    for numbers in found.values():
+        channels = np.asarray(numbers)
+        yield channels[np.argsort(first[channels], kind="stable")]
+
+
+def _rank(axis: Axis, order: Mapping[str, int], model: Model) -> tuple[bool, bool, int, int]:
+    """Matrices and filters first, then vectors, then activations, each in the order of the graph."""
+    shape = model.shape(axis.tensor) or ()
+    return not model.is_constant(axis.tensor), sum(size > 1 for size in shape) < 2, order.get(axis.tensor, -1), axis.dim
+
+
+def _named(groups: Iterable[Group], model: Model) -> Iterator[Group]:
+    """Name each group after its first axis, with a number where several groups share it."""
+    names: dict[str, int] = defaultdict(int)
+    for group in groups:
+        first = next(iter(group.owner))
+        base = f"{model.source.get(first.tensor, first.tensor)}[{first.dim}]"
+        names[base] += 1
+        yield replace(group, name=base if names[base] == 1 else f"{base}#{names[base]}")

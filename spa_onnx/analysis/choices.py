@@ -1,0 +1,104 @@
+"""Settling choices: where exactly one of several couplings holds, which one.
+
+An option that would leave nothing to remove is out. Where pins leave one option, that one holds; then the choices around the heads of
+attention are settled, from the products of activations outwards; then all others take their first option.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+
+from spa_onnx.analysis.network import Network
+from spa_onnx.facts import Choice, Coupling, Option, Pin
+
+
+def settle(network: Network, attention: str) -> None:
+    """Settle every choice of the network. attention: `heads`, `width` or `none`, as in `analyse`."""
+    _Settlement(network, attention).run()
+
+
+class _Settlement:
+    """The open choices, by number in the order of the graph, and where they touch the network."""
+
+    def __init__(self, network: Network, attention: str) -> None:
+        self._network = network
+        self._attention = attention
+        self._open: dict[int, Choice] = dict(enumerate(network.choices))
+        self._at: dict[int, list[int]] = defaultdict(list)
+        for number, choice in self._open.items():
+            for found in {network.of[axis] for axis in choice.axes()}:
+                self._at[found].append(number)
+
+    def run(self) -> None:
+        """Forced choices first, then attention, then the rest in the order of the graph."""
+        self._force(deque(self._open))
+        self._settle_heads()
+        for number in list(self._open):
+            if number in self._open:
+                alive = self._alive(self._open[number])
+                self._take(number, alive[0] if alive else None)
+
+    def _force(self, waiting: deque[int]) -> None:
+        """Settle choices with at most one option left, and those that this leaves with one."""
+        while waiting:
+            number = waiting.popleft()
+            if number in self._open:
+                alive = self._alive(self._open[number])
+                if len(alive) <= 1:
+                    waiting.extend(self._hold(number, alive[0] if alive else None))
+
+    def _settle_heads(self) -> None:
+        """Choices that touch a batch axis of a product of activations, then those that touch what has become heads with it."""
+        heads = set(self._network.batches)
+        waiting = deque(sorted({number for found in heads for number in self._at[found]}))
+        while waiting:
+            number = waiting.popleft()
+            if number not in self._open:
+                continue
+            option = self._preferred(self._open[number], heads)
+            self._take(number, option)
+            if option is not None and self._attention == "heads":
+                new = {found for found in self._touched(option) if found not in heads}
+                heads |= new
+                waiting.extend(sorted({other for found in new for other in self._at[found]}))
+
+    def _preferred(self, choice: Choice, heads: set[int]) -> Option | None:
+        alive = self._alive(choice)
+        if self._attention == "heads":
+            alive = [option for option in alive if self._touched(option) & heads] or alive
+        elif self._attention == "width":
+            alive = [option for option in alive if not self._touched(option) & heads]
+        else:
+            alive = []
+        return alive[0] if alive else None
+
+    def _take(self, number: int, option: Option | None) -> None:
+        self._force(deque(self._hold(number, option)))
+
+    def _hold(self, number: int, option: Option | None) -> list[int]:
+        """Let an option hold; without one, every axis of the choice is pinned. Returns the choices to look at again."""
+        choice = self._open.pop(number)
+        why = "no way to cut it on both sides of a node"
+        facts = option.facts if option is not None else tuple(Pin(axis, why, choice.node) for axis in sorted(set(choice.axes())))
+        return sorted({other for found in self._network.hold(facts) for other in self._at[found] if other in self._open})
+
+    def _touched(self, option: Option) -> set[int]:
+        return {self._network.of[axis] for fact in option.facts if isinstance(fact, Coupling) for axis in fact.axes()}
+
+    def _alive(self, choice: Choice) -> list[Option]:
+        return [option for option in choice.options if self._free_channels(option) > 0]
+
+    def _free_channels(self, option: Option) -> int:
+        """Channels that could go if the option held, its own couplings carrying the pins on."""
+        network = self._network
+        ties = [fact for fact in option.facts if isinstance(fact, Coupling)]
+        pinned = {network.of[axis]: network.pinned(axis).copy() for tie in ties for axis in tie.axes()}
+        free = 0
+        for _ in ties:
+            free = 0
+            for tie in ties:
+                a, b, left, right = pinned[network.of[tie.a.axis]], pinned[network.of[tie.b.axis]], tie.a.indices(), tie.b.indices()
+                hit = a[left].any(axis=1) | b[right].any(axis=1)
+                a[left[hit]], b[right[hit]] = True, True
+                free += int((~hit).sum()) if tie.a.count > 1 else 0
+        return free

@@ -1,0 +1,59 @@
+"""Every fact about a model: what its nodes demand, what its interface demands, what the user demands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from spa_onnx.facts import Axis, Fact, Pin
+from spa_onnx.model import Model
+from spa_onnx.node import Node
+from spa_onnx.rules import RULES, facts
+from spa_onnx.rules.follow import CORRECTED
+from spa_onnx.rules.shuffle import Chain, chain_facts
+
+
+def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.Pattern[str]] = ()) -> Iterator[Fact]:
+    """What every node demands, the graph's own inputs and outputs included."""
+    for what, names in (("input", model.inputs), ("output", model.outputs)):
+        for name in names:
+            yield from _pin_tensor(model, name, f"graph {what}", name)
+    inside = {node.index for chain in reorderings for node in chain.nodes}
+    for chain in reorderings:
+        yield from chain_facts(chain, model)
+    for node in model.nodes:
+        if node.index not in inside and not model.is_folded(node):
+            yield from facts(node, model)
+            yield from _computed_inputs(node, model)
+    yield from _excluded(model, exclude)
+
+
+def _computed_inputs(node: Node, model: Model) -> Iterator[Pin]:
+    """Sizes that enter the arithmetic as numbers must stay what they are; so must those that a parameter is computed from."""
+    parameters = RULES[node.op].parameters if node.op in RULES else frozenset()
+    for slot, name in enumerate(node.inputs):
+        value = model.value(name) if name else None
+        if value is None or model.is_constant(name) or (slot in parameters and slot in CORRECTED.get(node.op, ())):
+            continue
+        for axis in sorted(frozenset().union(*value.origin)):
+            yield Pin(axis, f"{node.op} computes with its size", str(node))
+        if slot not in parameters:
+            yield from _pin_tensor(model, name, "computed from shapes", name)
+
+
+def _excluded(model: Model, patterns: Sequence[re.Pattern[str]]) -> Iterator[Pin]:
+    for pattern in patterns:
+        why = f"excluded by {pattern.pattern!r}"
+        for node in model.nodes:
+            if pattern.search(node.name):
+                for name in (*node.inputs, *node.outputs):
+                    yield from _pin_tensor(model, name, why, node.name)
+            else:
+                for name in (*node.inputs, *node.outputs):
+                    if name and pattern.search(model.source.get(name, name)):
+                        yield from _pin_tensor(model, name, why, name)
+
+
+def _pin_tensor(model: Model, name: str, why: str, where: str) -> Iterator[Pin]:
+    for dim in range(len(model.shape(name) or ()) if name else 0):
+        yield Pin(Axis(name, dim), why, where)

@@ -1,0 +1,145 @@
+"""Axes and the couplings between them: classes of axes that correspond index by index, edges between classes, pins on both."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_onnx.facts import Axis, Batches, Choice, Coupling, Fact, Indices, Normalises, Pin, Positions
+from spa_onnx.groups import POSITIONS
+from spa_onnx.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class AxisClass:
+    """Axes whose indices correspond one to one. pinned: bool per index, filled in as pins arrive."""
+
+    axes: list[Axis]
+    pinned: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A coupling between two classes: row k of `left` and row k of `right` hold the indices of channel k, (channels, owned)."""
+
+    a: int
+    b: int
+    left: Indices
+    right: Indices
+
+
+class Network:
+    """The facts of a model as a graph; choices stay open until they are settled.
+
+    graph: axes as nodes (`pins`: what pins them), an edge per coupling (`coupling`). classes, edges: the same, condensed.
+    statistics: axis -> node that computes a norm or mean over it, where that does not pin it.
+    """
+
+    def __init__(self, model: Model, facts: Iterable[Fact], *, inexact: bool) -> None:
+        self.model = model
+        self.graph: nx.MultiGraph[Axis] = nx.MultiGraph()
+        self.statistics: dict[Axis, str] = {}
+        self.choices: list[Choice] = []
+        self.classes: list[AxisClass] = []
+        self.edges: list[Edge] = []
+        self.of: dict[Axis, int] = {}
+        self._at: dict[int, list[Edge]] = defaultdict(list)
+        batches: set[Axis] = set()
+        for fact in facts:
+            if isinstance(fact, Batches):
+                batches.add(fact.axis)
+            self._add(fact, inexact=inexact)
+        self._classify()
+        self.batches = {self.of[axis] for axis in batches}
+        self._spread(number for number, found in enumerate(self.classes) if found.pinned.any())
+
+    # --- gathering facts ---------------------------------------------------------------------------------------------------
+
+    def _add(self, fact: Fact, *, inexact: bool) -> None:
+        if isinstance(fact, Coupling):
+            self.graph.add_edge(fact.a.axis, fact.b.axis, coupling=fact)
+            return
+        self.graph.add_nodes_from(fact.axes())
+        if isinstance(fact, Choice):
+            self.choices.append(fact)
+        elif isinstance(fact, Normalises) and inexact:
+            self.statistics[fact.axis] = fact.node
+        elif isinstance(fact, Normalises):
+            self._pin(Pin(fact.axis, f"{fact.why}; only cut with --width", fact.node))
+        elif isinstance(fact, Pin):
+            self._pin(fact)
+        elif isinstance(fact, Positions):
+            self._pin(Pin(fact.axis, POSITIONS))
+
+    def _pin(self, pin: Pin) -> None:
+        self.graph.nodes[pin.axis].setdefault("pins", []).append(pin)
+
+    def _size(self, axis: Axis) -> int:
+        shape = self.model.shape(axis.tensor)
+        return 0 if shape is None else max(shape[axis.dim], 0)
+
+    # --- classes and edges -------------------------------------------------------------------------------------------------
+
+    def _classify(self) -> None:
+        """Join axes that correspond index by index, and turn the other couplings into edges between the classes."""
+        plain: nx.Graph[Axis] = nx.Graph()
+        plain.add_nodes_from(self.graph.nodes)
+        crooked = []
+        for *_, coupling in self.graph.edges(data="coupling"):
+            if coupling.a.is_whole(self._size(coupling.a.axis)) and coupling.b.is_whole(self._size(coupling.b.axis)):
+                plain.add_edge(coupling.a.axis, coupling.b.axis)
+            else:
+                crooked.append(coupling)
+        for number, axes in enumerate(nx.connected_components(plain)):
+            members = sorted(axes)
+            size = self._size(members[0])
+            pinned = np.full(size, size <= 1 or any("pins" in self.graph.nodes[axis] for axis in members))
+            self.classes.append(AxisClass(members, pinned))
+            self.of.update(dict.fromkeys(members, number))
+        for coupling in crooked:
+            self._connect(coupling)
+
+    def _connect(self, coupling: Coupling) -> None:
+        edge = Edge(self.of[coupling.a.axis], self.of[coupling.b.axis], coupling.a.indices(), coupling.b.indices())
+        for end in {edge.a, edge.b}:
+            self._at[end].append(edge)
+        self.edges.append(edge)
+
+    # --- pins --------------------------------------------------------------------------------------------------------------
+
+    def pinned(self, axis: Axis) -> NDArray[np.bool_]:
+        """Which indices of the axis cannot go, by all that is known so far."""
+        return self.classes[self.of[axis]].pinned
+
+    def hold(self, facts: Iterable[Coupling | Pin]) -> set[int]:
+        """Make facts hold that were only an option before. Returns the classes on which more is pinned than before."""
+        touched, changed = [], set()
+        for fact in facts:
+            touched += [self.of[axis] for axis in fact.axes()]
+            if isinstance(fact, Coupling):
+                self.graph.add_edge(fact.a.axis, fact.b.axis, coupling=fact)
+                self._connect(fact)
+            elif not self.pinned(fact.axis).all():
+                self._pin(fact)
+                self.pinned(fact.axis)[:] = True
+                changed.add(self.of[fact.axis])
+        return changed | self._spread(touched)
+
+    def _spread(self, start: Iterable[int]) -> set[int]:
+        """Carry pins along the edges: a channel with one pinned index is pinned everywhere. Returns the classes that changed."""
+        waiting, changed = deque(dict.fromkeys(start)), set()
+        while waiting:
+            for edge in self._at[waiting.popleft()]:
+                a, b = self.classes[edge.a].pinned, self.classes[edge.b].pinned
+                hit = a[edge.left].any(axis=1) | b[edge.right].any(axis=1)
+                for end, mask, indices in ((edge.a, a, edge.left[hit]), (edge.b, b, edge.right[hit])):
+                    if not mask[indices].all():
+                        mask[indices] = True
+                        waiting.append(end)
+                        changed.add(end)
+        return changed

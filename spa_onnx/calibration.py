@@ -1,0 +1,80 @@
+"""What the inputs of every product look like: collected once from the dense model, on given samples or on made-up ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import onnx
+
+from spa_onnx.consumers import Consumer, consumers
+from spa_onnx.cut import Removal
+from spa_onnx.data import Samples
+from spa_onnx.fold import Array
+from spa_onnx.model import Model
+from spa_onnx.repair import correct_normalisation, normalisations
+from spa_onnx.runtime import Feed
+from spa_onnx.statistics import Moments, channel_moments, collect
+from spa_onnx.synthetic import has_stored_statistics, synthetic_feeds, with_batch_statistics
+
+BUDGET = 256 * 2**20
+"""Bytes of captured tensors held at a time."""
+
+LARGEST_BATCH = 64
+
+USUAL_INPUT = 3 * 32 * 32
+"""Elements of a sample that is small; of larger ones fewer samples hold as many positions."""
+
+FEWEST = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """statistics: index of a consumer's node -> moments of its input. made_up: whether the samples are, with batch statistics.
+
+    feeds: the samples, in batches.
+    """
+
+    model: Model
+    consumers: tuple[Consumer, ...]
+    statistics: Mapping[int, Moments]
+    feeds: tuple[Feed, ...]
+    made_up: bool
+
+    def describe(self) -> str:
+        """How many samples of which kind, for people."""
+        return f"{sum(len(next(iter(feed.values()))) for feed in self.feeds)} {'made-up' if self.made_up else 'given'} samples"
+
+    def run(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """The graph to collect from: with batch statistics where samples are made up and the graph stores statistics."""
+        if self.made_up and has_stored_statistics(self.model):
+            return with_batch_statistics(self.model, proto)
+        return proto
+
+    def correction(self, repaired: onnx.ModelProto, removal: Removal) -> dict[str, Array]:
+        """How stored normalisation statistics have to move after repair: constant -> new value; nothing for real samples."""
+        names = sorted({node.inputs[0] for node in normalisations(self.model)})
+        if not self.made_up or not names:
+            return {}
+        dense = channel_moments(self.run(self.model.proto), names, self.feeds)
+        return correct_normalisation(self.model, dense, channel_moments(self.run(repaired), names, self.feeds), removal)
+
+
+def calibrate(model: Model, dims: Mapping[str, int], samples: Samples | None, count: int, seed: int) -> Calibration:
+    """Run the dense model on at most `count` samples, given or made up, and collect the moments of every consumer's input."""
+    found = tuple(consumers(model))
+    per_sample = 4 * sum(prod(model.shape(name) or ()) for name in {c.data for c in found}) // max(dims_batch(model), 1)
+    batch = max(1, min(LARGEST_BATCH, BUDGET // max(per_sample, 1)))
+    if samples is not None:
+        feeds = tuple(samples.head(max(count, samples.batch) if samples.fixed else count, batch).feeds())
+    else:
+        elements = max(prod((model.shape(name) or (1,))[1:]) for name in model.inputs)
+        feeds = tuple(synthetic_feeds(model, dims, max(min(count, count * USUAL_INPUT // elements), FEWEST), batch, seed))
+    bare = Calibration(model, found, {}, feeds, samples is None)
+    return Calibration(model, found, collect(model, bare.run(model.proto), found, feeds, seed), feeds, samples is None)
+
+
+def dims_batch(model: Model) -> int:
+    """The size that stands for the batch in the shapes at hand."""
+    return (model.shape(model.inputs[0]) or (1,))[0] if model.inputs and model.shape(model.inputs[0]) else 1

@@ -1,0 +1,41 @@
+"""`spa-onnx compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spa_onnx.cli import options
+
+
+@click.command("compare")
+@click.argument("original", type=click.Path(path_type=Path))
+@click.argument("pruned", type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), help=".npz with arrays named like the inputs, or x, and labels y. Default: random inputs."
+)
+@click.option("--max-error", type=float, help="Gate: relative output error at most this.")
+@click.option("--min-agreement", type=float, help="Gate: share of equal top-1 choices at least this.")
+@click.option("--max-accuracy-drop", type=float, metavar="POINTS", help="Gate: accuracy lost, in percentage points, at most this.")
+@click.option("--max-params", type=float, metavar="RATIO", help="Gate: parameters kept at most this share.")
+@click.option("--max-macs", type=float, metavar="RATIO", help="Gate: multiply-accumulates kept at most this share.")
+@click.option("--max-bytes", type=float, metavar="RATIO", help="Gate: file size kept at most this share.")
+@click.option("--max-latency", type=float, metavar="RATIO", help="Gate: latency in onnxruntime at most this share.")
+@options.dim_option
+@options.json_option
+def command(original: Path, pruned: Path, *, data: Path | None, dims: tuple[tuple[str, int], ...], as_json: bool, **limits: Any) -> None:
+    """Compare PRUNED with its ORIGINAL: size, speed, output error and, with labels, accuracy. Gates make it a CI step."""
+    from spa_onnx.comparison import check_gates, compare  # noqa: PLC0415 - slow to import, and not for --help
+    from spa_onnx.report.console import show_comparison, show_json  # noqa: PLC0415
+    from spa_onnx.report.record import comparison_record  # noqa: PLC0415
+
+    with options.progress(("compare",)) as progress:
+        progress("compare")
+        comparison = compare(original, pruned, data=data, dims=dict(dims))
+    if as_json:
+        show_json(comparison_record(comparison))
+    else:
+        show_comparison(comparison, original, pruned, data)
+    check_gates(comparison, limits)

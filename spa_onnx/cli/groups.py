@@ -1,0 +1,31 @@
+"""`spa-onnx groups`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from spa_onnx.cli import options
+
+
+@click.command("groups")
+@options.model_argument
+@options.exclude_option
+@options.width_option
+@options.attention_option
+@options.dim_option
+@options.json_option
+def command(
+    model: Path, *, exclude: tuple[str, ...], width: bool, attention: str, dims: tuple[tuple[str, int], ...], as_json: bool
+) -> None:
+    """List the groups of channels of MODEL: those that can lose some, and those that cannot, with the reason."""
+    from spa_onnx.pipeline import inspect  # noqa: PLC0415 - slow to import, and not for --help
+    from spa_onnx.report.console import show_groups, show_json  # noqa: PLC0415
+    from spa_onnx.report.record import groups_record  # noqa: PLC0415
+
+    analysis = inspect(model, exclude=exclude, width=width, attention=attention, dims=dict(dims))
+    if as_json:
+        show_json(groups_record(analysis))
+    else:
+        show_groups(analysis, model)

@@ -1,0 +1,111 @@
+"""Multiply-accumulates of a model, and of a plan before it is carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_onnx.facts import Axis
+from spa_onnx.groups import Group
+from spa_onnx.model import UNKNOWN, Model
+from spa_onnx.node import Node
+from spa_onnx.shapes import Shape
+
+
+def _conv(node: Node, model: Model) -> list[Axis]:
+    """Each output element sums over one filter: W without its first axis."""
+    return [*_all(model, node.outputs[0]), *_all(model, node.inputs[1])[1:]]
+
+
+def _conv_transpose(node: Node, model: Model) -> list[Axis]:
+    """Each input element spreads over one filter: W without its first axis."""
+    return [*_all(model, node.inputs[0]), *_all(model, node.inputs[1])[1:]]
+
+
+def _gemm(node: Node, model: Model) -> list[Axis]:
+    return [*_all(model, node.outputs[0]), Axis(node.inputs[0], 0 if node.attributes.get("transA") else 1)]
+
+
+def _matmul(node: Node, model: Model) -> list[Axis]:
+    return [*_all(model, node.outputs[0]), _all(model, node.inputs[0])[-1]]
+
+
+MACS: Mapping[str, Callable[[Node, Model], list[Axis]]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+}
+"""Operator -> the axes whose sizes multiply to its multiply-accumulates."""
+
+
+def _all(model: Model, tensor: str) -> list[Axis]:
+    return [Axis(tensor, dim) for dim in range(len(model.shape(tensor) or ()))]
+
+
+def _size(model: Model, axis: Axis) -> int:
+    return (model.shape(axis.tensor) or ())[axis.dim]
+
+
+def _countable(node: Node, model: Model) -> bool:
+    shapes = [model.shape(name) for name in (*node.inputs, *node.outputs) if name]
+    return node.op in MACS and all(shape is not None and UNKNOWN not in shape for shape in shapes)
+
+
+def batch_size(model: Model) -> int:
+    """The size that stands for the symbolic batch: the first dimension of the first input, if it is symbolic."""
+    for value in model.proto.graph.input:
+        if value.name in model.inputs:
+            dims = value.type.tensor_type.shape.dim
+            symbolic = bool(dims) and dims[0].dim_value < 1
+            return max((model.shape(value.name) or (1,))[0], 1) if symbolic else 1
+    return 1
+
+
+def macs(model: Model, shape: Callable[[str], Shape] | None = None) -> int:
+    """Multiply-accumulates of one forward pass at batch 1.
+
+    shape: sizes of a tensor where they are others than the model's own, as once a plan has been carried out.
+    """
+    sizes = shape or (lambda tensor: model.shape(tensor) or ())
+    total = sum(prod(sizes(axis.tensor)[axis.dim] for axis in MACS[n.op](n, model)) for n in model.nodes if _countable(n, model))
+    return total // batch_size(model)
+
+
+def per_channel(model: Model, groups: Sequence[Group]) -> NDArray[np.float64]:
+    """Multiply-accumulates saved when a group loses its first channel, at batch 1, float64 (groups,)."""
+    cost = PlanCost(model, groups)
+    whole = cost(np.zeros(len(groups), np.int64))
+    return np.asarray([whole - cost(one) for one in np.eye(len(groups), dtype=np.int64)], dtype=np.float64)
+
+
+class PlanCost:
+    """Multiply-accumulates as a function of how many channels each group loses, at batch 1."""
+
+    def __init__(self, model: Model, groups: Sequence[Group]) -> None:
+        self._batch = batch_size(model)
+        owned = [{axis: np.count_nonzero(owner >= 0) / group.size for axis, owner in group.owner.items()} for group in groups]
+        touched: dict[Axis, list[tuple[int, float]]] = {}
+        for number, axes in enumerate(owned):
+            for axis, count in axes.items():
+                touched.setdefault(axis, []).append((number, count))
+        self._fixed = 0.0
+        self._terms: list[tuple[float, list[tuple[float, list[tuple[int, float]]]]]] = []
+        for node in (n for n in model.nodes if _countable(n, model)):
+            axes_ = MACS[node.op](node, model)
+            constant = float(prod(_size(model, axis) for axis in axes_ if axis not in touched))
+            moving = [(float(_size(model, axis)), touched[axis]) for axis in axes_ if axis in touched]
+            if moving:
+                self._terms.append((constant, moving))
+            else:
+                self._fixed += constant
+
+    def __call__(self, removed: NDArray[np.int64]) -> float:
+        """removed: channels that each group loses, int64 (groups,)."""
+        total = self._fixed
+        for constant, moving in self._terms:
+            total += constant * prod(size - sum(count * removed[number] for number, count in owners) for size, owners in moving)
+        return total / self._batch

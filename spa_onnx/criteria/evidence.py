@@ -1,0 +1,43 @@
+"""What a criterion may look at, and the form of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_onnx.consumers import Consumer
+from spa_onnx.facts import Axis
+from spa_onnx.fold import Array
+from spa_onnx.groups import Group
+from spa_onnx.model import Model
+from spa_onnx.statistics import Moments
+
+Scores: TypeAlias = list[tuple[Axis, Array]]
+"""For each axis that was looked at, a score per index: float64 of shape (indices of the axis,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The model, the seed for criteria that draw numbers, and what is known of the inputs of its products.
+
+    statistics: index of a consumer's node -> moments of its input; None for criteria that look at weights alone.
+    """
+
+    model: Model
+    seed: int = 0
+    consumers: tuple[Consumer, ...] = ()
+    statistics: Mapping[int, Moments] | None = None
+
+
+class Criterion(Protocol):
+    """Scores a group; the channels with the lowest scores go first."""
+
+    def __call__(self, group: Group, evidence: Evidence) -> Scores | NDArray[np.float64]:
+        """Scores of indices, still to be aggregated over what a channel owns, or of the channels themselves, float64 (channels,).
+
+        Empty where the criterion knows nothing about the group.
+        """

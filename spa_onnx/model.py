@@ -1,0 +1,209 @@
+"""A read-only view of an ONNX model: nodes, shapes, constants. Rules and criteria see this and never a protobuf."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import onnx
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+from spa_onnx.errors import RefusedError
+from spa_onnx.fold import Array, Value
+from spa_onnx.node import Node
+from spa_onnx.shapes import GUESSES, UNKNOWN, Inference, Shape, choose_dims, constant_tensor, infer, is_plausible
+
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and every graph nested in its nodes (branches, bodies)."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from graphs(attribute.g)
+            for nested in attribute.graphs:
+                yield from graphs(nested)
+
+
+def graph_constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
+    """The initializers and Constant outputs of one graph, nested ones left out."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        tensor = constant_tensor(node)
+        if tensor is not None:
+            found[node.output[0]] = tensor
+    return found
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ONNX model and what is known about it; `Model.of(proto)` makes one.
+
+    nodes: the operators of the main graph in topological order, without Constant nodes.
+    source: use name -> constant, for constants that have a name per use (see Node).
+    """
+
+    proto: onnx.ModelProto
+    nodes: tuple[Node, ...]
+    source: Mapping[str, str]
+    constants: Mapping[str, TensorProto]
+    inference: Inference
+    _arrays: dict[str, Array] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto, dims: Mapping[str, int] | None = None) -> Model:
+        """Read a model; `dims` gives sizes to symbolic dimensions. Raises RefusedError where its shapes make no sense."""
+        constants = graph_constants(proto.graph)
+        nodes, source = _nodes(proto.graph, constants)
+        return cls(proto, nodes, source, constants, _infer(proto, nodes, source, dims or {}))
+
+    @cached_property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return max((entry.version for entry in self.proto.opset_import if entry.domain in ("", "ai.onnx")), default=1)
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Graph inputs that a caller feeds; initializers listed as inputs (IR < 4) are not among them."""
+        return tuple(value.name for value in feeds(self.proto.graph))
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Graph outputs."""
+        return tuple(value.name for value in self.proto.graph.output)
+
+    @cached_property
+    def producer(self) -> Mapping[str, Node]:
+        """Tensor name -> the node that computes it."""
+        return {name: node for node in self.nodes for name in node.outputs if name}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[Node, ...]]:
+        """Tensor name -> the nodes that read it, each once."""
+        found: dict[str, dict[int, Node]] = defaultdict(dict)
+        for node in self.nodes:
+            for name in (*node.inputs, *node.captures):
+                if name:
+                    found[name][node.index] = node
+        return {name: tuple(nodes.values()) for name, nodes in found.items()}
+
+    def shape(self, tensor: str) -> Shape | None:
+        """Sizes of a tensor, UNKNOWN for a size that depends on data; None where not even the rank is known."""
+        return self._shapes.get(tensor)
+
+    @cached_property
+    def _shapes(self) -> Mapping[str, Shape]:
+        known = {**self.inference.shapes, **{name: tuple(tensor.dims) for name, tensor in self.constants.items()}}
+        return known | {use: known[name] for use, name in self.source.items()}
+
+    def is_constant(self, tensor: str) -> bool:
+        """Whether it is an initializer or the output of a Constant node."""
+        return self.source.get(tensor, tensor) in self.constants
+
+    def is_float(self, tensor: str) -> bool:
+        """Whether it is a constant of a floating-point type."""
+        name = self.source.get(tensor, tensor)
+        return name in self.constants and self.constants[name].data_type in FLOATS
+
+    def constant(self, tensor: str) -> Array | None:
+        """The value of a constant, or of a tensor computed from constants alone by shape arithmetic; else None."""
+        name = self.source.get(tensor, tensor)
+        if name in self.constants:
+            if name not in self._arrays:
+                self._arrays[name] = numpy_helper.to_array(self.constants[name])
+            return self._arrays[name]
+        value = self.inference.values.get(name)
+        return value.array if value is not None and value.is_literal else None
+
+    def value(self, tensor: str) -> Value | None:
+        """The value of a small tensor for the sizes at hand, with the axes that it was computed from; else None."""
+        return self.inference.values.get(self.source.get(tensor, tensor))
+
+    def is_folded(self, node: Node) -> bool:
+        """Whether the node belongs to shape arithmetic: all it yields is known."""
+        return all(name in self.inference.values for name in node.outputs if name)
+
+
+def parameters(proto: onnx.ModelProto) -> int:
+    """Number of float weights, nested graphs included."""
+    return sum(prod(t.dims) for g in graphs(proto.graph) for t in graph_constants(g).values() if t.data_type in FLOATS)
+
+
+def feeds(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The graph inputs that are not initializers."""
+    stored = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in stored]
+
+
+def _infer(proto: onnx.ModelProto, nodes: tuple[Node, ...], source: Mapping[str, str], dims: Mapping[str, int]) -> Inference:
+    """Inference with the first guess of symbolic sizes that leaves no tensor empty, or else with the first."""
+    inputs = feeds(proto.graph)
+    tried: dict[tuple[tuple[str, int], ...], Inference] = {}
+    problem: RefusedError | None = None
+    for guess in GUESSES:
+        chosen = choose_dims(inputs, dims, guess)
+        key = tuple(chosen.items())
+        if key in tried:
+            continue
+        try:
+            tried[key] = infer(proto, nodes, source, inputs, chosen)
+        except RefusedError as error:
+            problem = error
+            continue
+        if is_plausible(tried[key]):
+            return tried[key]
+    if not tried:
+        raise problem or RefusedError("the graph has no shapes")
+    return next(iter(tried.values()))
+
+
+def _nodes(graph: onnx.GraphProto, constants: Mapping[str, TensorProto]) -> tuple[tuple[Node, ...], dict[str, str]]:
+    """The operators, with a name per use for constant vectors that several of them read."""
+    uses: dict[str, int] = defaultdict(int)
+    for proto in graph.node:
+        for name in proto.input:
+            uses[name] += 1
+    shared = {name for name, t in constants.items() if uses[name] > 1 and sum(d > 1 for d in t.dims) <= 1}
+    source: dict[str, str] = {}
+    nodes = []
+    for index, proto in enumerate(graph.node):
+        if constant_tensor(proto) is not None:
+            continue
+        name = proto.name or f"{proto.op_type}({proto.output[0]})"
+        inputs = tuple(f"{tensor}@{name}:{slot}" if tensor in shared else tensor for slot, tensor in enumerate(proto.input))
+        source.update({use: tensor for use, tensor in zip(inputs, proto.input, strict=True) if use != tensor})
+        operator = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
+        nodes.append(Node(index, name, operator, inputs, tuple(proto.output), _attributes(proto), _captures(proto)))
+    return tuple(nodes), source
+
+
+def _attributes(proto: onnx.NodeProto) -> dict[str, Any]:
+    """Attributes as Python values; nested graphs are left out, small tensors become arrays."""
+    found: dict[str, Any] = {}
+    for attribute in proto.attribute:
+        if attribute.type == AttributeProto.TENSOR:
+            found[attribute.name] = numpy_helper.to_array(attribute.t)
+        elif attribute.type == AttributeProto.STRING:
+            found[attribute.name] = attribute.s.decode(errors="replace")
+        elif attribute.type in (AttributeProto.INT, AttributeProto.FLOAT, AttributeProto.INTS, AttributeProto.FLOATS):
+            value = onnx.helper.get_attribute_value(attribute)
+            found[attribute.name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _captures(proto: onnx.NodeProto) -> tuple[str, ...]:
+    """Names that nested graphs read and do not define."""
+    nested = [g for a in proto.attribute for g in ([a.g] if a.type == AttributeProto.GRAPH else a.graphs)]
+    inner = [g for graph in nested for g in graphs(graph)]
+    defined = {t.name for g in inner for t in (*g.initializer, *g.input)} | {o for g in inner for n in g.node for o in n.output}
+    read = {i for g in inner for n in g.node for i in n.input} | {o.name for g in inner for o in g.output}
+    return tuple(sorted(name for name in read - defined if name))
+
+
+__all__ = ["UNKNOWN", "Model", "feeds", "graph_constants", "graphs", "parameters"]

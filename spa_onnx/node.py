@@ -1,0 +1,34 @@
+"""One operator of the graph, as the rules see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An operator; read-only.
+
+    name: the node's own, or `Op(first output)` where the exporter gave none.
+    op: operator type, with its domain in front unless it is ai.onnx (`com.microsoft.FusedConv`).
+    inputs: tensor names, empty where an optional input is left out. A constant vector that several nodes use has a name
+    per use (`bias@conv1:2`), so that one exporter's shared zero vector ties nothing together.
+    captures: tensors of this graph that its branches or bodies read by name.
+    """
+
+    index: int
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    captures: tuple[str, ...] = ()
+
+    def input(self, slot: int) -> str:
+        """The tensor at an input position, empty where it is left out."""
+        return self.inputs[slot] if slot < len(self.inputs) else ""
+
+    def __str__(self) -> str:
+        return f"{self.op} '{self.name}'"

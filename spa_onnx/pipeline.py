@@ -1,0 +1,312 @@
+"""load -> analyse -> collect -> score -> select -> rewrite -> validate -> repair -> measure: `prune`, `apply_plan`, `inspect`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from spa_onnx import runtime
+from spa_onnx.analysis import analyse
+from spa_onnx.calibration import Calibration, calibrate
+from spa_onnx.cost import macs, per_channel
+from spa_onnx.criteria import CRITERIA, WITH_STATISTICS, Evidence
+from spa_onnx.data import Samples, read_samples
+from spa_onnx.drift import drift
+from spa_onnx.errors import RefusedError
+from spa_onnx.facts import Indices
+from spa_onnx.files import read_model
+from spa_onnx.groups import Analysis
+from spa_onnx.importance import fill_in, score_groups
+from spa_onnx.model import Model, parameters
+from spa_onnx.plan import Plan, check_plan, sha256
+from spa_onnx.repair import reconstruct
+from spa_onnx.result import Report, Result
+from spa_onnx.rewrite import Rewritten, rewrite
+from spa_onnx.select import select
+from spa_onnx.settings import Settings
+from spa_onnx.validate import validate
+
+Progress = Callable[[str], None]
+"""Called with the name of each step as it begins."""
+
+STEPS = ("load", "analyse", "collect", "score", "select", "rewrite", "validate", "repair", "measure")
+
+FALLBACK = "l1"
+"""Orders the channels of groups that no product with known inputs reads."""
+
+COST_EXPONENT = 0.5
+"""Losses are compared per MACs ** COST_EXPONENT that a channel costs: 0 is loss alone, 1 is loss per MAC."""
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds per step."""
+
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+    _step: str = ""
+    _since: float = 0.0
+
+    def __call__(self, step: str) -> None:
+        now = time.perf_counter()
+        if self._step:
+            self.seconds[self._step] = round(now - self._since, 4)
+        self._step, self._since = step, now
+        if step:
+            self.progress(step)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model to prune: parsed, identified and measured."""
+
+    proto: onnx.ModelProto
+    sha256: str
+    bytes: int
+
+
+def open_source(model: str | Path | onnx.ModelProto) -> Source:
+    """Read a model from a path, or take one from memory."""
+    if isinstance(model, onnx.ModelProto):
+        data = model.SerializeToString()
+        return Source(model, sha256(data), len(data))
+    return Source(*read_model(Path(model)))
+
+
+def _quiet(_: str) -> None:
+    """No progress."""
+
+
+def prune(  # noqa: PLR0913 - every option of the command line has its argument
+    model: str | Path | onnx.ModelProto,
+    ratio: float,
+    *,
+    criterion: str = "obspa",
+    scope: str | None = None,
+    aggregate: str = "sum",
+    normalise: str = "mean",
+    exclude: Sequence[str] = (),
+    multiple: int = 1,
+    seed: int = 0,
+    width: bool = False,
+    attention: str = "heads",
+    repair: str | None = None,
+    samples: int = 256,
+    check: bool = True,
+    measure_latency: bool = False,
+    data: str | Path | None = None,
+    dims: Mapping[str, int] | None = None,
+    progress: Progress = _quiet,
+) -> Result:
+    """Remove the least important channels of a model.
+
+    ratio: share of the removable channels, between 0 and 1. criterion: how channels are scored (`spa_onnx.CRITERIA`). scope: `local`
+    takes the ratio from each group; `global` and `isomorphic` rank across groups and save as many multiply-accumulates; the default is
+    `global` for criteria that measure losses, else `local`. aggregate,
+    normalise: how the scores of all that a channel owns are combined and groups made comparable. exclude: regular expressions; nodes
+    and tensors whose name matches stay whole. multiple: channel counts stay multiples of it. width: also prune axes that a norm runs
+    over, which is not exact. attention: it loses whole `heads`, `width` inside each head, or `none`. repair: refit what is
+    left (`obs`), only biases (`mean`), or `none`; the default is `obs` for criteria that measure losses. samples: how many are looked at.
+    check: validate the result in onnxruntime. data: .npz with inputs to calibrate on and, with labels `y`, to report accuracy on;
+    without it samples are made up. dims: sizes of symbolic dimensions, by name.
+    progress: called with the name of each step.
+
+    Raises UsageError, RefusedError (with the reason) or ValidationError; the given model is never changed.
+    """
+    settings = Settings(
+        ratio, criterion, scope or "", aggregate, normalise, tuple(exclude), multiple, seed, width, attention, repair or "", samples
+    )
+    settings.check()
+    clock = _Clock(progress)
+    clock("load")
+    source = open_source(model)
+    session = _Trial.of(source, dims or {}, data) if check or settings.needs_statistics else None
+    clock("analyse")
+    analysis = analyse(Model.of(source.proto, dims), settings.patterns(), inexact=width, attention=attention)
+    known = _calibration(analysis, settings, session, clock)
+    clock("score")
+    drop = choose(analysis, settings, known, clock)
+    plan = Plan(drop, source.sha256, settings.to_json())
+    return _Job(source, analysis, plan, session, known, clock, check, measure_latency).carry_out()
+
+
+def apply_plan(
+    model: str | Path | onnx.ModelProto,
+    plan: Plan,
+    *,
+    check: bool = True,
+    measure_latency: bool = False,
+    data: str | Path | None = None,
+    dims: Mapping[str, int] | None = None,
+    progress: Progress = _quiet,
+) -> Result:
+    """Carry out a saved plan, its repair included; `data` as in `prune`. Raises RefusedError where it was made for another model."""
+    clock = _Clock(progress)
+    clock("load")
+    source = open_source(model)
+    if plan.sha256 != source.sha256:
+        raise RefusedError(f"the plan was made for another model (SHA-256 {plan.sha256[:12]}..., this one has {source.sha256[:12]}...)")
+    settings = Settings.of(plan.settings)
+    repairs = settings.repair != "none"
+    session = _Trial.of(source, dims or {}, data) if check or repairs else None
+    clock("analyse")
+    analysis = analyse(Model.of(source.proto, dims), settings.patterns(), inexact=settings.width, attention=settings.attention)
+    check_plan(plan, analysis)
+    known = _calibration(analysis, settings, session, clock) if repairs else None
+    return _Job(source, analysis, plan, session, known, clock, check, measure_latency).carry_out()
+
+
+def inspect(
+    model: str | Path | onnx.ModelProto,
+    *,
+    exclude: Sequence[str] = (),
+    width: bool = False,
+    attention: str = "heads",
+    dims: Mapping[str, int] | None = None,
+) -> Analysis:
+    """Only the analysis: which channels go together and which may not go. Arguments as in `prune`."""
+    settings = Settings(0.5, exclude=tuple(exclude), width=width, attention=attention)
+    settings.check()
+    return analyse(Model.of(open_source(model).proto, dims), settings.patterns(), inexact=width, attention=attention)
+
+
+def _calibration(analysis: Analysis, settings: Settings, trial: _Trial | None, clock: Progress) -> Calibration | None:
+    """What the inputs of products look like, where anybody asks; nothing where nothing can be pruned."""
+    if trial is None or not settings.needs_statistics or not analysis.prunable():
+        return None
+    clock("collect")
+    dims = runtime.working_dims(analysis.model, trial.session, trial.dims)
+    return calibrate(analysis.model, dims, trial.samples, settings.samples, settings.seed)
+
+
+def choose(analysis: Analysis, settings: Settings, known: Calibration | None = None, clock: Progress = _quiet) -> dict[str, Indices]:
+    """Score and select. Raises RefusedError, with the reason, where nothing can or would go."""
+    groups = analysis.prunable()
+    if not groups:
+        raise RefusedError(_nothing(analysis, settings))
+    evidence = Evidence(analysis.model, settings.seed)
+    if known is not None:
+        evidence = Evidence(analysis.model, settings.seed, known.consumers, known.statistics)
+    scores = score_groups(groups, CRITERIA[settings.criterion], evidence, settings.aggregate, settings.normalise)
+    if settings.criterion in WITH_STATISTICS:
+        worth = zip(groups, per_channel(analysis.model, groups).tolist(), strict=True)
+        scores = {g.name: scores[g.name] / max(saved, 1.0) ** COST_EXPONENT for g, saved in worth if g.name in scores}
+        scores = fill_in(scores, score_groups(groups, CRITERIA[FALLBACK], evidence))
+    if not scores:
+        raise RefusedError(f"criterion {settings.criterion} knows nothing about any of the {len(groups)} groups; use --criterion l1")
+    clock("select")
+    drop = select(groups, analysis.model, scores, settings.ratio, settings.scope, settings.multiple)
+    if not drop:
+        largest = max(group.size for group in groups)
+        raise RefusedError(
+            f"ratio {settings.ratio} with multiples of {settings.multiple} removes no channel: the largest of {len(groups)} groups has "
+            f"{largest}; use a larger ratio or a smaller multiple"
+        )
+    return drop
+
+
+def _nothing(analysis: Analysis, settings: Settings) -> str:
+    pinned = sorted(analysis.pinned(), key=lambda group: -group.size)
+    if settings.exclude and any("excluded by" in group.pinned for group in pinned):
+        return f"nothing to prune: --exclude {' '.join(settings.exclude)} leaves no group free; exclude less"
+    if not pinned:
+        return "nothing to prune: the model has no float weights with channels; see spa-onnx groups MODEL"
+    first = pinned[0]
+    return (
+        f"nothing to prune: all {len(pinned)} groups with weights are pinned. The largest, {first.name} ({first.size} channels): "
+        f"{first.pinned}. See spa-onnx groups MODEL, and docs/new_rule.md to add a rule"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """The original in onnxruntime, with inputs on which it runs."""
+
+    session: Any
+    dims: Mapping[str, int]
+    samples: Samples | None
+
+    @classmethod
+    def of(cls, source: Source, given: Mapping[str, int], data: str | Path | None) -> _Trial:
+        """Raises RefusedError where the original does not run: what cannot be run cannot be checked."""
+        opened = runtime.session(source.proto, optimise=True, what="the original model")
+        samples = read_samples(Path(data), source.proto) if data is not None else None
+        return cls(opened, given, samples)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A plan about to be carried out. check: whether to validate and measure the result; latency: whether to time it too."""
+
+    source: Source
+    analysis: Analysis
+    plan: Plan
+    trial: _Trial | None
+    known: Calibration | None
+    clock: _Clock
+    check: bool
+    latency: bool
+
+    def carry_out(self) -> Result:
+        """Rewrite, validate, repair, measure."""
+        self.clock("rewrite")
+        cut = rewrite(self.analysis, self.plan)
+        repairs = self.known is not None and self.plan.settings["repair"] != "none"
+        dims: Mapping[str, int] = {}
+        report = self._report(cut)
+        if self.trial is not None and self.check:
+            self.clock("validate")
+            dims = runtime.working_dims(self.analysis.model, self.trial.session, self.trial.dims)
+            report = replace(report, validation=validate(self.analysis.model, cut, dims))
+        if self.known is not None and repairs:
+            self.clock("repair")
+            cut = self._repaired(self.known, cut)
+            report = replace(report, repair=f"{self.plan.settings['repair']}: fitted on {self.known.describe()}")
+            if self.check:
+                validate(self.analysis.model, cut, dims, repaired=True)
+        if self.trial is not None and self.check:
+            self.clock("measure")
+            report = self._measured(self.trial, report, cut, dims)
+        self.clock("")
+        plan = self.plan.to_json(self.analysis, cut.tensors, cut.inexact, repaired=repairs)
+        return Result(cut.proto, plan, replace(report, seconds=self.clock.seconds))
+
+    def _repaired(self, known: Calibration, cut: Rewritten) -> Rewritten:
+        """The same cut with repaired weights."""
+        refits = self.plan.settings["repair"] == "obs"
+        values = reconstruct(self.analysis.model, known.consumers, known.statistics, cut.removal, refits=refits)
+        better = rewrite(self.analysis, self.plan, values)
+        correction = known.correction(better.proto, cut.removal)
+        return rewrite(self.analysis, self.plan, values | correction) if correction else better
+
+    def _measured(self, trial: _Trial, report: Report, cut: Rewritten, dims: Mapping[str, int]) -> Report:
+        """The drift on the given data, or on random inputs; the latency."""
+        after = runtime.session(cut.proto, optimise=True, what="the pruned model")
+        feed = runtime.random_feed(self.analysis.model, dims, seed=0)
+        given, labels = (trial.samples.feeds(), trial.samples.labels) if trial.samples else (iter([feed]), None)
+        report = replace(report, drift=drift(trial.session, after, given, labels), bytes=(self.source.bytes, cut.proto.ByteSize()))
+        if self.latency:
+            before_ms, after_ms = runtime.latency([trial.session, after], feed)
+            report = replace(report, latency=(before_ms, after_ms))
+        return report
+
+    def _report(self, cut: Rewritten) -> Report:
+        """What is known without running anything."""
+        model, drop = self.analysis.model, self.plan.drop
+        return Report(
+            params=(parameters(model.proto), parameters(cut.proto)),
+            macs=(macs(model), macs(model, cut.removal.after)),
+            bytes=(self.source.bytes, cut.proto.ByteSize()),
+            latency=None,
+            groups=tuple((g.name, g.size, len(drop[g.name])) for g in self.analysis.groups if g.name in drop),
+            pinned=tuple((g.name, g.size, g.pinned, g.cause) for g in self.analysis.pinned()),
+            inexact=cut.inexact,
+            validation=None,
+            drift=None,
+            seconds={},
+        )

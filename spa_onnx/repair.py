@@ -1,0 +1,102 @@
+"""New values for the weights that survive, so that outputs stay close. Values change, shapes never."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spa_onnx.consumers import Consumer
+from spa_onnx.cut import Removal
+from spa_onnx.facts import Axis
+from spa_onnx.fold import Array
+from spa_onnx.model import Model
+from spa_onnx.node import Node
+from spa_onnx.obs import damped, refit
+from spa_onnx.statistics import ChannelMoments, Moments
+
+SMALLEST = 1e-12
+"""A variance below this says nothing about its ratio to another."""
+
+
+REPAIRS = ("obs", "mean", "none")
+"""Refit the surviving weights and biases; or only let biases take up what the removed inputs contributed on average; or nothing."""
+
+
+def reconstruct(
+    model: Model, found: Sequence[Consumer], statistics: Mapping[int, Moments], removal: Removal, *, refits: bool = True
+) -> dict[str, Array]:
+    """Refit every product that loses inputs: constant -> new value in the original's shape.
+
+    The kept columns become argmin ||W X - W' X_kept||^2 over the collected columns X; where a bias is added it takes up the means. A
+    weight that several products share is refitted for all of them together. refits: False to leave weights as they are and only
+    correct the biases (FLAP's compensation, An et al. 2024).
+    """
+    sharing: dict[str, list[Consumer]] = defaultdict(list)
+    for consumer in found:
+        if consumer.axis in removal and consumer.node.index in statistics:
+            sharing[consumer.weight].append(consumer)
+    values: dict[str, Array] = {}
+    for name, users in sharing.items():
+        weight = model.constant(name)
+        if weight is None or name in model.source or len(model.consumers[name]) != len(users):  # others read it too: it stays
+            continue
+        first = users[0]
+        moments = sum((statistics[user.node.index] for user in users[1:]), statistics[first.node.index])
+        old = first.matrix(weight)
+        columns = _columns(first, removal)
+        centred = bool(first.bias) and len(users) == 1
+        gram = moments.covariance() if centred else moments.gram / moments.count
+        new = np.zeros_like(old)
+        for block in range(len(old)):
+            new[block][:, columns] = refit(old[block], damped(gram[block]), columns) if refits else old[block][:, columns]
+        if refits:
+            values[name] = first.tensor(new, weight)
+        if centred:
+            _refit_bias(model, first, old - new, moments, values)
+    return {name: value for name, value in values.items() if np.isfinite(value).all()}
+
+
+def _columns(consumer: Consumer, removal: Removal) -> np.ndarray:
+    """The inputs of the product that stay."""
+    kept = removal.kept(consumer.axis)
+    return (kept[:, None] * consumer.window + np.arange(consumer.window)).ravel()
+
+
+def _refit_bias(model: Model, consumer: Consumer, lost: np.ndarray, moments: Moments, values: dict[str, Array]) -> None:
+    """Add (W - W') mean to the bias: what the removed inputs contributed on average."""
+    bias = values.get(consumer.bias, model.constant(consumer.bias))
+    if bias is not None:
+        shift = np.einsum("bri,bi->br", lost, moments.mean).ravel()
+        values[consumer.bias] = (bias.astype(np.float64) + shift.reshape(bias.shape)).astype(bias.dtype)
+
+
+def normalisations(model: Model) -> list[Node]:
+    """The BatchNormalizations whose stored statistics are constants."""
+    found = [node for node in model.nodes if node.op == "BatchNormalization"]
+    return [node for node in found if all(model.is_float(name) for name in node.inputs[3:5])]
+
+
+def correct_normalisation(
+    model: Model, dense: Mapping[str, ChannelMoments], pruned: Mapping[str, ChannelMoments], removal: Removal
+) -> dict[str, Array]:
+    """Move each BatchNormalization's mean, and scale its variance, as its input has moved: constant -> new value.
+
+    dense, pruned: input tensor -> (mean, variance) of its channels on the same samples, before pruning and after repair; those of the
+    pruned model only for the channels that are left. Relative, so that made-up samples serve as well as real ones.
+    """
+    values: dict[str, Array] = {}
+    for node in normalisations(model):
+        x, (mean, variance) = node.inputs[0], node.inputs[3:5]
+        if x not in dense or x not in pruned:
+            continue
+        kept = removal.kept(Axis(x, 1))
+        shift = pruned[x][0] - dense[x][0][kept]
+        ratio = np.divide(pruned[x][1], dense[x][1][kept], out=np.ones(len(kept)), where=dense[x][1][kept] > SMALLEST)
+        for name, scale, offset in ((mean, np.ones(len(kept)), shift), (variance, ratio, np.zeros(len(kept)))):
+            if name not in model.source:  # statistics that several nodes share stay
+                array = np.array(model.constant(name))
+                array[kept] = (array[kept].astype(np.float64) * scale + offset).astype(array.dtype)
+                values[name] = array
+    return values

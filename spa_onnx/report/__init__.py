@@ -1,0 +1,1 @@
+"""Reports: tables on the console, plain data, one HTML page."""

@@ -1,0 +1,70 @@
+"""Results as plain data, for --json and the HTML report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from spa_onnx.comparison import Comparison
+from spa_onnx.explain import Explanation, pin_at_end
+from spa_onnx.groups import Analysis
+from spa_onnx.result import Result
+
+
+def result_record(result: Result, target: Path) -> dict[str, Any]:
+    """What `prune --json` prints: pairs are [before, after]."""
+    report = result.report
+    return {
+        "output": str(target),
+        "params": list(report.params),
+        "macs": list(report.macs),
+        "bytes": list(report.bytes),
+        "latency_ms": None if report.latency is None else list(report.latency),
+        "groups": [{"name": name, "channels": size, "removed": removed} for name, size, removed in report.groups],
+        "pinned": [{"name": name, "channels": size, "why": why} for name, size, why, _ in report.pinned],
+        "inexact": list(report.inexact),
+        "repair": report.repair,
+        "validation": "skipped" if report.validation is None else asdict(report.validation),
+        "drift": None if report.drift is None else asdict(report.drift),
+        "seconds": dict(report.seconds),
+        "settings": dict(result.plan["settings"]),
+    }
+
+
+def groups_record(analysis: Analysis) -> list[dict[str, Any]]:
+    """What `groups --json` prints: groups that hold weights, those that can lose channels first."""
+    prunable = {group.name for group in analysis.prunable()}
+    return [
+        {
+            "name": group.name,
+            "channels": group.size,
+            "prunable": group.name in prunable,
+            "why": group.pinned,
+            "axes": [str(axis) for axis in group.owner],
+        }
+        for group in (*analysis.prunable(), *analysis.pinned())
+    ]
+
+
+def explanation_record(analysis: Analysis, explanation: Explanation) -> dict[str, Any]:
+    """What `explain --json` prints for each group on the axis."""
+    return {
+        "axis": str(explanation.axis),
+        "group": explanation.group.name,
+        "channels": explanation.group.size,
+        "indices": explanation.indices,
+        "pinned": pin_at_end(analysis, explanation) if explanation.group.pinned else "",
+        "steps": [{"from": str(s.near), "to": str(s.far), "why": s.why, "depth": s.depth} for s in explanation.steps],
+    }
+
+
+def comparison_record(comparison: Comparison) -> dict[str, Any]:
+    """What `compare --json` prints: pairs are [original, pruned]."""
+    return {
+        "params": list(comparison.params),
+        "macs": list(comparison.macs),
+        "bytes": list(comparison.bytes),
+        "latency_ms": list(comparison.latency),
+        "drift": asdict(comparison.drift),
+    }

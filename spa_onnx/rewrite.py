@@ -1,0 +1,287 @@
+"""Plan -> smaller model. Shapes change, values never; names survive."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+from spa_onnx.cut import Removal
+from spa_onnx.facts import Axis, Indices
+from spa_onnx.fold import Array
+from spa_onnx.groups import Analysis
+from spa_onnx.model import Model, graph_constants
+from spa_onnx.node import Node
+from spa_onnx.plan import Plan, TensorCut
+from spa_onnx.rules import FOLLOWERS
+from spa_onnx.rules.follow import Edit, SetAttribute, SetInput, TakeInstead
+from spa_onnx.rules.shuffle import Chain, aligned_shapes
+from spa_onnx.shapes import refresh_value_info
+from spa_onnx.surgery import Blend, Operation, Take, operate
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The pruned model, the constants that were cut, and the nodes whose statistics run over fewer indices than before."""
+
+    proto: onnx.ModelProto
+    tensors: tuple[TensorCut, ...]
+    inexact: tuple[str, ...]
+    removal: Removal
+
+
+def rewrite(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None = None) -> Rewritten:
+    """Carry out a plan. The original is not changed. values: repaired constants, in their original shapes."""
+    removal = Removal(analysis, plan.drop)
+    edits = dict(_chain_edits(analysis.chains, removal, analysis.model))
+    inside = {node.index for chain in analysis.chains for node in chain.nodes}
+    for node in analysis.model.nodes:
+        if node.op in FOLLOWERS and node.index not in inside and not analysis.model.is_folded(node):
+            found = list(FOLLOWERS[node.op](node, analysis.model, removal))
+            if found:
+                edits[node.index] = found
+    draft = _Draft(analysis.model, values or {})
+    tensors = tuple(draft.cut_constants(removal))
+    for index, found in edits.items():
+        draft.edit(index, found)
+    inexact = sorted({node for axis, node in analysis.statistics.items() if axis in removal})
+    proto = draft.finish()
+    left = graph_constants(proto.graph)  # indices that a follower renumbered are no slices of the original any more
+    return Rewritten(proto, tuple(cut for cut in tensors if cut.name in left), tuple(inexact), removal)
+
+
+def _chain_edits(chains: tuple[Chain, ...], removal: Removal, model: Model) -> Iterator[tuple[int, list[Edit]]]:
+    """A shuffle whose channels still form a grid keeps its nodes; otherwise one Gather does what they did."""
+    for chain in chains:
+        shape = model.shape(chain.source) or ()
+        lost = {dim: removal.kept(Axis(chain.source, dim)) for dim in range(len(shape)) if Axis(chain.source, dim) in removal}
+        shapes = aligned_shapes(chain, shape, lost)
+        if shapes is not None and _reproduces(chain, shapes, removal):
+            removal.override(shapes)
+            for node in chain.nodes:
+                if node.op in FOLLOWERS:
+                    yield node.index, list(FOLLOWERS[node.op](node, model, removal))
+            continue
+        for output in chain.outputs if lost else ():
+            dim = next(iter(chain.reordered(output, shape)), next(iter(lost)))
+            wanted = chain.order(output, dim)[removal.kept(Axis(output, dim))]
+            places = np.searchsorted(removal.kept(Axis(chain.source, dim)), wanted).astype(np.int64)
+            yield model.producer[output].index, [TakeInstead(dim, places, chain.source)]
+
+
+def _reproduces(chain: Chain, shapes: Mapping[str, tuple[int, ...]], removal: Removal) -> bool:
+    """Whether the shuffle of the smaller grid yields each output's size: a picked digit may have lost its neighbours."""
+    return all(shapes[output] == removal.after(output) for output in chain.outputs) and not any(n.op == "Gather" for n in chain.nodes)
+
+
+class _Draft:
+    """A copy of the model while it is being rewritten."""
+
+    def __init__(self, model: Model, values: Mapping[str, Array]) -> None:
+        self._model = model
+        self._values = values
+        self.proto = onnx.ModelProto()
+        self.proto.CopyFrom(model.proto)
+        self._nodes = dict(enumerate(self.proto.graph.node))
+        self._names = {name for node in self.proto.graph.node for name in (*node.input, *node.output)}
+        self._names |= {t.name for t in self.proto.graph.initializer}
+        self._stored = {tensor.name: tensor for tensor in self.proto.graph.initializer}
+        self._constants = {node.output[0]: node for node in self.proto.graph.node if node.op_type == "Constant"}
+        self._listed = {value.name: value for value in self.proto.graph.input}
+        self._made: dict[tuple[str, bytes], str] = {}
+        self._operations: list[Operation] = []
+        self._unused: set[str] = set()
+
+    # --- constants ---------------------------------------------------------------------------------------------------------
+
+    def cut_constants(self, removal: Removal) -> Iterator[TensorCut]:
+        """Cut every constant that loses something; one that loses different indices in different places is duplicated."""
+        uses: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        for node in self._model.nodes:
+            for slot, name in enumerate(node.inputs):
+                if name and self._model.is_constant(name):
+                    uses[self._model.source.get(name, name)].append((node.index, slot, name))
+        for source, places in uses.items():
+            shape = self._model.shape(source) or ()
+            variants: dict[tuple[tuple[int, bytes], ...], tuple[str, dict[int, Indices]]] = {}
+            for _, _, name in places:
+                kept = {dim: removal.kept(Axis(name, dim)) for dim in range(len(shape)) if Axis(name, dim) in removal}
+                key = tuple((dim, indices.tobytes()) for dim, indices in kept.items())
+                variants.setdefault(key, (name, kept))
+            if set(variants) != {()} or source in self._values:
+                yield from self._store_variants(source, shape, places, variants, removal)
+
+    def _store_variants(
+        self,
+        source: str,
+        shape: tuple[int, ...],
+        places: list[tuple[int, int, str]],
+        variants: dict[tuple[tuple[int, bytes], ...], tuple[str, dict[int, Indices]]],
+        removal: Removal,
+    ) -> Iterator[TensorCut]:
+        """The first variant keeps the name; an uncut one comes first, so that it stays what it was."""
+        names: dict[tuple[tuple[int, bytes], ...], str] = {}
+        array = self._values.get(source, self._model.constant(source))
+        for key in sorted(variants, key=len):
+            names[key] = source if not names else self._new_name(source)
+            kept = variants[key][1]
+            if key or names[key] != source or source in self._values:
+                self._store(names[key], source, _take(array, kept))
+            if key:
+                yield TensorCut(names[key], source, shape, kept)
+        for index, slot, use in places:
+            kept = {dim: removal.kept(Axis(use, dim)) for dim in range(len(shape)) if Axis(use, dim) in removal}
+            self._nodes[index].input[slot] = names[tuple((dim, indices.tobytes()) for dim, indices in kept.items())]
+
+    def _store(self, name: str, source: str, array: Array) -> None:
+        """Put a constant's new value where the old one stands, or beside it under a new name."""
+        if name != source:
+            self._add(name, array)
+            return
+        if name in self._stored:
+            _overwrite(self._stored[name], array)
+        if name in self._constants:
+            _overwrite_constant(self._constants[name], array)
+        if name in self._listed:
+            _declare(self._listed[name], array)
+
+    def _add(self, name: str, array: Array) -> None:
+        """Add an initializer; before IR 4 it must be listed as a graph input too."""
+        self.proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        if self.proto.ir_version < 4:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            self.proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
+
+    def _new_name(self, base: str) -> str:
+        number = 2
+        while f"{base}__{number}" in self._names:
+            number += 1
+        self._names.add(f"{base}__{number}")
+        return f"{base}__{number}"
+
+    # --- nodes -------------------------------------------------------------------------------------------------------------
+
+    def edit(self, index: int, edits: list[Edit]) -> None:
+        """Carry out what a follower asks for."""
+        node = self._nodes[index]
+        for change in edits:
+            if isinstance(change, SetAttribute):
+                _set_attribute(node, change)
+            elif isinstance(change, SetInput):
+                self._set_input(index, node, change)
+            else:
+                self._operations.append(Take(node.output[0], change.source or node.input[0], change.axis, change.indices))
+
+    def _set_input(self, index: int, node: onnx.NodeProto, change: SetInput) -> None:
+        original = next(n for n in self._model.nodes if n.index == index)
+        current = self._model.constant(original.input(change.slot)) if original.input(change.slot) else None
+        where = np.ones(change.values.shape, bool) if change.where is None else change.where
+        if current is None and not where.all():
+            self._operations.append(Blend(node.output[0], change.slot, change.values, where))
+            return
+        values = change.values if current is None or where.all() else np.where(where, change.values, current).astype(current.dtype)
+        while len(node.input) <= change.slot:
+            node.input.append("")
+        old = node.input[change.slot]
+        node.input[change.slot] = self._parameter(values, old or f"{node.name or node.output[0]}_{change.slot}")
+        self._unused.add(old)
+
+    def _parameter(self, values: Array, base: str) -> str:
+        """The name of a constant with these values; equal parameters share one."""
+        key = (str(values.dtype) + str(values.shape), values.tobytes())
+        if key not in self._made:
+            self._made[key] = self._new_name(base)
+            self._add(self._made[key], values)
+        return self._made[key]
+
+    def finish(self) -> onnx.ModelProto:
+        """The pruned model, without what nothing reads any more."""
+        dead_before = _dead(self._model.proto.graph)
+        proto = operate(self.proto, self._operations) if self._operations else self.proto
+        _bury(proto.graph, dead_before, self._unused)
+        refresh_value_info(proto)
+        return proto
+
+
+def _take(array: Array | None, kept: Mapping[int, Indices]) -> Array:
+    result = np.asarray(array)
+    for dim, indices in kept.items():
+        result = np.take(result, indices, axis=dim)
+    return result
+
+
+def _overwrite(tensor: TensorProto, array: Array) -> None:
+    """New content for a stored tensor; its name, documentation and metadata stay."""
+    fresh = numpy_helper.from_array(np.ascontiguousarray(array), tensor.name)
+    fresh.doc_string = tensor.doc_string
+    fresh.metadata_props.extend(tensor.metadata_props)
+    tensor.CopyFrom(fresh)
+
+
+def _overwrite_constant(node: onnx.NodeProto, array: Array) -> None:
+    if node.attribute[0].name == "value":
+        _overwrite(node.attribute[0].t, array)
+        return
+    del node.attribute[:]
+    node.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(np.ascontiguousarray(array), node.output[0])))
+
+
+def _declare(value: onnx.ValueInfoProto, array: Array) -> None:
+    for dim, size in zip(value.type.tensor_type.shape.dim, array.shape, strict=True):
+        dim.dim_value = size
+
+
+def _set_attribute(node: onnx.NodeProto, change: SetAttribute) -> None:
+    present: dict[str, AttributeProto] = {attribute.name: attribute for attribute in node.attribute}
+    if change.name in present:
+        node.attribute.remove(present[change.name])
+    if change.value is not None:
+        node.attribute.append(onnx.helper.make_attribute(change.name, change.value))
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, int]:
+    """How often each tensor is read, by nodes, by graphs nested in them, or as a graph output."""
+    count: dict[str, int] = defaultdict(int)
+    for node in graph.node:
+        for name in node.input:
+            count[name] += 1
+        for attribute in node.attribute:
+            for nested in [attribute.g, *attribute.graphs] if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) else []:
+                for name, times in _readers(nested).items():
+                    count[name] += times
+    for value in graph.output:
+        count[value.name] += 1
+    return count
+
+
+def _dead(graph: onnx.GraphProto) -> set[str]:
+    """First outputs of nodes that nothing reads."""
+    count = _readers(graph)
+    return {node.output[0] for node in graph.node if not any(count[name] for name in node.output)}
+
+
+def _bury(graph: onnx.GraphProto, dead_before: set[str], unused: set[str]) -> None:
+    """Remove nodes and constants that the rewriting left without readers; what was unread before stays as it was."""
+    count = _readers(graph)
+    suspects = set(unused)
+    for node in reversed(list(graph.node)):
+        if not any(count[name] for name in node.output) and node.output[0] not in dead_before:
+            for name in node.input:
+                count[name] -= 1
+                suspects.add(name)
+            graph.node.remove(node)
+    orphans = {name for name in suspects if not count[name]}
+    for field in (graph.initializer, graph.input):
+        stored = {t.name for t in graph.initializer} | orphans
+        for entry in [e for e in field if e.name in orphans and e.name in stored]:
+            if field is graph.initializer or all(t.name != entry.name for t in graph.initializer):
+                field.remove(entry)
+
+
+def find_node(model: Model, index: int) -> Node:
+    """The node at a position of the original graph."""
+    return next(node for node in model.nodes if node.index == index)

@@ -1,0 +1,94 @@
+"""How to prune: every option, checked before any work is done."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spa_onnx.analysis import ATTENTION
+from spa_onnx.criteria import CRITERIA, WITH_STATISTICS
+from spa_onnx.errors import RefusedError, UsageError
+from spa_onnx.importance import AGGREGATIONS, NORMALISATIONS
+from spa_onnx.repair import REPAIRS
+from spa_onnx.select import SCOPES
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to prune; `prune` documents each field."""
+
+    ratio: float
+    criterion: str = "obspa"
+    scope: str = ""
+    aggregate: str = "sum"
+    normalise: str = "mean"
+    exclude: tuple[str, ...] = ()
+    multiple: int = 1
+    seed: int = 0
+    width: bool = False
+    attention: str = "heads"
+    repair: str = ""
+    samples: int = 256
+
+    def __post_init__(self) -> None:
+        """Fill in what follows from the criterion: losses compare across groups and come with their repair."""
+        informed = self.criterion in WITH_STATISTICS
+        object.__setattr__(self, "scope", self.scope or ("global" if informed else "local"))
+        object.__setattr__(self, "repair", self.repair or ("obs" if informed else "none"))
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether the inputs of products have to be looked at."""
+        return self.criterion in WITH_STATISTICS or self.repair != "none"
+
+    def check(self) -> None:
+        """Raises UsageError for a value that makes no sense."""
+        if not (isinstance(self.ratio, int | float) and math.isfinite(self.ratio) and 0 < self.ratio < 1):
+            raise UsageError(f"ratio {self.ratio} is not between 0 and 1 (both excluded); 0.4 removes 40 % of the channels")
+        if self.multiple < 1:
+            raise UsageError(f"multiple {self.multiple} is not a positive number")
+        if self.samples < 1:
+            raise UsageError(f"samples {self.samples} is not a positive number")
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed} is negative; use 0 or more")
+        if isinstance(self.exclude, str) or not all(isinstance(pattern, str) for pattern in self.exclude):
+            raise UsageError(f"exclude {self.exclude!r} is not a sequence of regular expressions")
+        for what, value, table in (
+            ("criterion", self.criterion, CRITERIA),
+            ("scope", self.scope, SCOPES),
+            ("aggregate", self.aggregate, AGGREGATIONS),
+            ("normalise", self.normalise, NORMALISATIONS),
+            ("attention", self.attention, ATTENTION),
+            ("repair", self.repair, REPAIRS),
+        ):
+            if value not in table:
+                raise UsageError(f"unknown {what} {value!r}; choose from {', '.join(table)}")
+        self.patterns()
+
+    def patterns(self) -> tuple[re.Pattern[str], ...]:
+        """The compiled exclusions. Raises UsageError for one that does not parse."""
+        return tuple(_compiled(pattern) for pattern in self.exclude)
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Settings:
+        """Settings as a plan stores them. Raises RefusedError where they are not."""
+        try:
+            settings = cls(**{**stored, "exclude": tuple(stored.get("exclude", ()))})
+            settings.check()
+        except (TypeError, UsageError) as error:
+            raise RefusedError(f"the plan's settings are not those of this version: {error}") from error
+        return settings
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in a plan."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"exclude": list(self.exclude)}
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--exclude {pattern!r} is not a regular expression: {error}") from error

@@ -1,0 +1,220 @@
+"""Concrete sizes for every tensor: symbolic dimensions get a size to work with, then ONNX infers the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from spa_onnx.errors import RefusedError
+from spa_onnx.fold import Array, Value, fold
+from spa_onnx.foreign import stand_ins
+from spa_onnx.node import Node
+
+Shape = tuple[int, ...]
+UNKNOWN = -1
+"""The size of a dimension that depends on the data (the number of detections, say)."""
+
+SMALL = 1024
+"""Constants up to this many elements stay in the graph that is inferred: they may be shapes, pads or scales."""
+
+GUESSES = ((2, 64, 16), (1, 64, 16), (1, 224, 32), (1, 256, 128), (1, 320, 64), (1, 512, 512))
+"""(first dimension, height and width, any other): sizes tried in turn for symbolic dimensions."""
+
+FEW = 8
+"""Floats that a constant may have to count as scales, one per dimension."""
+
+_INTEGER = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What is known of the tensors for one choice of symbolic sizes.
+
+    shapes: tensor name -> sizes, UNKNOWN where a size depends on data. values: small tensors computed from shapes.
+    dims: the size given to each symbolic dimension, by its name (`input:0` for an unnamed one).
+    """
+
+    shapes: Mapping[str, Shape]
+    values: Mapping[str, Value]
+    dims: Mapping[str, int]
+
+
+def symbolic_dims(inputs: Sequence[onnx.ValueInfoProto]) -> Iterator[tuple[str, int, int]]:
+    """(name, position, rank) of each symbolic dimension of the graph's inputs; `input:position` where it has no name."""
+    for value in inputs:
+        dims = value.type.tensor_type.shape.dim
+        for position, dim in enumerate(dims):
+            if not dim.HasField("dim_value") or dim.dim_value < 1:
+                yield dim.dim_param or f"{value.name}:{position}", position, len(dims)
+
+
+def choose_dims(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, int], guess: tuple[int, int, int]) -> dict[str, int]:
+    """A size for every symbolic dimension: the user's, or the guess for its position."""
+    first, spatial, other = guess
+    chosen: dict[str, int] = {}
+    for name, position, rank in symbolic_dims(inputs):
+        usual = first if position == 0 else spatial if rank == 4 else other
+        chosen.setdefault(name, given.get(name, usual))
+    return chosen
+
+
+def _fix_inputs(inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int]) -> list[onnx.ValueInfoProto]:
+    fixed = []
+    for value in inputs:
+        copy = onnx.ValueInfoProto()
+        copy.CopyFrom(value)
+        for position, dim in enumerate(copy.type.tensor_type.shape.dim):
+            name = dim.dim_param or f"{value.name}:{position}"
+            if name in dims and dim.dim_value < 1:
+                dim.dim_value = dims[name]
+        fixed.append(copy)
+    return fixed
+
+
+def skeleton(proto: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int]) -> onnx.ModelProto:
+    """The model without its weights: large constants become inputs, so that inference never copies them."""
+    graph = onnx.GraphProto(name="skeleton", input=_fix_inputs(inputs, dims))
+    matrices = {tensor.name for tensor in proto.graph.initializer if len(tensor.dims) == 2}
+    for tensor in proto.graph.initializer:
+        _add_constant(graph, tensor, tensor.name)
+    for node in proto.graph.node:
+        value = constant_tensor(node)
+        if value is None:
+            graph.node.extend(stand_ins(node, matrices))
+        else:
+            _add_constant(graph, value, node.output[0])
+    graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in proto.graph.output)
+    return onnx.ModelProto(ir_version=max(proto.ir_version, 4), graph=graph, opset_import=proto.opset_import, functions=proto.functions)
+
+
+def constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node; None for other nodes and for the forms that hold no dense tensor."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.attribute:
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        tensor: TensorProto = attribute.t
+        return tensor
+    makers = {"value_int": "i", "value_ints": "ints", "value_float": "f", "value_floats": "floats"}
+    if attribute.name not in makers:
+        return None
+    kind = TensorProto.INT64 if "int" in attribute.name else TensorProto.FLOAT
+    content = getattr(attribute, makers[attribute.name])
+    many = attribute.name.endswith("s")
+    return onnx.helper.make_tensor(node.output[0], kind, [len(content)] if many else [], list(content) if many else [content])
+
+
+def _add_constant(graph: onnx.GraphProto, tensor: TensorProto, name: str) -> None:
+    size = 1
+    for dim in tensor.dims:
+        size *= dim
+    if size <= SMALL and tensor.data_location != TensorProto.EXTERNAL:
+        graph.initializer.add().CopyFrom(tensor)
+        graph.initializer[-1].name = name
+    else:
+        graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+
+
+def literals(graph: onnx.GraphProto) -> dict[str, Array]:
+    """The constants that shape arithmetic may start from: short integer tensors and a few floats (scales)."""
+    found = {}
+    for tensor in graph.initializer:
+        few = sum(dim > 1 for dim in tensor.dims) <= 1 and all(dim <= FEW for dim in tensor.dims)
+        if tensor.data_type in _INTEGER or (few and tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)):
+            found[tensor.name] = numpy_helper.to_array(tensor)
+    return found
+
+
+def _is_weight(value: Value) -> bool:
+    """Several floats that no size enters may be scales or a short bias: known for inference, but cut like any weight."""
+    return value.is_literal and value.array.size > 1 and value.array.dtype.kind == "f"
+
+
+def _read_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
+    shapes = {t.name: tuple(t.dims) for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        if value.type.HasField("tensor_type") and kind.HasField("shape"):
+            shapes[value.name] = tuple(d.dim_value if d.HasField("dim_value") else UNKNOWN for d in kind.shape.dim)
+    return shapes
+
+
+def infer(
+    proto: onnx.ModelProto, nodes: Sequence[Node], source: Mapping[str, str], inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int]
+) -> Inference:
+    """Infer all shapes, folding shape arithmetic and inferring again until nothing new is learnt.
+
+    source: use name -> constant, for the constants whose uses `nodes` tell apart.
+    """
+    bare = skeleton(proto, inputs, dims)
+    seeds = literals(bare.graph)
+    seeds.update({use: seeds[name] for use, name in source.items() if name in seeds})
+    known: dict[str, Value] = {}
+    for _ in range(10):
+        inferred = _infer(bare)
+        inferred_shapes = _read_shapes(inferred.graph)
+        shapes = dict(inferred_shapes)
+        shapes.update({use: shapes[name] for use, name in source.items() if name in shapes})
+        values = fold(nodes, shapes, seeds)
+        learnt = [name for name in values if name not in known and name not in seeds]
+        known = values
+        if not learnt or not _unresolved(inferred.graph, inferred_shapes):
+            break
+        _replace(bare.graph, {name: values[name].array for name in learnt})
+    shapes.update({name: value.array.shape for name, value in known.items()})
+    return Inference(shapes, {name: value for name, value in known.items() if not _is_weight(value)}, dims)
+
+
+def _infer(bare: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        raise RefusedError(f"the shapes of the graph contradict each other: {str(error).splitlines()[0]}") from error
+
+
+def _unresolved(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> bool:
+    return any(UNKNOWN in shapes.get(name, (UNKNOWN,)) for node in graph.node for name in node.output if name)
+
+
+def _replace(graph: onnx.GraphProto, values: Mapping[str, Array]) -> None:
+    """Put known values in the place of the nodes that compute them, so that inference can use them."""
+    kept = [node for node in graph.node if not any(name in values for name in node.output)]
+    present = {tensor.name for tensor in graph.initializer}
+    graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in values.items() if name not in present)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def is_plausible(inference: Inference) -> bool:
+    """Whether no tensor came out empty: a guess that is too small for the network's strides leaves none of it."""
+    return all(size != 0 and size >= UNKNOWN for shape in inference.shapes.values() for size in shape)
+
+
+def refresh_value_info(proto: onnx.ModelProto) -> None:
+    """Replace recorded shapes by freshly inferred ones: stale ones pass the checker and break the model.
+
+    Entries keep their documentation and metadata; tensors that had none get none, and those that are gone lose theirs.
+    """
+    graph = proto.graph
+    if not graph.value_info:
+        return
+    recorded = {value.name: value for value in graph.value_info}
+    alive = {name for node in graph.node for name in node.output}
+    try:
+        fresh = onnx.shape_inference.infer_shapes(skeleton(proto, graph.input, {}), data_prop=True)
+        inferred = {value.name: value.type for value in fresh.graph.value_info}
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        inferred = {}
+    kept = []
+    for name, value in recorded.items():
+        if name in alive:
+            entry = onnx.ValueInfoProto(name=name, doc_string=value.doc_string, metadata_props=value.metadata_props)
+            entry.type.CopyFrom(inferred.get(name, value.type))
+            if name not in inferred and entry.type.HasField("tensor_type"):
+                entry.type.tensor_type.ClearField("shape")
+            kept.append(entry)
+    del graph.value_info[:]
+    graph.value_info.extend(kept)

@@ -1,0 +1,224 @@
+"""Checks on a pruned model: it is valid, it runs, its interface is unchanged, and pruned == masked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from spa_onnx import runtime
+from spa_onnx.cut import Removal
+from spa_onnx.errors import RefusedError, ValidationError
+from spa_onnx.facts import Axis, Indices
+from spa_onnx.fold import Array
+from spa_onnx.model import Model
+from spa_onnx.rewrite import Rewritten
+from spa_onnx.runtime import Feed
+
+SEEDS = 2
+"""Random inputs on which pruned and masked are compared."""
+
+TOLERANCE: Mapping[str, float] = {"float64": 1e-4, "float32": 1e-3, "float16": 2e-2}
+"""Largest difference over largest output, by type."""
+
+FLIPS = 0.01
+"""Share of the elements of an integer output that rounding may change: the largest of two equal scores is a matter of the last bit."""
+
+NOISE = 10.0
+"""Outputs may also differ by this many times what the last bits of the input do to the masked model itself."""
+
+KEEP_OPERAND: Mapping[str, frozenset[int]] = {
+    "Div": frozenset({1}),
+    "Pow": frozenset({1}),
+    "Mod": frozenset({1}),
+    "BatchNormalization": frozenset({4}),
+    "Gather": frozenset({1}),
+}
+"""Inputs that stay as they are in the masked model: a zero there would divide by nothing, or pick another channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """gap: largest |pruned - masked| over largest |masked|, None where the comparison does not apply. notes: what was not checked."""
+
+    gap: float | None
+    seeds: int
+    notes: tuple[str, ...] = ()
+
+
+def mask(model: Model, removal: Removal) -> onnx.ModelProto:
+    """The original with every removed slice of every constant at zero: what the pruned model must compute."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    nodes = dict(enumerate(proto.graph.node))
+    made: dict[tuple[str, tuple[tuple[int, bytes], ...]], str] = {}
+    divisors = _divisors(model)
+    for node in model.nodes:
+        for slot, name in enumerate(node.inputs):
+            if not name or not model.is_constant(name) or name in divisors:
+                continue
+            shape = model.shape(name) or ()
+            kept = {dim: removal.kept(Axis(name, dim)) for dim in range(len(shape)) if Axis(name, dim) in removal}
+            if kept:
+                key = (model.source.get(name, name), tuple((dim, k.tobytes()) for dim, k in kept.items()))
+                if key not in made:
+                    made[key] = f"{key[0]}__masked_{len(made)}"
+                    _add(proto, made[key], _zeroed(np.asarray(model.constant(name)), kept))
+                nodes[node.index].input[slot] = made[key]
+    return proto
+
+
+def _divisors(model: Model) -> set[str]:
+    """What stands at a KEEP_OPERAND position, and the constants that it is computed from (through an Identity, a Sqrt ...)."""
+    fixed = {name for node in model.nodes for name in node.inputs if name and model.is_constant(name)}
+    for node in model.nodes:
+        if node.inputs and all(name in fixed for name in node.inputs if name):
+            fixed.update(node.outputs)
+    found: set[str] = set()
+    for node in reversed(model.nodes):
+        for slot, name in enumerate(node.inputs):
+            if name in fixed and (slot in KEEP_OPERAND.get(node.op, ()) or any(output in found for output in node.outputs)):
+                found.add(name)
+    return found
+
+
+def _zeroed(array: Array, kept: Mapping[int, Indices]) -> Array:
+    result = np.zeros_like(array)
+    where = np.ix_(*(kept.get(dim, np.arange(size)) for dim, size in enumerate(array.shape)))
+    result[where] = array[where]
+    return result
+
+
+def _add(proto: onnx.ModelProto, name: str, array: Array) -> None:
+    tensor = numpy_helper.from_array(array, name)
+    proto.graph.initializer.append(tensor)
+    if proto.ir_version < 4:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+
+
+def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, repaired: bool = False) -> Verdict:
+    """All checks of a pruned model. Raises ValidationError with the first that fails.
+
+    dims: sizes of symbolic dimensions with which the original runs.
+    """
+    notes = _check(model.proto, rewritten.proto)
+    try:
+        pruned = runtime.session(rewritten.proto, what="the pruned model")
+    except RefusedError as error:
+        raise ValidationError(str(error)) from error
+    _same_interface(model.proto, rewritten.proto)
+    fed = [runtime.random_feed(model, dims, seed) for seed in range(SEEDS)]
+    try:
+        got = [runtime.run(pruned, feed) for feed in fed]
+    except RefusedError as error:
+        raise ValidationError(f"the pruned model does not run: {error}") from error
+    if repaired or rewritten.inexact:
+        why = "weights were repaired" if repaired else f"{len(rewritten.inexact)} nodes normalise over a removed axis"
+        return Verdict(None, SEEDS, (*notes, f"{why}, so outputs were not compared with the masked model's"))
+    return Verdict(_compare(model, rewritten, fed, got), SEEDS, notes)
+
+
+def _check(original: onnx.ModelProto, pruned: onnx.ModelProto) -> tuple[str, ...]:
+    """onnx.checker's full check; what it holds against the original already is only noted."""
+    try:
+        onnx.checker.check_model(pruned, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        try:
+            onnx.checker.check_model(original, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError):
+            return (f"onnx.checker rejects the original too: {line}",)
+        raise ValidationError(f"onnx.checker rejects the pruned model: {line}") from error
+    return ()
+
+
+def _same_interface(original: onnx.ModelProto, pruned: onnx.ModelProto) -> None:
+    for what in ("input", "output"):
+        stored = {t.name for t in original.graph.initializer}, {t.name for t in pruned.graph.initializer}
+        old = [(v.name, v.type.SerializeToString()) for v in getattr(original.graph, what) if v.name not in stored[0]]
+        new = [(v.name, v.type.SerializeToString()) for v in getattr(pruned.graph, what) if v.name not in stored[1]]
+        if old != new:
+            raise ValidationError(f"graph {what}s changed from {[n for n, _ in old]} to {[n for n, _ in new]}")
+
+
+def difference(want: Array, got: Array) -> float:
+    """Largest absolute difference over the largest absolute value wanted; infinite where they differ in NaN or infinities."""
+    if want.shape != got.shape:
+        return float("inf")
+    if want.size == 0 or want.dtype.kind not in "fiub":
+        return 0.0
+    a, b = want.astype(np.float64), got.astype(np.float64)
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return float("inf")
+    scale = float(np.abs(a[finite]).max(initial=0.0))
+    return float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / scale if scale else float(np.abs(b[finite]).max(initial=0.0))
+
+
+def _worst(want: list[Array], got: list[Array]) -> tuple[float, float]:
+    """(largest difference of a float output, largest excess over its tolerance as a ratio).
+
+    Quantized outputs may differ by two steps, other integers (classes, positions) in FLIPS of their elements.
+    """
+    worst, excess = 0.0, 0.0
+    for a, b in zip(want, got, strict=True):
+        if a.dtype.kind == "f" or a.shape != b.shape:
+            gap = difference(a, b)
+            worst, excess = max(worst, gap), max(excess, gap / TOLERANCE.get(str(a.dtype), 1e-3))
+        elif a.dtype.itemsize == 1 and a.dtype.kind in "iu":
+            steps = int(np.abs(a.astype(int) - b.astype(int)).max(initial=0))
+            excess = max(excess, steps / 2)
+        elif a.dtype.kind in "iub" and a.size:
+            excess = max(excess, float((a != b).mean()) / FLIPS)
+    return worst, excess
+
+
+def _compare(model: Model, rewritten: Rewritten, fed: list[Feed], got: list[list[Array]]) -> float:
+    masked = runtime.session(mask(model, rewritten.removal), what="the masked model")
+    worst = 0.0
+    for feed, outputs in zip(fed, got, strict=True):
+        want = runtime.run(masked, feed)
+        gap, excess = _worst(want, outputs)
+        if excess > 1:
+            nudged = {n: (a * np.asarray(1 + 1e-6, a.dtype) if a.dtype.kind == "f" else a) for n, a in feed.items()}
+            noise = _worst(want, runtime.run(masked, nudged))[1]
+            if not excess <= NOISE * noise:
+                raise ValidationError(_first_difference(model, rewritten, feed))
+        worst = max(worst, gap)
+    return worst
+
+
+def _first_difference(model: Model, rewritten: Rewritten, feed: Feed) -> str:
+    """Name the first tensor, in the order of the graph, at which the pruned and the masked model part."""
+    names = [name for node in model.nodes for name in node.outputs if name]
+    present = {name for node in rewritten.proto.graph.node for name in node.output}
+    names = [name for name in names if name in present]
+    wanted = _outputs(mask(model, rewritten.removal), names, feed)
+    found = _outputs(rewritten.proto, names, feed)
+    for name in names:
+        if name not in wanted or name not in found:
+            continue
+        want, got = wanted[name], found[name]
+        shape = model.shape(name) or ()
+        for dim in range(min(len(shape), want.ndim)):
+            if Axis(name, dim) in rewritten.removal and want.shape[dim] == shape[dim]:
+                want = np.take(want, rewritten.removal.kept(Axis(name, dim)), axis=dim)
+        gap = difference(want, got)
+        if gap > TOLERANCE["float32"]:
+            return (
+                f"pruned != masked: {name}, made by {model.producer[name]}, differs first (relative {gap:.3g}; shapes "
+                f"{list(got.shape)} and {list(want.shape)}); please report it, or --exclude '{model.producer[name].name}'"
+            )
+    return "pruned != masked at a graph output; please report it"
+
+
+def _outputs(proto: onnx.ModelProto, names: list[str], feed: Feed) -> dict[str, Array]:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    have = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
+    opened = runtime.session(copy, what="the model with all its tensors as outputs")
+    return dict(zip([value.name for value in opened.get_outputs()], runtime.run(opened, feed), strict=True))

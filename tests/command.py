@@ -1,0 +1,60 @@
+"""Running the command line in a test: in this process for speed, or as a user does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from click.testing import CliRunner, Result
+from nets.build import image
+
+from spa_onnx.cli import main
+
+if TYPE_CHECKING:
+    import onnx
+
+REPOSITORY = Path(__file__).parents[1]
+MODELS = REPOSITORY / "models"
+SHARED = REPOSITORY.parent / "shared" / "models"
+SHORT = ("--ratio", "0.4", "--criterion", "l1", "--no-validate")
+
+
+def spa(*args: object) -> Result:
+    """`spa-onnx` in this process."""
+    return CliRunner().invoke(main, [str(arg) for arg in args], prog_name="spa-onnx")
+
+
+def spa_process(*args: object, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
+    """`spa-onnx` in a process of its own, which reads no other environment than ours and `env`."""
+    line = [sys.executable, *options, "-m", "spa_onnx", *map(str, args)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, env=os.environ | env, timeout=120)
+
+
+def listing(folder: Path) -> dict[str, tuple[str, int]]:
+    """What lies in a folder, hidden files too: name -> content and time of change."""
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def copy_model(folder: Path, name: str = "digits_resnet") -> Path:
+    """One of the repository's models, where a test may write beside it."""
+    return Path(shutil.copy(MODELS / f"{name}.onnx", folder / f"{name}.onnx"))
+
+
+def save(proto: onnx.ModelProto, path: Path) -> Path:
+    """Write a model that a test has made."""
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def tiny() -> onnx.ModelProto:
+    """Two convolutions with eight channels between them."""
+    return image("z = Relu(a)", wide=8, into=8)()

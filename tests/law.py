@@ -1,0 +1,84 @@
+"""The law that every coupling rule must keep: removing channels and zeroing every slice that they own give the same function."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+
+from spa_onnx import runtime
+from spa_onnx.analysis import analyse
+from spa_onnx.facts import Indices
+from spa_onnx.groups import Group
+from spa_onnx.model import Model
+from spa_onnx.plan import Plan
+from spa_onnx.rewrite import Rewritten, rewrite
+from spa_onnx.validate import mask
+
+EXACT = 1e-5
+"""Relative difference that rounding explains in float32."""
+
+
+class VacuousError(AssertionError):
+    """The plan changed nothing, so that the law held for no reason."""
+
+
+def random_drop(groups: Iterable[Group], seed: int, ratio: float = 0.4) -> dict[str, Indices]:
+    """About `ratio` of the channels of every group, at least one and never all."""
+    rng = np.random.default_rng(seed)
+    drop = {}
+    for group in groups:
+        count = min(max(round(group.size * ratio), 1), group.size - 1)
+        drop[group.name] = np.sort(rng.choice(group.size, count, replace=False))
+    return drop
+
+
+def gap(proto: onnx.ModelProto, drop: Mapping[str, Indices], seed: int) -> float:
+    """Largest |pruned - masked| over largest |masked| on a random feed. Raises VacuousError where masking changes no output."""
+    analysis = analyse(Model.of(proto))
+    return measured(analysis.model, rewrite(analysis, Plan(drop, "")), seed)
+
+
+def measured(model: Model, rewritten: Rewritten, seed: int) -> float:
+    """The gap of a rewritten model."""
+    feed = runtime.random_feed(model, model.inference.dims, seed)
+    dense, masked, pruned = (
+        runtime.run(runtime.session(proto), feed) for proto in (model.proto, mask(model, rewritten.removal), rewritten.proto)
+    )
+    if max(_difference(a, b) for a, b in zip(dense, masked, strict=True)) < 1e-3:
+        raise VacuousError("the masked model computes what the original does")
+    return max(_difference(a, b) for a, b in zip(masked, pruned, strict=True))
+
+
+def _difference(want: np.ndarray, got: np.ndarray) -> float:
+    if want.shape != got.shape or not np.isfinite(want).all() or not np.isfinite(got).all():
+        return float("inf")
+    a, b = want.astype(np.float64), got.astype(np.float64)
+    return float(np.abs(a - b).max(initial=0.0) / max(np.abs(a).max(initial=0.0), 1e-12))
+
+
+def wrong_shapes(model: Model, rewritten: Rewritten) -> list[str]:
+    """Tensors whose inferred sizes in the pruned model are not those that the plan leaves of them."""
+    pruned = Model.of(rewritten.proto, model.inference.dims)
+    made = {name for node in pruned.nodes if not pruned.is_folded(node) for name in node.outputs if name}
+    return [
+        f"{name}: {pruned.shape(name)}, planned {rewritten.removal.after(name)}"
+        for node in model.nodes
+        for name in node.outputs
+        if name in made and model.shape(name) is not None and pruned.shape(name) != rewritten.removal.after(name)
+    ]
+
+
+def violation(proto: onnx.ModelProto, seed: int, ratio: float = 0.4) -> str:
+    """What is wrong with a random plan for this model: a refusal, sizes that do not agree, or the gap; empty if nothing is."""
+    try:
+        analysis = analyse(Model.of(proto))
+        rewritten = rewrite(analysis, Plan(random_drop(analysis.prunable(), seed, ratio), ""))
+        shapes = wrong_shapes(analysis.model, rewritten)
+        if shapes:
+            return "; ".join(shapes)
+        found = measured(analysis.model, rewritten, seed)
+    except VacuousError:
+        raise
+    except Exception as error:  # noqa: BLE001 - however a wrong rule is caught
+        return f"{type(error).__name__}: {error}"
+    return "" if found < EXACT else f"pruned differs from masked by {found:.3g}"

@@ -1,0 +1,135 @@
+"""Multiply-accumulates: counted one by one on small operators, and predicted for plans before they are carried out."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from nets.build import net
+from random_blocks import BATCH
+from random_graphs import CI, build, recipes
+
+from spa_onnx.analysis import analyse
+from spa_onnx.cost import MACS, PlanCost, batch_size, macs
+from spa_onnx.model import Model
+from spa_onnx.plan import Plan
+from spa_onnx.rewrite import rewrite
+from spa_onnx.select import select
+
+if TYPE_CHECKING:
+    from spa_onnx.groups import Group
+
+
+def convolution_by_hand(size, channels, filters, kernel, groups, stride, pad) -> int:
+    """One multiplication for every output element, every channel of its group and every place of the kernel, padding included."""
+    side = (size + 2 * pad - kernel) // stride + 1
+    count = 0
+    for _out, _y, _x in product(range(filters), range(side), range(side)):
+        for _channel, _dy, _dx in product(range(channels // groups), range(kernel), range(kernel)):
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize(
+    ("channels", "filters", "kernel", "groups", "stride", "pad"),
+    [(3, 4, 3, 1, 1, 1), (4, 6, 1, 1, 1, 0), (4, 8, 3, 2, 2, 1), (6, 6, 3, 6, 1, 0), (6, 12, 2, 3, 2, 0)],
+)
+def test_convolutions_count_one_per_output_channel_and_kernel_place(channels, filters, kernel, groups, stride, pad):
+    proto = net(
+        f"float[1,{channels},5,5] x",
+        f"float[{filters},{channels // groups},{kernel},{kernel}] w",
+        f"y = Conv<group={groups},strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}]>(x, w)",
+    )()
+    assert macs(Model.of(proto)) == convolution_by_hand(5, channels, filters, kernel, groups, stride, pad)
+
+
+@pytest.mark.parametrize(("groups", "stride"), [(1, 1), (1, 2), (2, 2), (4, 2)])
+def test_transposed_convolutions_count_one_per_input_element_filter_and_kernel_place(groups, stride):
+    proto = net(
+        "float[1,4,3,3] x", f"float[4,{8 // groups},2,2] w", f"y = ConvTranspose<group={groups},strides=[{stride},{stride}]>(x, w)"
+    )()
+    count = sum(1 for _ in product(range(4), range(3), range(3), range(8 // groups), range(2), range(2)))
+    assert macs(Model.of(proto)) == count
+
+
+@pytest.mark.parametrize(("trans_a", "trans_b"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_gemm_counts_rows_columns_and_depth(trans_a, trans_b):
+    a, b = ("5,3" if trans_a else "3,5"), ("7,5" if trans_b else "5,7")
+    proto = net(f"float[{a}] x", f"float[{b}] w, float[7] c", f"y = Gemm<transA={trans_a},transB={trans_b}>(x, w, c)")()
+    assert macs(Model.of(proto)) == 3 * 7 * 5
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "count"),
+    [
+        ("3,5", "5,7", 3 * 5 * 7),
+        ("2,3,5", "5,7", 2 * 3 * 5 * 7),
+        ("2,4,3,5", "2,4,5,7", 2 * 4 * 3 * 5 * 7),
+        ("1,4,3,5", "6,1,5,7", 6 * 4 * 3 * 5 * 7),
+        ("5", "5,7", 5 * 7),
+        ("3,5", "5", 3 * 5),
+    ],
+)
+def test_matmul_counts_broadcast_batches_rows_columns_and_depth(a, b, count):
+    proto = net(f"float[{a}] x, float[{b}] z", "float[1] unused", "y = MatMul(x, z)")()
+    assert macs(Model.of(proto)) == count
+
+
+def test_other_operators_are_free_and_every_counted_one_is_tested_here():
+    proto = net("float[1,3,4,4] x", "float[3,1,1] s", "a = Mul(x, s) b = Relu(a) y = GlobalAveragePool(b)")()
+    assert macs(Model.of(proto)) == 0
+    assert {"Conv", "ConvTranspose", "Gemm", "MatMul"} <= set(MACS)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_a_symbolic_batch_is_divided_out(batch):
+    proto = net("float[N,3,4,4] x", "float[8,3,3,3] w", "y = Conv(x, w)")()
+    model = Model.of(proto, {"N": batch})
+    assert batch_size(model) == batch
+    assert macs(model) == 8 * 3 * 9 * 4
+
+
+def test_a_fixed_batch_is_part_of_the_model():
+    proto = net("float[4,3,4,4] x", "float[8,3,3,3] w", "y = Conv(x, w)")()
+    assert macs(Model.of(proto)) == 4 * 8 * 3 * 9 * 4
+
+
+def test_operators_whose_sizes_depend_on_data_are_left_out():
+    proto = net(
+        "float[4,6] x", "float[6,5] w", "i = NonZero(x) t = Transpose(i) f = Cast<to=1>(t) y = MatMul(x, w) z = Identity(f)", outputs="y, z"
+    )()
+    assert macs(Model.of(proto)) == 4 * 6 * 5
+
+
+def channels_are_alike(group: Group) -> bool:
+    """Whether each channel owns as many indices of an axis as any other: a Gather may repeat some."""
+    return all(len(set(np.bincount(owner[owner >= 0], minlength=group.size).tolist())) == 1 for owner in group.owner.values())
+
+
+@given(recipes(), st.floats(0.1, 0.9), st.integers(0, 3))
+@settings(CI, max_examples=60)
+def test_the_cost_of_a_plan_is_that_of_the_model_that_it_makes(recipe, ratio, seed):
+    analysis = analyse(Model.of(build(recipe), {"N": BATCH}))
+    groups, rng = analysis.prunable(), np.random.default_rng(seed)
+    assume(groups and all(channels_are_alike(group) for group in groups))
+    drop = select(groups, analysis.model, {group.name: rng.random(group.size) for group in groups}, ratio)
+    removed = np.asarray([len(drop.get(group.name, ())) for group in groups], dtype=np.int64)
+    real = macs(Model.of(rewrite(analysis, Plan(drop, "")).proto, {"N": BATCH}))
+    assert int(PlanCost(analysis.model, groups)(removed)) == real
+
+
+def test_a_plan_that_removes_nothing_costs_what_the_model_costs():
+    model = Model.of(net("float[1,3,4,4] x", "float[8,3,3,3] w, float[5,8,1,1] v", "a = Conv(x, w) y = Conv(a, v)")())
+    groups = analyse(model).prunable()
+    assert PlanCost(model, groups)(np.zeros(len(groups), np.int64)) == macs(model)
+
+
+def test_every_further_channel_costs_less():
+    model = Model.of(net("float[1,3,4,4] x", "float[8,3,3,3] w, float[5,8,1,1] v", "a = Conv(x, w) y = Conv(a, v)")())
+    cost = PlanCost(model, analyse(model).prunable())
+    costs = [cost(np.asarray([gone])) for gone in range(8)]
+    assert np.diff(costs).tolist() == [-(4 * 27 + 4 * 5)] * 7

@@ -1,0 +1,178 @@
+"""Imports point one way, heavy libraries stay in one place, and `import spa_onnx` is fast."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import spa_onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(spa_onnx.__file__).parent
+FOUNDATION = {"errors", "facts", "node", "arithmetic", "fold", "foreign", "shapes", "model"}
+GROUPS = FOUNDATION | {"rules", "groups"}
+OBSERVED = {"consumers", "unfold", "obs", "statistics", "synthetic"}
+WORK = (
+    GROUPS
+    | OBSERVED
+    | {
+        "analysis",
+        "cut",
+        "plan",
+        "cost",
+        "surgery",
+        "rewrite",
+        "runtime",
+        "validate",
+        "importance",
+        "criteria",
+        "select",
+        "repair",
+        "calibration",
+    }
+)
+
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "facts": {"errors"},
+    "node": set(),
+    "arithmetic": {"node"},
+    "fold": {"arithmetic", "facts", "node"},
+    "foreign": set(),
+    "shapes": {"errors", "fold", "foreign", "node"},
+    "model": {"errors", "fold", "node", "shapes"},
+    "rules": FOUNDATION,
+    "groups": FOUNDATION | {"rules"},
+    "analysis": GROUPS,
+    "cut": GROUPS,
+    "plan": {"errors", "facts", "groups"},
+    "cost": FOUNDATION | {"groups"},
+    "obs": set(),
+    "consumers": FOUNDATION,
+    "unfold": FOUNDATION | {"consumers"},
+    "statistics": FOUNDATION | {"consumers", "unfold", "runtime"},
+    "synthetic": FOUNDATION | {"runtime"},
+    "repair": FOUNDATION | {"groups", "cut", "consumers", "obs", "statistics"},
+    "criteria": FOUNDATION | {"groups", "consumers", "obs", "statistics"},
+    "calibration": FOUNDATION | OBSERVED | {"cut", "data", "repair", "runtime"},
+    "importance": FOUNDATION | {"groups", "criteria"},
+    "select": FOUNDATION | {"groups", "cost"},
+    "surgery": {"facts", "fold", "model"},
+    "rewrite": GROUPS | {"cut", "plan", "surgery"},
+    "runtime": FOUNDATION,
+    "validate": GROUPS | {"cut", "rewrite", "runtime"},
+    "data": FOUNDATION | {"runtime", "files"},
+    "files": {"errors", "model", "plan"},
+    "drift": {"fold", "runtime"},
+    "comparison": WORK | {"data", "files", "drift"},
+    "explain": GROUPS | {"analysis"},
+    "settings": {"errors", "analysis", "criteria", "importance", "repair", "select"},
+    "result": {"drift", "validate"},
+    "pipeline": WORK | {"data", "files", "drift", "settings", "result"},
+    "report": WORK | {"drift", "explain", "comparison", "result"},
+    "cli": WORK | {"data", "files", "drift", "explain", "comparison", "pipeline", "report", "result", "__init__"},
+    "__init__": {"errors", "plan", "criteria", "pipeline", "result"},
+    "__main__": {"cli"},
+}
+"""Part of the package (a module or a folder) -> the parts that it may import; its own folder goes without saying."""
+
+ONLY: dict[str, set[str]] = {
+    "onnx_graphsurgeon": {"surgery"},
+    "onnxruntime": {"runtime"},
+    "networkx": {"analysis", "groups", "explain"},
+    "click": {"cli"},
+    "rich": {"report", "cli"},
+    "jinja2": {"report"},
+    "scipy": {"analysis", "criteria", "obs"},
+}
+"""Library -> the only parts that import it."""
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def running(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes of a tree but those under `if TYPE_CHECKING`, which never run."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            yield node
+            yield from running(node)
+
+
+def imported(path: Path, walk: Callable[[ast.AST], Iterator[ast.AST]] = ast.walk) -> set[str]:
+    """Full names of all modules that a file imports, inside functions too."""
+    names: set[str] = set()
+    for node in walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "spa_onnx" else {str(node.module)}
+    return names
+
+
+def inner(path: Path) -> set[str]:
+    """The parts of the package that a file imports, other than its own."""
+    found = set()
+    for name in imported(path):
+        if name.split(".")[0] == "spa_onnx":
+            where = [*name.split(".")[1:], "__init__"][0]
+            found.add(where if (ROOT / f"{where}.py").exists() or (ROOT / where).is_dir() else "__init__")
+    return found - {part(path)}
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_only_what_its_layer_may(path):
+    assert part(path) in ALLOWED, f"give {part(path)} a place in the table"
+    assert inner(path) <= ALLOWED[part(path)]
+
+
+@pytest.mark.parametrize("library", ONLY)
+def test_a_heavy_library_is_imported_in_its_place_alone(library):
+    users = {part(path) for path in FILES if any(name.split(".")[0] == library for name in imported(path, running))}
+    assert users <= ONLY[library]
+
+
+def test_the_table_has_no_circles():
+    left = dict(ALLOWED)
+    while left:
+        free = {name for name, needs in left.items() if not needs & set(left)}
+        assert free, f"these import each other: {sorted(left)}"
+        left = {name: needs for name, needs in left.items() if name not in free}
+
+
+def test_the_table_names_parts_that_exist():
+    assert {part(path) for path in FILES} >= set(ALLOWED) - {"__main__"}
+
+
+@pytest.mark.parametrize("statement", ["import spa_onnx", "import spa_onnx; spa_onnx.__version__", "import spa_onnx.errors"])
+def test_importing_the_package_imports_neither_onnx_nor_numpy(statement):
+    code = (
+        f"import sys; {statement}; print([m for m in ('onnx', 'numpy', 'onnxruntime', 'networkx', 'scipy', 'click') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_validation_alone_needs_onnxruntime():
+    code = "import sys, spa_onnx.pipeline; print('onnxruntime' in sys.modules, 'onnx_graphsurgeon' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False False"
+
+
+def test_every_public_name_can_be_imported():
+    for name in spa_onnx.__all__:
+        assert getattr(spa_onnx, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'prunes'"):
+        _ = spa_onnx.prunes

@@ -1,0 +1,219 @@
+"""Sums over samples, and samples that are made up."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets.build import net
+from onnx import helper, numpy_helper
+
+from spa_onnx import runtime
+from spa_onnx.calibration import calibrate
+from spa_onnx.consumers import consumers
+from spa_onnx.model import Model
+from spa_onnx.statistics import Moments, channel_moments, collect, with_outputs
+from spa_onnx.synthetic import dead_leaves, has_stored_statistics, synthetic_feeds, with_batch_statistics
+
+MIXED = net(
+    "float[N,4,5,5] x",
+    "float[6,2,3,3] w1, float[6] b1, float[3,6,1,1] w2, float[3,2] w3",
+    "a = Conv<group=2, pads=[1,1,1,1]>(x, w1, b1) c = Relu(a) d = Conv(c, w2) e = ReduceMean<axes=[2,3], keepdims=0>(d) y = MatMul(e, w3)",
+    "float[N,2] y",
+)
+
+
+def batches(x, sizes):
+    return [{"x": part} for part in np.split(x, np.cumsum(sizes)[:-1])]
+
+
+def images(count, seed=0):
+    return (np.random.default_rng(seed).standard_normal((count, 4, 5, 5)) + 0.5).astype(np.float32)
+
+
+def collected(model, feeds, seed=0):
+    found = list(consumers(model))
+    moments = collect(model, model.proto, found, feeds, seed)
+    return {consumer.weight: moments[consumer.node.index] for consumer in found}
+
+
+def assert_alike(one, other):
+    assert one.keys() == other.keys()
+    for key in one:
+        assert one[key].count == other[key].count
+        np.testing.assert_allclose(one[key].gram, other[key].gram, rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(one[key].total, other[key].total, rtol=1e-5, atol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 100))
+def test_neither_batch_size_nor_order_matters(sizes, seed):
+    model, x = Model.of(MIXED()), images(sum(sizes), seed)
+    whole = collected(model, [{"x": x}])
+    assert whole["w1"].count == len(x) * 25
+    assert_alike(whole, collected(model, batches(x, sizes), seed))
+    assert_alike(whole, collected(model, [{"x": x[np.random.default_rng(seed).permutation(len(x))]}]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 20), st.integers(1, 20), st.integers(0, 1000))
+def test_addition_is_merging(blocks, inputs, first, second, seed):
+    x = np.random.default_rng(seed).standard_normal((blocks, inputs, first + second)) + 1
+    both, whole = Moments.of(x[:, :, :first]) + Moments.of(x[:, :, first:]), Moments.of(x)
+    assert both.count == whole.count == first + second
+    np.testing.assert_allclose(both.gram, whole.gram, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(both.mean, x.mean(axis=2), rtol=1e-12, atol=1e-12)
+    for block in range(blocks):
+        np.testing.assert_allclose(both.covariance()[block], np.cov(x[block], bias=True).reshape(inputs, inputs), rtol=1e-9, atol=1e-12)
+
+
+def test_the_covariance_of_a_constant_is_zero():
+    x = np.random.default_rng(0).standard_normal((1, 3, 50))
+    x[0, 1] = 1000.1
+    covariance = Moments.of(x).covariance()[0]
+    assert not covariance[1].any()
+    assert not covariance[:, 1].any()
+    assert covariance[0, 0] > 0.1
+
+
+def test_collecting_equals_a_direct_computation():
+    model, x = Model.of(MIXED()), images(7)
+    found = collected(model, batches(x, [3, 4]))
+    c, e = runtime.run(runtime.session(with_outputs(model.proto, ["c", "e"])), {"x": x})
+    c, e = c.astype(np.float64), e.astype(np.float64)
+    for name, columns in (("w2", np.moveaxis(c, 1, 0).reshape(6, -1)), ("w3", e.T)):
+        np.testing.assert_allclose(found[name].gram[0], columns @ columns.T, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[name].total[0], columns.sum(axis=1), rtol=1e-5, atol=1e-5)
+        assert found[name].count == columns.shape[1]
+    padded = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)]).astype(np.float64)
+    total = [[padded[:, ch, i : i + 5, j : j + 5].sum() for ch in (2, 3) for i in range(3) for j in range(3)]]
+    np.testing.assert_allclose(found["w1"].total[1:], total, rtol=1e-5, atol=1e-5)
+
+
+def test_scalars_and_inputs_alone_can_be_fed():
+    model = Model.of(net("float s, float[N,6] x", "float[6,4] w", "z = Mul(x, s) y = MatMul(x, w)", "float[N,4] y, float[N,6] z")())
+    x = np.ones((3, 6), np.float32)
+    found = collected(model, [{"s": np.array(2, np.float32), "x": x}])
+    np.testing.assert_array_equal(found["w"].gram[0], np.full((6, 6), 3.0))
+    assert calibrate(model, {"N": 2}, None, 8, 0).feeds
+
+
+def test_channel_moments_equal_numpy():
+    model, x = Model.of(MIXED()), images(9)
+    found = channel_moments(model.proto, ["a", "e"], batches(x, [2, 3, 4]))
+    for name, tensor in zip(["a", "e"], runtime.run(runtime.session(with_outputs(model.proto, ["a", "e"])), {"x": x}), strict=True):
+        axes = tuple(axis for axis in range(tensor.ndim) if axis != 1)
+        np.testing.assert_allclose(found[name][0], tensor.mean(axis=axes), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found[name][1], tensor.var(axis=axes), rtol=1e-4, atol=1e-5)
+
+
+# --- batch statistics ----------------------------------------------------------------------------------------------------
+
+NORM = "float[5] {0}1, float[5] {0}2, float[5] {0}3, float[5] var{0}"
+IMAGE = (
+    "float[N,3,8,8] x",
+    f"float[5,3,3,3] w, {NORM.format('p')}, {NORM.format('q')}, float[5,5,1,1] v",
+    "a = Conv(x, w) n = BatchNormalization(a, p1, p2, p3, varp) r = Relu(n) c = Conv(r, v) y = BatchNormalization(c, q1, q2, q3, varq)",
+    "float[N,5,6,6] y",
+)
+ROWS = (
+    "float[N,6] x",
+    f"float[6,5] w, {NORM.format('p')}, {NORM.format('q')}, float[5,5] v",
+    "a = MatMul(x, w) n = BatchNormalization(a, p1, p2, p3, varp) r = Relu(n) c = MatMul(r, v) y = BatchNormalization(c, q1, q2, q3, varq)",
+    "float[N,5] y",
+)
+
+
+@pytest.mark.parametrize("parts", [IMAGE, ROWS], ids=["rank 4", "rank 2"])
+@pytest.mark.parametrize("options", [{}, {"ir": 3, "opset": 9}], ids=["ir 8", "ir 3"])
+def test_batch_statistics_give_each_output_its_stored_moments(parts, options):
+    model = Model.of(net(*parts, **options)())
+    assert has_stored_statistics(model)
+    before = model.proto.SerializeToString()
+    changed = with_batch_statistics(model, model.proto)
+    assert model.proto.SerializeToString() == before
+    names = {output for node in model.proto.graph.node for output in node.output}
+    assert names <= {output for node in changed.graph.node for output in node.output}
+    onnx.checker.check_model(changed)
+    shape = [size if size > 2 else 64 for size in model.shape("x")]
+    x = (3 * np.random.default_rng(0).standard_normal([64, *shape[1:]]) - 2).astype(np.float32)
+    tensors = runtime.run(runtime.session(with_outputs(changed, ["n", "y"])), {"x": x})
+    for letter, tensor in zip("pq", tensors, strict=True):
+        axes = tuple(axis for axis in range(tensor.ndim) if axis != 1)
+        np.testing.assert_allclose(tensor.mean(axis=axes), model.constant(f"{letter}2"), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(tensor.var(axis=axes), model.constant(f"{letter}1") ** 2, rtol=1e-2, atol=1e-4)
+
+
+# --- made-up samples -----------------------------------------------------------------------------------------------------
+
+
+def reader(kind, shape, **constants):
+    """A model with one input `x` that a Cast reads, or that looks up rows of `table`."""
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.FLOAT)]
+    if constants:
+        nodes = [helper.make_node("Gather", ["table", "x"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "reader",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return Model.of(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+FLOAT, BYTES, IDS = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8, onnx.TensorProto.INT64
+TABLE = np.zeros((11, 4), np.float32)
+MADE = {
+    "image": (reader(FLOAT, ["N", 3, 16, 12]), (8, 3, 16, 12), np.float32),
+    "image in float16": (reader(onnx.TensorProto.FLOAT16, ["N", 1, 8, 8]), (8, 1, 8, 8), np.float16),
+    "bytes": (reader(BYTES, ["N", 16, 12, 3]), (8, 16, 12, 3), np.uint8),
+    "tokens": (reader(IDS, ["N", "L"], table=TABLE), (8, 7), np.int64),
+    "fixed batch": (reader(FLOAT, [2, 3, 8, 8]), (2, 3, 8, 8), np.float32),
+    "rows": (reader(FLOAT, ["N", 6]), (8, 6), np.float32),
+}
+
+
+@pytest.mark.parametrize(("model", "shape", "dtype"), MADE.values(), ids=MADE)
+def test_made_up_samples_fit_the_model(model, shape, dtype):
+    def make(seed):
+        return synthetic_feeds(model, {"N": 3, "L": 7}, 16, 8, seed)
+
+    feeds, again, other = make(5), make(5), make(6)
+    assert sum(len(feed["x"]) for feed in feeds) == 16
+    for feed, same in zip(feeds, again, strict=True):
+        x = feed["x"]
+        assert (x.shape, x.dtype) == (shape, dtype)
+        np.testing.assert_array_equal(x, same["x"])
+        assert x.min() >= 0 or dtype in (np.float32, np.float16)
+        assert np.isfinite(x).all()
+        assert x.std() > 0.3
+        if dtype == np.int64:
+            assert x.max() < len(TABLE)
+        runtime.run(runtime.session(model.proto), feed)
+    assert not np.array_equal(feeds[0]["x"], other[0]["x"])
+    assert not np.array_equal(feeds[0]["x"], feeds[1]["x"])
+
+
+def test_bytes_use_their_range():
+    x = np.concatenate([feed["x"] for feed in synthetic_feeds(MADE["bytes"][0], {"N": 1}, 16, 8, 0)])
+    assert x.min() < 20
+    assert x.max() > 235
+
+
+def test_images_are_smooth_only_where_no_statistics_are_stored():
+    def roughness(model):
+        x = synthetic_feeds(model, {"N": 8}, 8, 8, 0)[0]["x"]
+        return np.square(np.diff(x, axis=3)).mean() / x.var()
+
+    assert roughness(MADE["image"][0]) < 1.5
+    assert roughness(Model.of(net(*IMAGE)())) > 1.7
+
+
+def test_dead_leaves_have_about_unit_variance():
+    rng = np.random.default_rng(0)
+    drawn = np.stack([dead_leaves((3, 16, 16), rng) for _ in range(64)])
+    assert drawn.shape == (64, 3, 16, 16)
+    assert 0.8 < drawn.std() < 1.2
