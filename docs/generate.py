@@ -38,9 +38,8 @@ VARYING = (
     (re.compile(r"largest( relative)? difference \S+"), "largest difference"),
     (re.compile(r"\b\d+(\.\d+)?(e-\d+)? (s|ms|seconds)\b"), "time"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "digest"),
-    (re.compile(r"relative output error \S+|top-1 agreement \S+ %|accuracy \S+ % -> \S+ %"), "drift"),
-    (re.compile(r"[ \t]+"), " "),
-    (re.compile(r" $", re.MULTILINE), ""),
+    (re.compile(r"relative output error \S+|top-1 agreement \S+\s+%|accuracy\s+\S+\s+%\s+->\s+\S+\s+%"), "drift"),
+    (re.compile(r"\s+"), " "),  # a figure of another length may break a line elsewhere
 )
 """What may differ between two runs, and what stands for it in a comparison."""
 
@@ -65,7 +64,7 @@ A plan file is described in [plan.md](plan.md), the words of the messages in [ho
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
     """A folder with the models and the example, and the current one while it lasts."""
-    before = Path.cwd()
+    before, columns = Path.cwd(), os.environ.pop("COLUMNS", None)  # pages are as wide as output that goes to no terminal
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(ROOT / "models", folder / "models", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
@@ -75,6 +74,8 @@ def workplace() -> Iterator[Path]:
             yield folder
         finally:
             os.chdir(before)
+            if columns is not None:
+                os.environ["COLUMNS"] = columns
 
 
 def run(command: str) -> str:

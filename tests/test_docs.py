@@ -67,9 +67,13 @@ def run_tests(names: dict[str, Any]) -> int:
     return runs
 
 
-def test_the_command_reference_is_up_to_date(generate):
-    """The pages that embed runs hold figures that vary with the machine; `make docs` refreshes them."""
-    assert "docs/cli.md" not in [str(path.relative_to(ROOT)) for path, _ in generate.stale()]
+@pytest.mark.parametrize("columns", [None, "60"])
+def test_every_generated_page_and_picture_is_up_to_date(generate, monkeypatch, columns):
+    """In a terminal of any width, too. After a change: `make docs`."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert [str(path.relative_to(ROOT)) for path, _ in generate.stale()] == []
 
 
 def test_a_stale_block_is_noticed_and_a_slow_run_is_not(generate):
