@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 Built = tuple[Any, dict[str, Any], dict[str, dict[int, str]]]
@@ -258,8 +259,27 @@ class Row:
 
     def build(self) -> Built:
         """The module with its inputs. Raises ImportError where its library is missing, and whatever that library raises."""
+        _declare()
         family, model = self.name.split("/")
         return _timm(model, self) if family == "timm" else _transformers(model)
+
+
+@cache
+def _declare() -> None:
+    """Declare the operators without which torchvision cannot even be imported, where its wheel is built for another torch than ours.
+
+    The wheels of the index are built for CUDA, so their library of operators does not load beside a torch for the CPU. Nothing in the
+    table runs these operators, but torchvision (and so timm and transformers) registers shapes for them on import.
+    """
+    import torch  # noqa: PLC0415 - an extra
+
+    try:
+        import torchvision  # noqa: F401, PLC0415 - an extra
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    except ImportError:
+        pass
 
 
 def _timm(name: str, row: Row) -> Built:
