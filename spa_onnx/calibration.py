@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import onnx
@@ -15,7 +15,7 @@ from spa_onnx.fold import Array
 from spa_onnx.model import Model
 from spa_onnx.repair import correct_normalisation, normalisations
 from spa_onnx.runtime import Feed
-from spa_onnx.statistics import Moments, channel_moments, collect
+from spa_onnx.statistics import ChannelMoments, Moments, channel_moments, feed_size, observe
 from spa_onnx.synthetic import has_stored_statistics, synthetic_feeds, with_batch_statistics
 
 BUDGET = 256 * 2**20
@@ -33,7 +33,7 @@ FEWEST = 32
 class Calibration:
     """statistics: index of a consumer's node -> moments of its input. made_up: whether the samples are, with batch statistics.
 
-    feeds: the samples, in batches.
+    feeds: the samples, in batches. normalised: inputs of BatchNormalizations -> moments of their channels, for made-up samples.
     """
 
     model: Model
@@ -41,10 +41,15 @@ class Calibration:
     statistics: Mapping[int, Moments]
     feeds: tuple[Feed, ...]
     made_up: bool
+    normalised: Mapping[str, ChannelMoments] = field(default_factory=dict)
+
+    def size(self) -> int:
+        """Number of samples."""
+        return sum(map(feed_size, self.feeds))
 
     def describe(self) -> str:
         """How many samples of which kind, for people."""
-        return f"{sum(len(next(iter(feed.values()))) for feed in self.feeds)} {'made-up' if self.made_up else 'given'} samples"
+        return f"{self.size()} {'made-up' if self.made_up else 'given'} samples"
 
     def run(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """The graph to collect from: with batch statistics where samples are made up and the graph stores statistics."""
@@ -54,11 +59,10 @@ class Calibration:
 
     def correction(self, repaired: onnx.ModelProto, removal: Removal) -> dict[str, Array]:
         """How stored normalisation statistics have to move after repair: constant -> new value; nothing for real samples."""
-        names = sorted({node.inputs[0] for node in normalisations(self.model)})
-        if not self.made_up or not names:
+        if not self.normalised:
             return {}
-        dense = channel_moments(self.run(self.model.proto), names, self.feeds)
-        return correct_normalisation(self.model, dense, channel_moments(self.run(repaired), names, self.feeds), removal)
+        after = channel_moments(self.model, self.run(repaired), sorted(self.normalised), self.feeds)
+        return correct_normalisation(self.model, self.normalised, after, removal)
 
 
 def calibrate(model: Model, dims: Mapping[str, int], samples: Samples | None, count: int, seed: int) -> Calibration:
@@ -72,7 +76,9 @@ def calibrate(model: Model, dims: Mapping[str, int], samples: Samples | None, co
         elements = max(prod((model.shape(name) or (1,))[1:]) for name in model.inputs)
         feeds = tuple(synthetic_feeds(model, dims, max(min(count, count * USUAL_INPUT // elements), FEWEST), batch, seed))
     bare = Calibration(model, found, {}, feeds, samples is None)
-    return Calibration(model, found, collect(model, bare.run(model.proto), found, feeds, seed), feeds, samples is None)
+    names = sorted({node.inputs[0] for node in normalisations(model)}) if bare.made_up else []
+    seen = observe(model, bare.run(model.proto), found, names, feeds, bare.size(), seed)
+    return replace(bare, statistics=seen.products, normalised=seen.channels)
 
 
 def dims_batch(model: Model) -> int:

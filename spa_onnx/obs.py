@@ -35,33 +35,58 @@ def saliency(weight: Matrix, inverse: Matrix, blocks: NDArray[np.int64]) -> NDAr
     return np.asarray(0.5 * np.einsum("bsr,bsr->b", w, np.linalg.solve(inner, w)), dtype=np.float64)
 
 
+def inverted(hessian: Matrix) -> Matrix:
+    """H^-1 of a positive definite H, by its Cholesky factor; by elimination where rounding has made it indefinite."""
+    from scipy.linalg import lapack  # noqa: PLC0415 - slow to import, and only needed here
+
+    factor, failed = lapack.dpotrf(hessian, lower=1)
+    if failed:
+        return np.asarray(np.linalg.inv(hessian), dtype=np.float64)
+    half, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    inverse = np.tril(half)
+    inverse += np.tril(half, -1).T
+    return np.asarray(inverse, dtype=np.float64)
+
+
 def refit(weight: Matrix, gram: Matrix, kept: NDArray[np.int64]) -> Matrix:
     """The best weights that use the kept inputs only: argmin ||W X - W' X_kept||^2, (rows, kept). gram: H, damped or not."""
-    return np.asarray(np.linalg.solve(gram[np.ix_(kept, kept)], gram[kept] @ weight.T).T, dtype=np.float64)
+    from scipy.linalg import lapack  # noqa: PLC0415 - slow to import, and only needed here
+
+    inner, across = gram[np.ix_(kept, kept)], gram[kept] @ weight.T
+    _, solution, failed = lapack.dposv(inner, across, lower=1)
+    if failed:  # singular: of the best weights the smallest
+        solution = np.linalg.lstsq(inner, across, rcond=None)[0]
+    return np.asarray(solution.T, dtype=np.float64)
 
 
 class Surgeon:
-    """One product while its inputs are removed one block after the other.
+    """One product while blocks of its inputs are removed.
 
     Keeps W and H^-1 of what is left, so that the next saliency counts those already gone.
     """
 
     def __init__(self, weight: Matrix, gram: Matrix, blocks: NDArray[np.int64]) -> None:
-        self._gram = damped(gram)
-        self._inverse: Matrix = np.linalg.inv(self._gram).astype(np.float64)
-        self._weight = weight.copy()
+        self.energy = 0.5 * float(np.sum((weight @ gram) * weight))
+        self._inverse = inverted(damped(gram))
+        self._weight = weight
         self._blocks = blocks
-        self.energy = 0.5 * float(np.einsum("ri,ij,rj->", weight, gram, weight))
+        self._left = np.arange(len(blocks))
+        self._count = len(blocks)
 
     def saliency(self) -> NDArray[np.float64]:
-        """Loss added by removing each block next; meaningless for blocks already gone."""
-        return saliency(self._weight, self._inverse, self._blocks)
+        """Loss added by removing each block next, float64 (blocks,); zero for blocks already gone."""
+        losses = np.zeros(self._count)
+        losses[self._left] = saliency(self._weight, self._inverse, self._blocks)
+        return losses
 
-    def remove(self, number: int) -> None:
-        """Remove a block: refit the others and take it out of H^-1."""
-        gone = self._blocks[number]
-        pivot = np.linalg.solve(self._inverse[np.ix_(gone, gone)], self._inverse[gone])
-        self._weight -= self._weight[:, gone] @ pivot
-        self._inverse -= self._inverse[:, gone] @ pivot
-        self._weight[:, gone] = 0.0
-        self._inverse[gone, gone] = 1.0  # keeps the blocks that are gone solvable
+    def remove(self, *numbers: int) -> None:
+        """Remove blocks: refit the others and take them out of W and H^-1."""
+        going = np.isin(self._left, numbers)
+        gone, stay = self._blocks[going].ravel(), np.ones(len(self._inverse), bool)
+        stay[gone] = False
+        across = self._inverse[np.ix_(gone, stay)]
+        pivot = np.linalg.solve(self._inverse[np.ix_(gone, gone)], across)
+        self._weight = self._weight[:, stay] - self._weight[:, gone] @ pivot
+        self._inverse = self._inverse[np.ix_(stay, stay)] - across.T @ pivot
+        places = np.cumsum(stay) - 1
+        self._left, self._blocks = self._left[~going], places[self._blocks[~going]]

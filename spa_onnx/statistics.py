@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spa_onnx import runtime
 from spa_onnx.consumers import Consumer, Matrix
+from spa_onnx.fold import Array
 from spa_onnx.model import Model
 from spa_onnx.runtime import Feed
 from spa_onnx.unfold import columns
@@ -70,41 +71,82 @@ def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
     return copy
 
 
-def collect(model: Model, proto: onnx.ModelProto, found: Sequence[Consumer], feeds: Sequence[Feed], seed: int) -> dict[int, Moments]:
-    """Moments of each consumer's input, by the index of its node.
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What one pass over the samples shows.
 
-    proto: the graph to run, which computes the model's tensors (itself, or with other normalisation). Consumers whose input is a graph
-    input are read from the feeds.
+    products: index of a consumer's node -> moments of its input. channels: tensor -> moments of its channels (axis 1).
     """
-    names = sorted({consumer.data for consumer in found if consumer.data not in model.inputs})
+
+    products: Mapping[int, Moments]
+    channels: Mapping[str, ChannelMoments]
+
+
+def observe(
+    model: Model, proto: onnx.ModelProto, found: Sequence[Consumer], channels: Sequence[str], feeds: Iterable[Feed], count: int, seed: int
+) -> Observed:
+    """Run every feed once, and sum up the inputs of products and the channels of other tensors.
+
+    proto: the graph to run, which computes the model's tensors (itself, or with other normalisation). count: samples in all feeds.
+    Consumers whose input is a graph input are read from the feeds.
+    """
+    names = sorted({*channels, *(consumer.data for consumer in found if consumer.data not in model.inputs)})
     opened = (
         runtime.session(with_outputs(proto, names), optimise=True, what="the model with its inner tensors as outputs") if names else None
     )
-    samples = sum(next((len(array) for array in feed.values() if array.ndim), 1) for feed in feeds)
     rng = np.random.default_rng(seed)
-    moments: dict[int, Moments] = {}
+    products: dict[int, Moments] = {}
+    sums: dict[str, ChannelSums] = {}
     for feed in feeds:
         tensors = {**feed, **(dict(zip(names, runtime.run(opened, feed), strict=True)) if opened else {})}
         for consumer in found:
-            inputs = _inputs(consumer, model)
-            positions = -(-(BASE + PER_INPUT * inputs) // samples)
-            x = columns(consumer, model, np.asarray(tensors[consumer.data]), positions, rng)
-            seen = Moments.of(x)
-            moments[consumer.node.index] = moments[consumer.node.index] + seen if consumer.node.index in moments else seen
-    return moments
+            positions = -(-(BASE + PER_INPUT * _inputs(consumer, model)) // count)
+            seen = Moments.of(columns(consumer, model, np.asarray(tensors[consumer.data]), positions, rng))
+            products[consumer.node.index] = products[consumer.node.index] + seen if consumer.node.index in products else seen
+        for name in channels:
+            seen_there = ChannelSums.of(tensors[name])
+            sums[name] = sums[name] + seen_there if name in sums else seen_there
+    return Observed(products, {name: total.moments() for name, total in sums.items()})
+
+
+def collect(model: Model, proto: onnx.ModelProto, found: Sequence[Consumer], feeds: Sequence[Feed], seed: int) -> Mapping[int, Moments]:
+    """Only the moments of each consumer's input, by the index of its node; arguments as in `observe`."""
+    return observe(model, proto, found, (), feeds, sum(map(feed_size, feeds)), seed).products
+
+
+def feed_size(feed: Feed) -> int:
+    """Samples in a feed."""
+    return next((len(array) for array in feed.values() if array.ndim), 1)
 
 
 def _inputs(consumer: Consumer, model: Model) -> int:
     return int((model.shape(consumer.weight) or ())[consumer.axis.dim] * consumer.window)
 
 
-def channel_moments(proto: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed]) -> dict[str, ChannelMoments]:
+@dataclass(frozen=True, slots=True)
+class ChannelSums:
+    """Sums of the elements of each channel, and of their squares: float64 (channels,). count: elements of one channel."""
+
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+    count: int
+
+    @classmethod
+    def of(cls, tensor: Array) -> ChannelSums:
+        """Of a tensor (samples, channels, ...). Squares are summed sample by sample in its own precision, samples in float64."""
+        flat = tensor.reshape(*tensor.shape[:2], -1).astype(np.promote_types(tensor.dtype, np.float32), copy=False)
+        first, second = flat.sum(axis=2, dtype=np.float64), np.einsum("ncp,ncp->nc", flat, flat).astype(np.float64)
+        return cls(first.sum(axis=0), second.sum(axis=0), flat.shape[0] * flat.shape[2])
+
+    def __add__(self, other: ChannelSums) -> ChannelSums:
+        return ChannelSums(self.first + other.first, self.second + other.second, self.count + other.count)
+
+    def moments(self) -> ChannelMoments:
+        """(mean, variance) of each channel."""
+        mean = self.first / self.count
+        return mean, np.maximum(self.second / self.count - np.square(mean), 0.0)
+
+
+def channel_moments(model: Model, proto: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Feed]) -> Mapping[str, ChannelMoments]:
     """(mean, variance) of every channel (axis 1) of these tensors over samples and positions, float64 (channels,)."""
-    opened = runtime.session(with_outputs(proto, names), optimise=True, what="the model with its inner tensors as outputs")
-    sums: dict[str, tuple[NDArray[np.float64], NDArray[np.float64], int]] = {}
-    for feed in feeds:
-        for name, tensor in zip(names, runtime.run(opened, feed), strict=True):
-            flat = np.moveaxis(tensor, 1, 0).reshape(tensor.shape[1], -1).astype(np.float64)
-            first, second, count = sums.get(name, (np.zeros(len(flat)), np.zeros(len(flat)), 0))
-            sums[name] = (first + flat.sum(axis=1), second + np.square(flat).sum(axis=1), count + flat.shape[1])
-    return {name: (a / n, np.maximum(b / n - np.square(a / n), 0.0)) for name, (a, b, n) in sums.items()}
+    return observe(model, proto, (), names, feeds, 0, 0).channels

@@ -102,7 +102,7 @@ def test_scalars_and_inputs_alone_can_be_fed():
 
 def test_channel_moments_equal_numpy():
     model, x = Model.of(MIXED()), images(9)
-    found = channel_moments(model.proto, ["a", "e"], batches(x, [2, 3, 4]))
+    found = channel_moments(model, model.proto, ["a", "e"], batches(x, [2, 3, 4]))
     for name, tensor in zip(["a", "e"], runtime.run(runtime.session(with_outputs(model.proto, ["a", "e"])), {"x": x}), strict=True):
         axes = tuple(axis for axis in range(tensor.ndim) if axis != 1)
         np.testing.assert_allclose(found[name][0], tensor.mean(axis=axes), rtol=1e-4, atol=1e-5)

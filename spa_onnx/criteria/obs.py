@@ -65,7 +65,7 @@ def obspa(group: Group, evidence: Evidence) -> NDArray[np.float64]:
         for place in going:
             level = max(level, float(loss[place]))
             scores[left[place]] = level = np.nextafter(level, np.inf)
-            for surgeon in found:
-                surgeon.remove(int(left[place]))
+        for surgeon in found:
+            surgeon.remove(*left[going].tolist())
         left = np.delete(left, going)
     return scores
