@@ -182,6 +182,8 @@ SEQ2SEQ = {"vocab_size": 60, "d_model": 32, "encoder_layers": 2, "decoder_layers
            "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "pad_token_id": 0, "bos_token_id": 1,
            "eos_token_id": 2, "decoder_start_token_id": 1, "forced_eos_token_id": None}  # fmt: skip
 SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
+SWIN4 = SWIN | {"depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4], "image_size": 128,
+                "out_features": ["stage1", "stage2", "stage3", "stage4"]}  # fmt: skip
 SEGFORMER = {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 32, 48], "num_attention_heads": [1, 2, 2, 4], "decoder_hidden_size": 32}
 VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "image_size": 32, "patch_size": 8}
 CLIP = {"projection_dim": 24, "text_config": TEXT | {"max_position_embeddings": 16, "eos_token_id": 2}, "vision_config": VISION}
@@ -191,6 +193,25 @@ RESNET = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "lay
 DETR = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "d_model": 32, "encoder_layers": 2,
         "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
         "num_queries": 7}  # fmt: skip
+BATCHED = {"experts_implementation": "batched_mm"}
+MOE = BATCHED | {"moe_intermediate_size": 24, "num_experts_per_tok": 1, "decoder_sparse_step": 1}
+DPT = VISION | {"is_hybrid": False, "backbone_out_indices": [0, 1], "neck_hidden_sizes": [8, 16], "reassemble_factors": [2, 1],
+                "fusion_hidden_size": 16}  # fmt: skip
+DEPTH_ANYTHING = {"patch_size": 8, "reassemble_hidden_size": 32, "reassemble_factors": [2, 1], "neck_hidden_sizes": [8, 16],
+                  "fusion_hidden_size": 16, "head_hidden_size": 8}  # fmt: skip
+MASK = {"feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "encoder_feedforward_dim": 48, "dim_feedforward": 48,
+        "encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 4, "num_queries": 7}  # fmt: skip
+SAM = {"hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 64, "patch_size": 8,
+       "window_size": 4, "global_attn_indexes": [1], "num_pos_feats": 16, "mlp_dim": 48}  # fmt: skip
+
+# name -> the configurations inside its configuration: key -> (class, settings)
+PARTS: dict[str, dict[str, tuple[str, Mapping[str, Any]]]] = {
+    "detr": {"backbone_config": ("ResNetConfig", RESNET)},
+    "depth_anything": {"backbone_config": ("Dinov2Config", VISION | {"image_size": 64, "out_indices": [1, 2], "reshape_hidden_states": False})},
+    "maskformer": {"backbone_config": ("SwinConfig", SWIN4),
+                   "decoder_config": ("DetrConfig", {key: value for key, value in DETR.items() if "backbone" not in key})},
+    "mask2former": {"backbone_config": ("SwinConfig", SWIN4)},
+}  # fmt: skip
 
 # name -> (kind of input, configuration class, model class, settings)
 TRANSFORMERS: dict[str, tuple[str, str, str, Mapping[str, Any]]] = {
@@ -204,21 +225,49 @@ TRANSFORMERS: dict[str, tuple[str, str, str, Mapping[str, Any]]] = {
     "deberta_v2": ("text", "DebertaV2Config", "DebertaV2ForSequenceClassification",
                    TEXT | {"pos_att_type": "c2p|p2c", "relative_attention": True}),
     "electra": ("text", "ElectraConfig", "ElectraForSequenceClassification", TEXT | {"embedding_size": 24}),
+    "mobilebert": ("text", "MobileBertConfig", "MobileBertForSequenceClassification",
+                   TEXT | {"embedding_size": 24, "intra_bottleneck_size": 32, "true_hidden_size": 32, "hidden_size": 64}),
+    "squeezebert": ("text", "SqueezeBertConfig", "SqueezeBertForSequenceClassification", TEXT | {"embedding_size": 32}),
+    "xlm_roberta": ("text", "XLMRobertaConfig", "XLMRobertaForTokenClassification", TEXT),
+    "roformer": ("text", "RoFormerConfig", "RoFormerForSequenceClassification", TEXT),
+    "fnet": ("ids", "FNetConfig", "FNetForSequenceClassification", TEXT),
     "mpnet": ("text", "MPNetConfig", "MPNetForSequenceClassification", TEXT),
     "modernbert": ("text", "ModernBertConfig", "ModernBertForSequenceClassification", TEXT | {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2}),
     "gpt2": ("text", "GPT2Config", "GPT2LMHeadModel", {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     "gpt_neox": ("text", "GPTNeoXConfig", "GPTNeoXForCausalLM", TEXT),
     "bloom": ("text", "BloomConfig", "BloomForCausalLM", {"vocab_size": 60, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "falcon": ("text", "FalconConfig", "FalconForCausalLM", TEXT),
+    "gptj": ("text", "GPTJConfig", "GPTJForCausalLM",
+             {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4}),
+    "gpt_neo": ("text", "GPTNeoConfig", "GPTNeoForCausalLM",
+                {"vocab_size": 60, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]],
+                 "max_position_embeddings": 64}),
+    "gpt_bigcode": ("text", "GPTBigCodeConfig", "GPTBigCodeForCausalLM",
+                    {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "multi_query": True}),
+    "gpt2_cached": ("cached", "GPT2Config", "GPT2LMHeadModel", {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "mpt": ("text", "MptConfig", "MptForCausalLM", {"vocab_size": 60, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
     "opt": ("text", "OPTConfig", "OPTForCausalLM", TEXT | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64}),
     "llama": ("text", "LlamaConfig", "LlamaForCausalLM", LLAMA),
     "llama_tied": ("text", "LlamaConfig", "LlamaForCausalLM", LLAMA | {"tie_word_embeddings": True}),
+    "llama_cached": ("cached", "LlamaConfig", "LlamaForCausalLM", LLAMA),
+    "llama_multi_query": ("text", "LlamaConfig", "LlamaForCausalLM", LLAMA | {"num_key_value_heads": 1}),
     "mistral": ("text", "MistralConfig", "MistralForCausalLM", LLAMA | {"sliding_window": None}),
-    "mixtral": ("text", "MixtralConfig", "MixtralForCausalLM", LLAMA | {"num_local_experts": 2, "num_experts_per_tok": 1}),
+    "mixtral": ("text", "MixtralConfig", "MixtralForCausalLM", LLAMA | BATCHED | {"num_local_experts": 2, "num_experts_per_tok": 1}),
     "qwen2": ("text", "Qwen2Config", "Qwen2ForCausalLM", LLAMA),
     "qwen3": ("text", "Qwen3Config", "Qwen3ForCausalLM", LLAMA),
     "gemma": ("text", "GemmaConfig", "GemmaForCausalLM", LLAMA),
     "gemma2": ("text", "Gemma2Config", "Gemma2ForCausalLM", LLAMA),
+    "gemma3": ("text", "Gemma3TextConfig", "Gemma3ForCausalLM", LLAMA | {"layer_types": ["sliding_attention", "full_attention"]}),
+    "qwen2_moe": ("text", "Qwen2MoeConfig", "Qwen2MoeForCausalLM", LLAMA | MOE | {"num_experts": 2, "shared_expert_intermediate_size": 40}),
+    "qwen3_moe": ("text", "Qwen3MoeConfig", "Qwen3MoeForCausalLM", LLAMA | MOE | {"num_experts": 2}),
+    "olmo2": ("text", "Olmo2Config", "Olmo2ForCausalLM", LLAMA),
+    "cohere": ("text", "CohereConfig", "CohereForCausalLM", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "granite": ("text", "GraniteConfig", "GraniteForCausalLM", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "starcoder2": ("text", "Starcoder2Config", "Starcoder2ForCausalLM", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "stablelm": ("text", "StableLmConfig", "StableLmForCausalLM", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "smollm3": ("text", "SmolLM3Config", "SmolLM3ForCausalLM", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "gpt_oss": ("text", "GptOssConfig", "GptOssForCausalLM",
+                LLAMA | BATCHED | {"num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": ["sliding_attention", "full_attention"]}),
     "phi": ("text", "PhiConfig", "PhiForCausalLM", {k: v for k, v in LLAMA.items() if k != "head_dim"} | {"num_key_value_heads": 4}),
     "phi3": ("text", "Phi3Config", "Phi3ForCausalLM", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
     "t5": ("seq2seq", "T5Config", "T5ForConditionalGeneration",
@@ -228,12 +277,30 @@ TRANSFORMERS: dict[str, tuple[str, str, str, Mapping[str, Any]]] = {
                   "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "bart": ("seq2seq", "BartConfig", "BartForConditionalGeneration", SEQ2SEQ),
     "marian": ("seq2seq", "MarianConfig", "MarianMTModel", SEQ2SEQ),
+    "pegasus": ("seq2seq", "PegasusConfig", "PegasusForConditionalGeneration", SEQ2SEQ),
     "whisper": ("speech", "WhisperConfig", "WhisperForConditionalGeneration",
                 SEQ2SEQ | {"num_mel_bins": 16, "max_source_positions": 16, "max_target_positions": 24}),
     "clip": ("clip", "CLIPConfig", "CLIPModel", CLIP),
+    "clipseg": ("clip64", "CLIPSegConfig", "CLIPSegForImageSegmentation",
+                CLIP | {"vision_config": VISION | {"image_size": 64, "patch_size": 16}, "extract_layers": [0, 1], "reduce_dim": 16,
+                        "decoder_num_attention_heads": 4, "decoder_intermediate_size": 24}),
+    "owlvit": ("clip", "OwlViTConfig", "OwlViTModel", CLIP),
     "siglip": ("image", "SiglipConfig", "SiglipForImageClassification", {"vision_config": VISION, "text_config": TEXT}),
     "vit": ("image", "ViTConfig", "ViTForImageClassification", VISION),
     "dinov2": ("image", "Dinov2Config", "Dinov2ForImageClassification", VISION),
+    "dinov2_registers": ("image", "Dinov2WithRegistersConfig", "Dinov2WithRegistersForImageClassification", VISION),
+    "deit": ("image", "DeiTConfig", "DeiTForImageClassification", VISION),
+    "beit": ("image", "BeitConfig", "BeitForImageClassification", VISION | {"use_relative_position_bias": True}),
+    "ijepa": ("image", "IJepaConfig", "IJepaForImageClassification", VISION),
+    "yolos": ("image", "YolosConfig", "YolosForObjectDetection", VISION | {"image_size": [32, 32], "num_detection_tokens": 5}),
+    "dpt": ("image", "DPTConfig", "DPTForDepthEstimation", DPT),
+    "depth_anything": ("image64", "DepthAnythingConfig", "DepthAnythingForDepthEstimation", DEPTH_ANYTHING),
+    "sam_encoder": ("image64", "SamVisionConfig", "SamVisionModel", SAM),
+    "maskformer": ("image64", "MaskFormerConfig", "MaskFormerModel", {"fpn_feature_size": 32, "mask_feature_size": 32}),
+    "mask2former": ("image64", "Mask2FormerConfig", "Mask2FormerModel", MASK),
+    "pvt_v2": ("image64", "PvtV2Config", "PvtV2ForImageClassification",
+               {"hidden_sizes": [16, 32], "depths": [1, 1], "num_attention_heads": [1, 2], "num_encoder_blocks": 2, "mlp_ratios": [2, 2],
+                "sr_ratios": [4, 2], "patch_sizes": [7, 3], "strides": [4, 2]}),
     "swin": ("image64", "SwinConfig", "SwinForImageClassification", SWIN),
     "swinv2": ("image64", "Swinv2Config", "Swinv2ForImageClassification", SWIN),
     "convnext": ("image64", "ConvNextConfig", "ConvNextForImageClassification", {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]}),
@@ -241,6 +308,10 @@ TRANSFORMERS: dict[str, tuple[str, str, str, Mapping[str, Any]]] = {
     "detr": ("image64", "DetrConfig", "DetrForObjectDetection", DETR),
     "wav2vec2": ("audio", "Wav2Vec2Config", "Wav2Vec2ForCTC", WAV2VEC2),
     "hubert": ("audio", "HubertConfig", "HubertForCTC", WAV2VEC2),
+    "wavlm": ("audio", "WavLMConfig", "WavLMForCTC", WAV2VEC2),
+    "sew": ("audio", "SEWConfig", "SEWForCTC", WAV2VEC2),
+    "audio_spectrogram": ("spectrogram", "ASTConfig", "ASTForAudioClassification",
+                          VISION | {"num_mel_bins": 16, "max_length": 32, "patch_size": 8, "time_stride": 8, "frequency_stride": 8}),
 }  # fmt: skip
 
 QUICK = (
@@ -296,23 +367,35 @@ def _transformers(name: str) -> Built:
     import transformers  # noqa: PLC0415 - an extra
 
     kind, config_class, model_class, settings = TRANSFORMERS[name]
-    if name == "detr":
-        settings = {**settings, "backbone_config": transformers.ResNetConfig(**RESNET)}
-    config = getattr(transformers, config_class)(**settings)
+    inner = {key: getattr(transformers, made)(**given) for key, (made, given) in PARTS.get(name, {}).items()}
+    config = getattr(transformers, config_class)(**settings, **inner)
     model = getattr(transformers, model_class)(config)
     inputs, dynamic = _inputs(kind)
+    if kind == "cached":
+        layers, heads = config.num_hidden_layers, getattr(config, "num_key_value_heads", config.num_attention_heads)
+        width = config.hidden_size // config.num_attention_heads
+        for past in (f"past.{layer}.{part}" for layer in range(layers) for part in ("key", "value")):
+            inputs[past], dynamic[past] = torch.randn(2, heads, 4, width), {0: "batch", 2: "past"}
 
     class First(torch.nn.Module):
-        """The model with a plain signature and its first output alone."""
+        """The model with a plain signature and its first output alone; with a cache, the cache as well."""
 
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, *given: Any) -> Any:
-            options = {"use_cache": False} if kind in ("text", "seq2seq", "speech") and hasattr(config, "use_cache") else {}
-            found = self.model(**dict(zip(inputs, given, strict=True)), **options, return_dict=True)
-            return next(value for value in found.values() if isinstance(value, torch.Tensor))
+            options: dict[str, Any] = {}
+            if kind in ("text", "seq2seq", "speech") and hasattr(config, "use_cache"):
+                options = {"use_cache": False}
+            if kind == "cached":
+                pairs = list(zip(given[2::2], given[3::2], strict=True))
+                options = {"use_cache": True, "past_key_values": transformers.DynamicCache(pairs)}
+            named = {key: value for key, value in zip(inputs, given, strict=True) if not key.startswith("past.")}
+            found = self.model(**named, **options, return_dict=True)
+            first = next(value for value in found.values() if isinstance(value, torch.Tensor))
+            present = found.past_key_values.layers if kind == "cached" else ()
+            return (first, *(tensor for layer in present for tensor in (layer.keys, layer.values))) if kind == "cached" else first
 
     return First(), inputs, dynamic
 
@@ -324,6 +407,11 @@ def _inputs(kind: str) -> tuple[dict[str, Any], dict[str, dict[int, str]]]:
     mask, pixels = torch.ones(2, 9, dtype=torch.int64), "pixel_values"
     known: dict[str, tuple[dict[str, Any], dict[str, dict[int, str]]]] = {
         "text": ({"input_ids": ids, "attention_mask": mask}, {"input_ids": text, "attention_mask": text}),
+        "ids": ({"input_ids": ids}, {"input_ids": {0: "batch"}}),
+        "cached": (
+            {"input_ids": ids, "attention_mask": torch.ones(2, 13, dtype=torch.int64)},
+            {"input_ids": text, "attention_mask": {0: "batch", 1: "past + sequence"}},
+        ),
         "seq2seq": (
             {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": ids[:, :5].clone()},
             {"input_ids": text, "attention_mask": text, "decoder_input_ids": {0: "batch", 1: "target"}},
@@ -338,7 +426,12 @@ def _inputs(kind: str) -> tuple[dict[str, Any], dict[str, dict[int, str]]]:
             {"input_ids": ids, pixels: torch.randn(2, 3, 32, 32), "attention_mask": mask},
             {"input_ids": text, "attention_mask": text, pixels: {0: "images"}},
         ),
+        "clip64": (
+            {"input_ids": ids, pixels: torch.randn(2, 3, 64, 64), "attention_mask": mask},
+            {"input_ids": text, "attention_mask": text, pixels: {0: "batch"}},
+        ),
         "audio": ({"input_values": torch.randn(2, 800)}, {"input_values": {0: "batch"}}),
+        "spectrogram": ({"input_values": torch.randn(2, 32, 16)}, {"input_values": {0: "batch"}}),
     }
     return known[kind]
 

@@ -37,7 +37,7 @@ from spa_onnx.pipeline import inspect
 ENOUGH = 0.6
 """Share of the parameters from which on `--width` is tried too."""
 
-OTHER_SIZES = {"batch": 3, "sequence": 7, "target": 5, "images": 4}
+OTHER_SIZES = {"batch": 3, "sequence": 7, "target": 5, "images": 4, "past": 6, "past + sequence": 13}
 """Symbolic dimensions while verifying: other sizes than those that the tool worked with, so that none got written into the graph."""
 
 OPSET = {"torchscript": 17, "dynamo": 20}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import ast
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -25,6 +27,14 @@ GUESSES = ((2, 64, 16), (1, 64, 16), (1, 224, 32), (1, 256, 128), (1, 320, 64), 
 
 FEW = 8
 """Floats that a constant may have to count as scales, one per dimension."""
+
+ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
+"""What the name of a dimension may compute."""
 
 _INTEGER = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
 
@@ -52,13 +62,33 @@ def symbolic_dims(inputs: Sequence[onnx.ValueInfoProto]) -> Iterator[tuple[str, 
 
 
 def choose_dims(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, int], guess: tuple[int, int, int]) -> dict[str, int]:
-    """A size for every symbolic dimension: the user's, or the guess for its position."""
+    """A size for every symbolic dimension: the user's, what its name computes (`past + sequence`), or the guess for its place."""
     first, spatial, other = guess
-    chosen: dict[str, int] = {}
-    for name, position, rank in symbolic_dims(inputs):
-        usual = first if position == 0 else spatial if rank == 4 else other
-        chosen.setdefault(name, given.get(name, usual))
-    return chosen
+    usual = {
+        name: first if position == 0 else spatial if rank == 4 else other for name, position, rank in reversed([*symbolic_dims(inputs)])
+    }
+    chosen = {name: given.get(name, size) for name, size in reversed(usual.items())}
+    computed = {name: _computed(name, chosen) for name in chosen if not name.isidentifier() and name not in given}
+    return chosen | {name: size for name, size in computed.items() if size is not None and size > 0}
+
+
+def _computed(name: str, sizes: Mapping[str, int]) -> int | None:
+    """The value of a dimension's name that is arithmetic with other dimensions, as exporters write it; None for any other name."""
+    try:
+        return _value(ast.parse(name, mode="eval").body, sizes)
+    except (SyntaxError, ValueError, KeyError, ArithmeticError, RecursionError, MemoryError):
+        return None
+
+
+def _value(tree: ast.expr, sizes: Mapping[str, int]) -> int:
+    """Raises KeyError for what is neither arithmetic nor known."""
+    if isinstance(tree, ast.Name):
+        return sizes[tree.id]
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, int):
+        return tree.value
+    if isinstance(tree, ast.BinOp):
+        return ARITHMETIC[type(tree.op)](_value(tree.left, sizes), _value(tree.right, sizes))
+    raise KeyError(ast.dump(tree))
 
 
 def _fix_inputs(inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int]) -> list[onnx.ValueInfoProto]:
@@ -77,13 +107,14 @@ def _fix_inputs(inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int]) 
 def skeleton(proto: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int]) -> onnx.ModelProto:
     """The model without its weights: large constants become inputs, so that inference never copies them."""
     graph = onnx.GraphProto(name="skeleton", input=_fix_inputs(inputs, dims))
-    matrices = {tensor.name for tensor in proto.graph.initializer if len(tensor.dims) == 2}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in inputs}
+    ranks |= {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
     for tensor in proto.graph.initializer:
         _add_constant(graph, tensor, tensor.name)
     for node in proto.graph.node:
         value = constant_tensor(node)
         if value is None:
-            graph.node.extend(stand_ins(node, matrices))
+            graph.node.extend(stand_ins(node, ranks))
         else:
             _add_constant(graph, value, node.output[0])
     graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in proto.graph.output)

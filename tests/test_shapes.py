@@ -48,6 +48,26 @@ def test_the_users_sizes_win_over_guesses_and_a_name_has_one_size_everywhere():
     assert model.shape("z") == (2, 16)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("past + sequence", 32),
+        ("2*past", 32),
+        ("past + 1", 17),
+        ("(past - 4) // 2", 6),
+        ("past - sequence", 16),
+        ("past + x", 16),
+        ("a(b)", 16),
+    ],
+)
+def test_a_name_that_computes_with_other_dimensions_gets_what_it_computes(name, size):
+    proto = parse("float[B,past] p, float[B,sequence] s, float[B,T] m", "y = Identity(m)")
+    proto.graph.input[2].type.tensor_type.shape.dim[1].dim_param = name
+    assert choose_dims(proto.graph.input, {}, (2, 64, 16))[name] == size
+    assert choose_dims(proto.graph.input, {name: 5}, (2, 64, 16))[name] == 5
+    assert choose_dims(proto.graph.input, {"past": 20}, (2, 64, 16))["past"] == 20
+
+
 def test_a_guess_that_leaves_nothing_of_an_image_is_passed_over():
     model = Model.of(parse("float[N,3,H,W] x", "y = AveragePool<kernel_shape=[100,100]>(x)"))
     assert model.shape("y") == (1, 3, 125, 125)

@@ -31,6 +31,9 @@ class _Settlement:
 
     def run(self) -> None:
         """Forced choices first, then attention, then the rest in the order of the graph."""
+        if self._attention != "heads":
+            axes = [self._network.classes[number].axes[0] for number in sorted(self._network.batches)]
+            self._network.hold([Pin(axis, f"kept by --attention {self._attention}") for axis in axes])
         self._force(deque(self._open))
         self._settle_heads()
         for number in list(self._open):
@@ -64,13 +67,7 @@ class _Settlement:
 
     def _preferred(self, choice: Choice, heads: set[int]) -> Option | None:
         alive = self._alive(choice)
-        if self._attention == "heads":
-            alive = [option for option in alive if self._touched(option) & heads] or alive
-        elif self._attention == "width":
-            alive = [option for option in alive if not self._touched(option) & heads]
-        else:
-            alive = []
-        return alive[0] if alive else None
+        return next((option for option in alive if self._touched(option) & heads), alive[0] if alive else None)
 
     def _take(self, number: int, option: Option | None) -> None:
         self._force(deque(self._hold(number, option)))
@@ -78,7 +75,7 @@ class _Settlement:
     def _hold(self, number: int, option: Option | None) -> list[int]:
         """Let an option hold; without one, every axis of the choice is pinned. Returns the choices to look at again."""
         choice = self._open.pop(number)
-        why = "no way to cut it on both sides of a node"
+        why = "no way to cut it on both sides of a node" if self._allowed(choice) else f"kept by --attention {self._attention}"
         facts = option.facts if option is not None else tuple(Pin(axis, why, choice.node) for axis in sorted(set(choice.axes())))
         return sorted({other for found in self._network.hold(facts) for other in self._at[found] if other in self._open})
 
@@ -86,7 +83,12 @@ class _Settlement:
         return {self._network.of[axis] for fact in option.facts if isinstance(fact, Coupling) for axis in fact.axes()}
 
     def _alive(self, choice: Choice) -> list[Option]:
-        return [option for option in choice.options if self._free_channels(option) > 0]
+        return [option for option in self._allowed(choice) if self._free_channels(option) > 0]
+
+    def _allowed(self, choice: Choice) -> list[Option]:
+        """The options that the settings leave: where attention is to lose nothing, none that has to do with its heads."""
+        touched = {self._network.of[axis] for axis in choice.axes()}
+        return [] if self._attention == "none" and touched & self._network.batches else list(choice.options)
 
     def _free_channels(self, option: Option) -> int:
         """Channels that could go if the option held, its own couplings carrying the pins on."""

@@ -51,6 +51,18 @@ def scatter_nd(node: Node, model: Model) -> Iterator[Fact]:
         yield from _matched(node, model, ((Axis(tensor, d + shift), Axis(y, d)) for d in behind))
 
 
+@rule("TensorScatter")
+def tensor_scatter(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = the cache with an update written to some positions along one axis; all other axes are carried."""
+    cache, update, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    rank = len(model.shape(y) or ())
+    axis = int(node.attributes.get("axis", -2)) % rank
+    others = [d for d in range(rank) if d != axis]
+    batch = [(Axis(node.input(2), 0), Axis(y, 0))] if node.input(2) else []
+    yield from _matched(node, model, iter([(Axis(cache, axis), Axis(y, axis)), *batch]))
+    yield from _matched(node, model, ((Axis(x, d), Axis(y, d)) for x in (cache, update) for d in others))
+
+
 @rule("OneHot", parameters=(1, 2))
 def one_hot(node: Node, model: Model) -> Iterator[Fact]:
     """y[i, k] = on where index[i] is k, else off: the axis of k is as long as there are values and stays."""

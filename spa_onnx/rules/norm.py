@@ -109,6 +109,9 @@ def embed_layer_normalization(node: Node, model: Model) -> Iterator[Fact]:
     for table in node.inputs[2:7]:
         if table:
             yield from same(Axis(table, len(model.shape(table) or ()) - 1), y, size, f"{node} looks feature k up in it")
+    for extra in node.outputs[2:]:
+        if model.shape(extra) is not None:
+            yield from broadcast(node, model, [node.outputs[0]], extra)
     yield Normalises(y, node.name, f"{node.op} normalises over it")
 
 

@@ -13,6 +13,10 @@ NETS: dict[str, Build] = {
     "gather_nd": tokens("z = GatherND<batch_dims=1>(a, index)", "int64[2,3,1] index"),
     "gather_nd_two_axes": tokens("g = GatherND(a, index) z = Relu(g)", "int64[6,2] index = {0,0, 1,1, 0,2, 1,3, 0,4, 1,0}"),
     "scatter_nd": tokens("z = ScatterND(a, index, u)", "int64[4,2] index = {0,0, 1,1, 0,2, 1,3}, float[4,8] u"),
+    "tensor_scatter": tokens("z = TensorScatter<axis=1>(cache, a, place)", "float[2,7,8] cache, int64[2] place = {0, 2}", opset=24),
+    "tensor_scatter_circular": tokens(
+        'z = TensorScatter<mode="circular">(cache, a, place)', "float[2,7,8] cache, int64[2] place = {4, 6}", opset=24
+    ),
     "one_hot": tokens(
         "i = ArgMax<axis=1, keepdims=0>(a) h = OneHot<axis=1>(i, depth, values) z = Mul(a, h)",
         "int64 depth = {5}, float[2] values = {0.25, 1.5}",

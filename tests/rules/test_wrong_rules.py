@@ -95,7 +95,15 @@ def untied(*tensors: int) -> Bend:
 
     def bent(node: Node, _model: Model, fact: Fact) -> Iterator[Fact]:
         names = {node.inputs[slot] for slot in tensors}
-        if isinstance(fact, Coupling) and {axis.tensor for axis in fact.axes()} & names:
+
+        def touches(found: Fact) -> bool:
+            return isinstance(found, Coupling) and bool({axis.tensor for axis in found.axes()} & names)
+
+        if isinstance(fact, Choice):
+            yield from (Free(axis) for axis in fact.axes())
+            left = (Option(o.name, tuple(found for found in o.facts if not touches(found))) for o in fact.options)
+            yield replace(fact, options=tuple(left))
+        elif touches(fact):
             yield from (Free(axis) for axis in fact.axes())
         else:
             yield fact
@@ -205,8 +213,23 @@ BENT: list[tuple[str, str, Bend]] = [
     ("com.microsoft.BiasGelu", "bias_gelu", untied(1)),
     ("com.microsoft.MultiHeadAttention", "multi_head_attention", each(inside_out)),
     ("com.microsoft.MultiHeadAttention", "multi_head_attention_bias", untied(3)),
+    ("com.microsoft.MultiHeadAttention", "multi_head_attention_narrow_values", untied(3)),
+    ("com.microsoft.MultiHeadAttention", "multi_head_attention_cache", untied(6)),
+    ("com.microsoft.DecoderMaskedMultiHeadAttention", "decoder_attention", untied(10)),
+    ("com.microsoft.GroupQueryAttention", "group_query_attention_softcap", untied(10)),
+    ("com.microsoft.GroupQueryAttention", "group_query_attention_softcap", untied(11)),
+    ("com.microsoft.GroupQueryAttention", "group_query_attention_packed", each(at_start)),
+    ("com.microsoft.GroupQueryAttention", "group_query_attention_single_key", each(turned)),
     ("com.microsoft.Attention", "attention_with_weights", each(inside_out)),
+    ("com.microsoft.Attention", "attention_with_weights_narrow_values", untied(5)),
+    ("com.microsoft.Attention", "attention_with_weights_cache", untied(4)),
+    ("com.microsoft.FusedMatMul", "fused_matmul_batch_of_the_right", each(turned)),
+    ("com.microsoft.MoE", "experts", untied(3)),
+    ("com.microsoft.MoE", "experts_gated_beside", each(inside_out)),
     ("Attention", "attention_operator", each(inside_out)),
+    ("Attention", "attention_operator_cache", untied(3)),
+    ("Attention", "attention_operator_cache", untied(4)),
+    ("TensorScatter", "tensor_scatter", each(turned)),
 ]
 """Operator, net, how its rule is bent."""
 
@@ -260,6 +283,9 @@ def test_a_rule_that_takes_its_operator_for_elementwise_is_caught(monkeypatch, o
         ("com.microsoft.MultiHeadAttention", "multi_head_attention"),
         ("Attention", "attention_operator_grouped"),
         ("com.microsoft.RotaryEmbedding", "rotary_embedding_fused"),
+        ("com.microsoft.RotaryEmbedding", "rotary_embedding_of_part"),
+        ("com.microsoft.GroupQueryAttention", "group_query_attention_single_key"),
+        ("com.microsoft.Attention", "attention_with_weights_narrow_values"),
     ],
 )
 def test_a_missing_follower_is_caught(monkeypatch, operator, name):

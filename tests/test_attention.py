@@ -1,0 +1,57 @@
+"""What attention may lose, by its setting and by how it is written."""
+
+import numpy as np
+import pytest
+from nets import NETS
+from nets.transformer import fused
+
+from spa_onnx.analysis import analyse
+from spa_onnx.model import Model
+
+ONE_OPERATOR = ("multi_head_attention", "group_query_attention", "attention_with_weights", "attention_operator_grouped")
+DECOMPOSED = ("attention_heads", "attention_fused_qkv", "attention_multi_query")
+
+
+def sizes(build, **options):
+    return {group.name: group.size for group in analyse(Model.of(build()), **options).prunable()}
+
+
+@pytest.mark.parametrize("name", [*ONE_OPERATOR, *DECOMPOSED])
+def test_none_leaves_every_head_and_every_index_in_it(name):
+    kept = {"w1[1]", "b1[0]"} if name == "attention_with_weights" else set()
+    assert set(sizes(NETS[name], attention="none")) <= kept
+
+
+@pytest.mark.parametrize("name", ONE_OPERATOR)
+def test_an_operator_that_is_all_of_attention_loses_no_width(name):
+    assert not set(sizes(NETS[name], attention="width")) - {"w1[1]"}
+    pins = {group.cause for group in analyse(Model.of(NETS[name]()), attention="width").pinned()}
+    assert "kept by --attention width" in pins
+
+
+@pytest.mark.parametrize("name", ["attention_heads", "attention_symbolic", "attention_literal_merge"])
+def test_width_takes_the_same_index_of_every_head(name):
+    for group in analyse(Model.of(NETS[name]()), attention="width").prunable():
+        (axis, owner), *_ = group.owner.items()
+        assert group.size == 3
+        assert (np.bincount(owner[owner >= 0]) == 4).all(), axis
+
+
+@pytest.mark.parametrize(("name", "heads"), [("group_query_attention_single_key", 4), ("attention_operator_single_key", 4)])
+def test_query_heads_go_one_by_one_where_all_share_a_single_key(name, heads):
+    assert sizes(NETS[name]) == {"wq[1]": heads}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights"),
+    [
+        ("z = com.microsoft.MultiHeadAttention<num_heads=4>(r, , , b)", "float[6,48] w1, int64[5] packed = {2, 5, 4, 3, 4}, float[48] b"),
+        ("z = com.microsoft.MultiHeadAttention<num_heads=4>(q, r)", "float[6,32] w1, int64[5] packed = {2, 5, 4, 2, 4}, float[6,16] wq"),
+    ],
+)
+def test_packed_queries_keys_and_values_lose_whole_heads(nodes, weights):
+    """No provider on a CPU runs these, so the groups are all there is to look at."""
+    build = fused(f"m = MatMul(x, w1) r = Reshape(m, packed) {'q = MatMul(x, wq) ' if 'wq' in weights else ''}{nodes}", weights, into=16)
+    (group,) = analyse(Model.of(build())).prunable()
+    assert group.size == 4
+    assert {"w1", "w9"} <= {axis.tensor for axis in group.owner}
