@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -176,6 +176,29 @@ xception41 64
 xcit_nano_12_p16_224 224 depth=2
 """
 
+# torchvision: kind, input size, names. Of detectors, what lies before the boxes are sorted: backbone, pyramid and dense heads.
+TORCHVISION = """
+classification 64 convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s mnasnet0_5 mobilenet_v2 mobilenet_v3_small
+classification 64 mobilenet_v3_large regnet_x_400mf regnet_y_400mf resnet18 resnet50 resnext50_32x4d wide_resnet50_2
+classification 64 shufflenet_v2_x0_5 shufflenet_v2_x1_0 squeezenet1_0 squeezenet1_1 swin_t swin_v2_t
+classification 96 googlenet inception_v3
+classification 224 alexnet maxvit_t vit_b_32
+segmentation 64 deeplabv3_mobilenet_v3_large deeplabv3_resnet50 fcn_resnet50 lraspp_mobilenet_v3_large
+detection 128 fasterrcnn_mobilenet_v3_large_fpn fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fcos_resnet50_fpn
+detection 128 retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 ssdlite320_mobilenet_v3_large
+detection 300 ssd300_vgg16
+optical_flow 128 raft_small raft_large
+video 64 r3d_18 mc3_18 r2plus1d_18 s3d
+classification 64 resnet34 resnet101 resnet152 resnext101_32x8d resnext101_64x4d densenet161 densenet169 densenet201
+classification 64 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7
+classification 64 efficientnet_v2_m mnasnet0_75 mnasnet1_0 mnasnet1_3 shufflenet_v2_x1_5 shufflenet_v2_x2_0
+classification 64 regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_x_8gf regnet_x_16gf
+classification 64 regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf regnet_y_16gf
+classification 64 convnext_small convnext_base swin_s swin_b swin_v2_s swin_v2_b
+classification 224 vit_b_16
+segmentation 64 deeplabv3_resnet101 fcn_resnet101
+"""
+
 TEXT = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 LLAMA = TEXT | {"num_key_value_heads": 2, "max_position_embeddings": 64, "head_dim": 8, "pad_token_id": 0, "tie_word_embeddings": False}
 SEQ2SEQ = {"vocab_size": 60, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
@@ -332,7 +355,9 @@ class Row:
         """The module with its inputs. Raises ImportError where its library is missing, and whatever that library raises."""
         _declare()
         family, model = self.name.split("/")
-        return _timm(model, self) if family == "timm" else _transformers(model)
+        if family == "transformers":
+            return _transformers(model)
+        return _timm(model, self) if family == "timm" else _torchvision(model, self)
 
 
 @cache
@@ -360,6 +385,47 @@ def _timm(name: str, row: Row) -> Built:
     model = timm.create_model(name, num_classes=10, exportable=True, **row.settings)
     image = torch.randn(2, model.pretrained_cfg.get("input_size", (3,))[0], row.size, row.size)
     return model, {"image": image}, {"image": {0: "batch"}}
+
+
+def _torchvision(name: str, row: Row) -> Built:
+    import torch  # noqa: PLC0415 - an extra
+    import torchvision  # noqa: PLC0415 - an extra
+
+    kind, image, batch = row.settings["kind"], torch.randn(2, 3, row.size, row.size), {0: "batch"}
+    options: dict[str, Any] = {"weights": None} | ({} if kind == "optical_flow" else {"num_classes": 10})
+    if kind in ("segmentation", "detection"):
+        options["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": False}
+    model = torchvision.models.get_model(name, **options)
+    if kind == "segmentation":
+        return _plain([model], lambda whole, x: whole(x)["out"]), {"image": image}, {"image": batch}
+    if kind == "detection":
+        parts = [model.backbone, model.rpn.head if hasattr(model, "rpn") else model.head]
+        return _plain(parts, lambda body, head, x: head(list(body(x).values()))), {"image": image}, {"image": batch}
+    if kind == "optical_flow":
+        pair = {"first": image, "second": torch.randn_like(image)}
+        return _plain([model], lambda whole, *x: whole(*x, num_flow_updates=2)[-1]), pair, dict.fromkeys(pair, batch)
+    if kind == "video":
+        return model, {"frames": torch.randn(2, 3, 16, row.size, row.size)}, {"frames": batch}
+    return model, {"image": image}, {"image": batch}
+
+
+def _plain(parts: Sequence[Any], forward: Callable[..., Any]) -> Any:
+    """A module of parts whose forward is a plain function of them and the inputs."""
+    import torch  # noqa: PLC0415 - an extra
+
+    class Plain(torch.nn.Module):
+        """Positional inputs in, tensors out."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = torch.nn.ModuleList(parts)
+
+        def forward(self, *given: Any) -> Any:
+            return forward(*self.parts, *given)
+
+    return Plain()
 
 
 def _transformers(name: str) -> Built:
@@ -443,6 +509,9 @@ def _rows() -> tuple[Row, ...]:
         pairs = (pair.split("=") for pair in rest[0].split(",")) if rest else ()
         settings = {key: tuple(int(v) for v in value.strip("()").split(";") if v) if "(" in value else int(value) for key, value in pairs}
         rows.append(Row(f"timm/{name}", settings, int(size)))
+    for line in TORCHVISION.strip().splitlines():
+        kind, size, *names = line.split()
+        rows += [Row(f"torchvision/{name}", {"kind": kind}, int(size)) for name in names]
     return (*rows, *(Row(f"transformers/{name}") for name in TRANSFORMERS))
 
 

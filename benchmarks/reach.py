@@ -13,20 +13,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import onnx
+import others
 from architectures import QUICK, ROWS, Row
 from shared import VERIFY, machine
 
@@ -36,6 +40,11 @@ from spa_onnx.pipeline import inspect
 
 ENOUGH = 0.6
 """Share of the parameters from which on `--width` is tried too."""
+
+NEAR = 0.02
+"""By so much may the share kept exceed Torch-Pruning's; `--width` is tried where it does."""
+
+LIBRARIES = ("onnxsim", "torch", "torchvision", "timm", "transformers", "torch-pruning")
 
 OTHER_SIZES = {"batch": 3, "sequence": 7, "target": 5, "images": 4, "past": 6, "past + sequence": 13}
 """Symbolic dimensions while verifying: other sizes than those that the tool worked with, so that none got written into the graph."""
@@ -91,6 +100,7 @@ def export(row: Row, exporter: str, path: Path) -> None:
     model, inputs, dynamic = row.build()
     model = model.eval()
     jitter(model)
+    torch.set_num_threads(1)
     with torch.no_grad():
         model(*inputs.values())
         common: dict[str, Any] = {"input_names": list(inputs), "opset_version": OPSET[exporter]}
@@ -100,12 +110,14 @@ def export(row: Row, exporter: str, path: Path) -> None:
             torch.onnx.export(model, tuple(inputs.values()), str(path), dynamo=True, external_data=False, verbose=False, **common)
 
 
-def exported(row: Row, exporter: str, cache: Path) -> Path | str:
-    """The export in the cache, made if it is not there; a string says why there is none."""
+def exported(row: Row, exporter: str, cache: Path, *, anew: bool = True) -> Path | str:
+    """The export in the cache, made (anew) if it is not there; a text says why there is none."""
     path = cache / f"{row.name.replace('/', '_')}.{exporter}.onnx"
     note = path.with_suffix(".skipped")
     if note.exists():
         return note.read_text(encoding="utf-8")
+    if not path.exists() and not anew:
+        return ""
     if not path.exists():
         begun = path.with_suffix(".part")
         try:
@@ -121,6 +133,14 @@ def exported(row: Row, exporter: str, cache: Path) -> Path | str:
     return path
 
 
+def outcome(path: Path, *, width: bool, again: bool) -> Outcome:
+    """What pruning an export gives, kept beside it unless it shall be done again."""
+    note = path.with_suffix(".width.json" if width else ".plain.json")
+    if again or not note.exists():
+        note.write_text(json.dumps(asdict(prune(path, width=width))), encoding="utf-8")
+    return Outcome(**json.loads(note.read_text(encoding="utf-8")))
+
+
 def prune(path: Path, *, width: bool) -> Outcome:
     """Prune an export at 0.5 and verify it."""
     begun = time.perf_counter()
@@ -129,20 +149,30 @@ def prune(path: Path, *, width: bool) -> Outcome:
     except Exception as error:  # noqa: BLE001 - a traceback is a finding
         return Outcome(1.0, 1.0, time.perf_counter() - begun, f"{type(error).__name__}: {str(error)[:300]}")
     spent = sum(result.report.seconds.get(step, 0.0) for step in ("analyse", "score", "select", "rewrite"))
-    with tempfile.TemporaryDirectory() as folder:
-        pruned, plan = Path(folder) / "pruned.onnx", Path(folder) / "plan.json"
-        onnx.save(result.model, pruned)
-        plan.write_text(json.dumps(result.plan), encoding="utf-8")
-        command = [sys.executable, str(VERIFY), str(path), str(pruned), str(plan), "--seeds", "2"]
-        command += [f"--dim={name}={size}" for name, size in OTHER_SIZES.items()]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    line = done.stdout.strip() or (done.stderr.strip().splitlines() or ["no answer"])[-1]
     params, macs = result.report.params, result.report.macs
-    return Outcome(params[1] / max(params[0], 1), macs[1] / max(macs[0], 1), spent, line)
+    return Outcome(params[1] / max(params[0], 1), macs[1] / max(macs[0], 1), spent, checked(path, result))
+
+
+def checked(path: Path, result: spa_onnx.Result) -> str:
+    """The outside checker's line. What it said about the same pruned model and the same plan is kept beside the exports."""
+    model, plan = result.model.SerializeToString(), json.dumps(result.plan)
+    digest = hashlib.sha256(model + plan.encode() + VERIFY.read_bytes()).hexdigest()
+    said = path.parent / "checked" / f"{digest}.txt"
+    if not said.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            pruned, kept = Path(folder) / "pruned.onnx", Path(folder) / "plan.json"
+            pruned.write_bytes(model)
+            kept.write_text(plan, encoding="utf-8")
+            command = [sys.executable, str(VERIFY), str(path), str(pruned), str(kept), "--seeds", "2"]
+            command += [f"--dim={name}={size}" for name, size in OTHER_SIZES.items()]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said.parent.mkdir(exist_ok=True)
+        said.write_text(done.stdout.strip() or (done.stderr.strip().splitlines() or ["no answer"])[-1], encoding="utf-8")
+    return said.read_text(encoding="utf-8")
 
 
 def reasons(path: Path, *, width: bool, count: int = 2) -> str:
-    """What holds the most weights of an export: causes of pins with the share of the parameters that they touch."""
+    """What holds the most weights of an export: causes of pins, those that touch the most of them first."""
     analysis = inspect(path, width=width)
     held: Counter[str] = Counter()
     for group in analysis.pinned():
@@ -151,54 +181,183 @@ def reasons(path: Path, *, width: bool, count: int = 2) -> str:
     return "; ".join(cause for cause, _ in held.most_common(count))
 
 
-def measure(row: Row, exporter: str, path: Path) -> tuple[str, bool]:
-    """A line of the table, and whether all is well."""
+def remembered(note: Path, find: Callable[[], others.Finding]) -> others.Finding:
+    """What another tool made of a model, kept beside the exports."""
+    if not note.exists():
+        note.write_text(json.dumps(find()), encoding="utf-8")
+    found: others.Finding = json.loads(note.read_text(encoding="utf-8"))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the table."""
+
+    row: Row
+    exporter: str
+    nodes: int
+    params: int
+    plain: Outcome
+    wide: Outcome | None
+    simplifier: others.Finding
+    torch_pruning: others.Finding
+    held: str
+
+    @property
+    def name(self) -> str:
+        """Row and exporter."""
+        return f"{self.row.name} ({self.exporter})"
+
+    @property
+    def kept(self) -> float:
+        """The smallest share of the parameters that a run kept and the checker let pass."""
+        runs = [run for run in (self.plain, self.wide) if run is not None]
+        return min((run.kept for run in runs if run.verified), default=1.0)
+
+    @property
+    def fine(self) -> bool:
+        """Whether every run was verified, or refused because only `--width` prunes the model."""
+        return (self.plain.verified or self.plain.refused) and (self.wide is None or self.wide.verified or self.wide.refused)
+
+    def cells(self) -> list[str]:
+        """As text, in the order of the columns."""
+        last = self.wide or self.plain
+        checks = [self.plain.check, *([self.wide.check] if self.wide else [])]
+        return [
+            self.row.name,
+            self.exporter,
+            f"{self.nodes}",
+            f"{self.params / 1e6:.2f}",
+            f"{self.plain.kept:.3f}",
+            f"{self.wide.kept:.3f}" if self.wide else "",
+            f"{last.macs:.3f}",
+            f"{last.seconds:.1f}",
+            " / ".join(short(check) for check in checks),
+            share(self.simplifier),
+            share(self.torch_pruning),
+        ]
+
+
+COLUMNS = (
+    "architecture",
+    "exporter",
+    "nodes",
+    "M params",
+    "kept",
+    "kept with width",
+    "MACs kept",
+    "seconds",
+    "checker",
+    "onnxsim keeps",
+    "Torch-Pruning keeps",
+)
+
+
+def share(found: others.Finding) -> str:
+    """A share as a number; a reason as a dash, since it is listed below the table."""
+    return "-" if isinstance(found, str) else f"{found:.3f}"
+
+
+def short(check: str) -> str:
+    """The checker's line up to its figures."""
+    return check if check.startswith("runs") and len(check) < 20 else re.split(r"[,:(]", check)[0].strip()
+
+
+def measure(row: Row, exporter: str, path: Path, *, compare: bool, again: bool) -> Line:
+    """Prune an export; compare: see what others make of it."""
     proto = onnx.load(path)
-    plain = prune(path, width=False)
-    wide = prune(path, width=True) if plain.kept > ENOUGH else None
-    last = wide or plain
-    cells = [
-        row.name,
-        exporter,
-        f"{len(proto.graph.node)}",
-        f"{parameters(proto) / 1e6:.2f}",
-        f"{plain.kept:.3f}",
-        f"{plain.macs:.3f}",
-        f"{wide.kept:.3f}" if wide else "",
-        f"{last.seconds:.1f}",
-        f"{plain.check} / {wide.check}" if wide else plain.check,
-        reasons(path, width=wide is not None) if last.kept > ENOUGH else "",
+    simplified: others.Finding = "not asked"
+    live: others.Finding = "not asked"
+    if compare:
+        simplified = remembered(path.with_suffix(".onnxsim.json"), lambda: others.alone(others.simplifier, path))
+        note = path.with_name(f"{row.name.replace('/', '_')}.torch_pruning.json")
+        live = remembered(note, lambda: others.alone(others.torch_pruning, row, jitter))
+    plain = outcome(path, width=False, again=again)
+    enough = ENOUGH if isinstance(live, str) else min(ENOUGH, live + NEAR)
+    wide = outcome(path, width=True, again=again) if plain.kept > enough else None
+    kept = min(run.kept for run in (plain, wide) if run is not None)
+    held = reasons(path, width=wide is not None) if kept > enough else ""
+    return Line(row, exporter, len(proto.graph.node), parameters(proto), plain, wide, simplified, live, held)
+
+
+def summary(lines: Sequence[Line]) -> list[str]:
+    """What the table shows, in counts."""
+    known = [(line, line.torch_pruning) for line in lines if not isinstance(line.torch_pruning, str)]
+    unknown = [line for line in lines if isinstance(line.torch_pruning, str)]
+    near = sum(line.kept <= live + NEAR for line, live in known)
+    lost = sum(line.kept <= ENOUGH for line in lines)
+    simplified = [line.simplifier for line in lines if not isinstance(line.simplifier, str)]
+    whole = sum(kept > 0.99 for kept in simplified) + len(lines) - len(simplified)
+    return [
+        f"{len(lines)} exports of {len({line.row.name for line in lines})} architectures",
+        f"verified: {portion(sum(line.fine for line in lines), len(lines))}",
+        f"at least {1 - ENOUGH:.0%} of the parameters gone: {portion(lost, len(lines))}",
+        f"Torch-Pruning prunes {portion(len(known), len(lines))}; kept at most its share + {NEAR} there: {portion(near, len(known))}",
+        f"of the {len(unknown)} it does not prune, at least {1 - ENOUGH:.0%} gone: {sum(line.kept <= ENOUGH for line in unknown)}",
+        f"onnxsim leaves {portion(whole, len(lines))} whole (over 99 % kept, or an error)",
     ]
-    return "| " + " | ".join(cells) + " |", last.verified and (plain.verified or plain.refused)
+
+
+def portion(part: int, whole: int) -> str:
+    """A count of a count, as both and in per cent."""
+    return f"{part} of {whole} ({part / max(whole, 1):.1%})"
+
+
+def notes(lines: Sequence[Line], skipped: Sequence[str]) -> list[str]:
+    """Paragraphs below the table: what holds much, what went wrong, what others failed at."""
+    parts = {
+        "Not verified": [
+            f"{line.name}: {run.check}"
+            for line in lines
+            for run in (line.plain, line.wide)
+            if run is not None and not run.verified and not run.refused
+        ],
+        f"More than {ENOUGH:.0%} kept, or more than Torch-Pruning keeps + {NEAR}: what holds the most weights": [
+            f"{line.name}: {line.kept:.3f}: {line.held}" for line in lines if line.held
+        ],
+        "Not pruned by Torch-Pruning": sorted(
+            {
+                f"{line.row.name}: {line.torch_pruning}"
+                for line in lines
+                if isinstance(line.torch_pruning, str) and line.torch_pruning != "not asked"
+            }
+        ),
+        "onnxsim ends with an error": [f"{line.name}: {line.simplifier}" for line in lines if isinstance(line.simplifier, str)],
+        "Not exported": list(skipped),
+    }
+    return [text for title, found in parts.items() if found for text in (f"\n{title}:\n", *(f"- {line}" for line in found))]
 
 
 def main() -> int:
-    """Print the table and what was skipped; the exit status counts what is not verified."""
+    """Print summary, table and notes; the exit status counts what is not verified."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "spa_onnx_reach")
     parser.add_argument("--exporter", choices=list(OPSET), action="append")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--again", action="store_true", help="prune and verify what was measured before, too")
+    parser.add_argument("--others", action="store_true", help="also run onnxsim and Torch-Pruning")
     parser.add_argument("--export-only", action="store_true")
+    parser.add_argument("--exported-only", action="store_true", help="measure what is in the cache, export nothing")
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
     wanted = tuple(given.names or (QUICK if given.quick else ("",)))
-    print(f"Machine: {machine()}\n")
-    print("| architecture | exporter | nodes | M params | kept | MACs kept | kept with width | seconds | checker | held by |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    skipped, wrong, done = [], 0, 0
+    skipped: list[str] = []
+    lines: list[Line] = []
     for row in (row for row in ROWS if row.name.startswith(wanted)):
         for exporter in given.exporter or OPSET:
-            path = exported(row, exporter, given.cache)
+            path = exported(row, exporter, given.cache, anew=not given.exported_only)
             if isinstance(path, str):
-                skipped.append(f"{row.name} ({exporter}): {path}")
+                skipped += [f"{row.name} ({exporter}): {path}"] if path else []
             elif not given.export_only:
-                line, fine = measure(row, exporter, path)
-                print(line, flush=True)
-                wrong, done = wrong + (not fine), done + 1
-    print(f"\n{done - wrong} of {done} verified, {len(skipped)} skipped")
-    print("\n".join(f"- {line}" for line in skipped))
-    return min(wrong, 125)
+                lines.append(measure(row, exporter, path, compare=given.others, again=given.again))
+                print(" | ".join(lines[-1].cells()), lines[-1].held, file=sys.stderr, flush=True)
+    print(f"On {machine(*LIBRARIES)}.\n")
+    print("\n".join(f"- {line}" for line in summary(lines)))
+    print("\n| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
+    print("\n".join("| " + " | ".join(line.cells()) + " |" for line in lines))
+    print("\n".join(notes(lines, skipped)))
+    return min(sum(not line.fine for line in lines), 125)
 
 
 if __name__ == "__main__":

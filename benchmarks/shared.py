@@ -22,9 +22,9 @@ CONVOLUTIONAL = (
 """Real pretrained convolutional networks from many exporters."""
 
 
-def machine() -> str:
-    """One line: processor, cores, and the versions that matter."""
-    names = ("onnx", "onnxruntime", "numpy", "scipy", "networkx")
+def machine(*libraries: str) -> str:
+    """One line: processor, cores, and the versions that matter, those of more libraries included."""
+    names = ("onnx", "onnxruntime", "numpy", "scipy", "networkx", *libraries)
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
 

@@ -184,7 +184,7 @@ def infer(
     seeds = literals(bare.graph)
     seeds.update({use: seeds[name] for use, name in source.items() if name in seeds})
     known: dict[str, Value] = {}
-    for _ in range(10):
+    while True:
         inferred = _infer(bare)
         inferred_shapes = _read_shapes(inferred.graph)
         shapes = dict(inferred_shapes)

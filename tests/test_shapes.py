@@ -131,6 +131,18 @@ def test_shapes_computed_from_shapes_of_computed_reshapes_are_found_too():
     assert model.shape("y") == (2, 4, 3)
 
 
+def test_however_long_the_chain_every_unit_slices_at_half_the_size_that_the_one_before_it_left():
+    # chunk(2) as TorchScript writes it: ONNX does not follow computed bounds, so each unit is resolved only after the one before it
+    units = 24
+    nodes = "zero = Constant<value_ints=[0]>() one = Constant<value_ints=[1]>() two = Constant<value_ints=[2]>() t0 = Identity(x) "
+    for i in range(units):
+        nodes += f"""s{i} = Shape(t{i}) c{i} = Gather(s{i}, one) h{i} = Div(c{i}, two) a{i} = Slice(t{i}, zero, h{i}, one)
+                     b{i} = Slice(t{i}, h{i}, c{i}, one) t{i + 1} = Concat<axis=1>(b{i}, a{i}) """
+    model = Model.of(parse("float[N,12] x", nodes + f"y = Relu(t{units})"))
+    assert [model.shape(f"a{i}") for i in range(units)] == [(2, 6)] * units
+    assert model.shape("y") == (2, 12)
+
+
 @given(recipes(), st.integers(1, 3))
 @settings(CI, max_examples=40)
 def test_inferred_sizes_are_those_of_the_real_tensors(recipe, batch):
