@@ -325,6 +325,33 @@ def test_a_constant_divisor_behind_other_nodes_is_not_masked():
     assert validate(analysis.model, rewritten, {}).gap < 1e-5
 
 
+@pytest.mark.parametrize("operator", ["Log", "Reciprocal"])
+def test_an_operator_that_zero_is_not_for_is_held_against_masked_readers(operator):
+    """The logarithm of a masked channel is infinite, and so is what a weight of zero makes of it; but the channel is nobody's."""
+    proto = net(
+        "float[2,3,4,4] x",
+        "float[8,3,1,1] scale_1, float[4,8,1,1] w9",
+        f"p = Abs(x) a = Conv(p, scale_1) l = {operator}(a) y = Conv(l, w9)",
+    )()
+    analysis = analyse(Model.of(proto))
+    (group,) = analysis.prunable()
+    rewritten = rewrite(analysis, Plan({group.name: np.asarray([0, 3])}, ""))
+    feed = runtime.random_feed(analysis.model, {}, 0)
+    assert not np.isfinite(runtime.run(runtime.session(mask(analysis.model, rewritten.removal)), feed)[0]).all()
+    assert validate(analysis.model, rewritten, {}).gap < 1e-5
+    change("w9", bumped)(rewritten.proto)
+    with pytest.raises(ValidationError, match="pruned != masked"):
+        validate(analysis.model, rewritten, {})
+
+
+def test_before_ir_4_the_masked_model_lists_what_nothing_reads_any_more():
+    proto = net("float[2,3,4,4] x", "float[8,3,1,1] w1, float[4,8,1,1] w9", "a = Conv(x, w1) y = Conv(a, w9)", ir=3, opset=8)()
+    del proto.graph.input[1:]
+    analysis = analyse(Model.of(proto))
+    rewritten = rewrite(analysis, Plan({"w1[0]": np.asarray([0, 3])}, ""))
+    assert validate(analysis.model, rewritten, {}).gap < 1e-5
+
+
 def test_the_indices_of_a_gather_are_not_masked():
     """Index 0 instead of the removed one would copy a channel that stays, and a product of two activations would count it."""
     proto = net(

@@ -22,10 +22,19 @@ def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.P
     for chain in reorderings:
         yield from chain_facts(chain, model)
     for node in model.nodes:
-        if node.index not in inside and not model.is_folded(node):
+        if model.is_folded(node):
+            yield from _weights_among_sizes(node, model)
+        elif node.index not in inside:
             yield from facts(node, model)
             yield from _computed_inputs(node, model)
     yield from _excluded(model, exclude)
+
+
+def _weights_among_sizes(node: Node, model: Model) -> Iterator[Pin]:
+    """Shape arithmetic has no rules, so a weight that takes part in it (scaled by the root of a size, say) stays."""
+    for name in node.inputs if node.op not in ("Shape", "Size") else ():
+        if name and model.value(name) is None:
+            yield from _pin_tensor(model, name, "computed with sizes", str(node))
 
 
 def _computed_inputs(node: Node, model: Model) -> Iterator[Pin]:

@@ -5,7 +5,7 @@ Heads lie next to each other on the last axis of a (batch, positions, heads * wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from spa_onnx.facts import Axis, Batches, Choice, Coupling, Fact, Option, Pin, Span, same
@@ -77,6 +77,15 @@ def _rows(node: Node, model: Model, x: str, y: str, *dims: int) -> Iterator[Coup
         yield from same(Axis(x, dim), Axis(y, dim), (model.shape(x) or ())[dim], f"{node} works on each row")
 
 
+def _batch(node: Node, model: Model, tensors: Iterable[str]) -> Iterator[Coupling]:
+    """Sample k of every tensor whose first axis is the batch."""
+    y = Axis(node.outputs[0], 0)
+    size = (model.shape(y.tensor) or ())[0]
+    for name in tensors:
+        if name != y.tensor and (model.shape(name) or ())[:1] == (size,):
+            yield from same(Axis(name, 0), y, size, f"batch of {node}")
+
+
 def _count(node: Node, model: Model) -> tuple[int, int]:
     """(query heads, key-value heads)."""
     shapes = [model.shape(name) or () for name in node.inputs[:2]]
@@ -89,7 +98,8 @@ def _count(node: Node, model: Model) -> tuple[int, int]:
 def attention(node: Node, model: Model) -> Iterator[Fact]:
     """Y = softmax(Q K' * scale + mask) V for each head; several query heads may share a key-value head."""
     queries, count = _count(node, model)
-    yield from _rows(node, model, node.inputs[0], node.outputs[0], 0)
+    yield from _batch(node, model, (*node.inputs[:3], *node.inputs[4:], *node.outputs))
+    yield from _batch(node, model, [name for name in node.inputs[3:4] if len(model.shape(name) or ()) == 4])
     asked = _parts(model, (node.inputs[0], node.outputs[0], *node.outputs[3:]))
     shared = _parts(model, (*node.inputs[1:3], *node.inputs[4:6], *node.outputs[1:3]), shared=True)
     yield from _heads(node, queries, count, [*asked, *_added(model, node.input(3), queries), *shared])
@@ -158,12 +168,18 @@ def rotary(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x turned by angles that depend on the position and on the index inside a head: whole heads go."""
     x, y = node.inputs[0], node.outputs[0]
     shape = model.shape(x) or ()
+    cached = node.inputs[1:3] if node.op == "RotaryEmbedding" else node.inputs[2:4]
+    places = node.input(3 if node.op == "RotaryEmbedding" else 1)
+    ranked = [name for name in (*cached, places) if len(model.shape(name) or ()) == (2 if name == places else 3)]
+    yield from _batch(node, model, (x, *ranked))
+    positions = len(shape) - 2
+    for name, dim in ((x, positions), *((name, 1) for name in ranked)):
+        yield from same(Axis(name, dim), Axis(y, positions), shape[positions], f"{node} turns each position by its own angles")
     if len(shape) == 4:
-        yield from _rows(node, model, x, y, 0, 1, 2)
+        yield from _rows(node, model, x, y, 1)
         return
-    angles = model.shape(node.inputs[1 if node.op == "RotaryEmbedding" else 2]) or (1,)
+    angles = model.shape(cached[0]) or (1,)
     count = int(node.attributes.get("num_heads", 0)) or shape[2] // (2 * angles[-1])
-    yield from _rows(node, model, x, y, 0, 1)
     before, after = (Span(Axis(name, 2), count, inner=shape[2] // count) for name in (x, y))
     yield Coupling(before, after, f"{node} turns the indices of head k together")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from spa_onnx.facts import Axis, Coupling, Fact, same
+from spa_onnx.facts import Axis, Coupling, Fact, Free, same
 from spa_onnx.model import Model
 from spa_onnx.node import Node
 from spa_onnx.rules.registry import rule
@@ -18,7 +18,7 @@ UNARY = (
 
 BROADCASTING = (
     "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul "
-    "Or Pow PRelu Sub Sum Where Xor CastLike com.microsoft.BiasGelu com.microsoft.FastGelu"
+    "Or Pow PRelu Sub Sum Where Xor com.microsoft.BiasGelu com.microsoft.FastGelu"
 ).split()
 """y = f(a, b, ...), axes aligned from the last; size 1 is stretched."""
 
@@ -47,11 +47,19 @@ def broadcasting(node: Node, model: Model) -> Iterator[Fact]:
     yield from broadcast(node, model, [name for name in node.inputs if name], node.outputs[0])
 
 
+@rule("CastLike")
+def cast_like(node: Node, model: Model) -> Iterator[Fact]:
+    """y[i] = x[i] in the type of the second input, of which nothing else matters."""
+    yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
+    for dim in range(len(model.shape(node.inputs[1]) or ())):
+        yield Free(Axis(node.inputs[1], dim))
+
+
 @rule("Clip", "Dropout", parameters=(1, 2))
 def bounded(node: Node, model: Model) -> Iterator[Fact]:
     """y[i] = f(x[i]); the bounds of Clip and the ratio of Dropout are scalars. Dropout's mask has the shape of x."""
     for output in node.outputs:
-        if output:
+        if output and model.shape(output) is not None:
             yield from broadcast(node, model, [node.inputs[0]], output)
 
 

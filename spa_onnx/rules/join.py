@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from spa_onnx.model import Model
 from spa_onnx.node import Node
 from spa_onnx.rules.follow import Cut, Edit, SetAttribute, SetInput, TakeInstead, follow
 from spa_onnx.rules.registry import rule
+from spa_onnx.shapes import Shape
 
 
 def _others(node: Node, model: Model, x: str, y: str, *axes: int) -> Iterator[Coupling]:
@@ -83,7 +84,15 @@ def slice_(node: Node, model: Model) -> Iterator[Fact]:
         return
     yield from _others(node, model, x, y, *cuts)
     for dim, taken in cuts.items():
-        yield from _takes(node, Axis(x, dim), Axis(y, dim), taken)
+        if taken.step == 1 or len(_shortened(cuts, model.shape(x) or ())) == 1:
+            yield from _takes(node, Axis(x, dim), Axis(y, dim), taken)
+        else:
+            yield from (Pin(Axis(t, dim), f"{node.op} goes through it in steps and cuts other axes too", str(node)) for t in (x, y))
+
+
+def _shortened(cuts: Mapping[int, range], shape: Shape) -> list[int]:
+    """The axes of which a Slice does not take everything in its order."""
+    return [dim for dim, taken in cuts.items() if taken != range(shape[dim])]
 
 
 def _takes(node: Node, x: Axis, y: Axis, taken: range) -> Iterator[Fact]:
@@ -118,9 +127,10 @@ def slice_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     changed = [d for d in cuts or {} if cut.after(x)[d] != shape[d]]
     if not changed or cuts is None:
         return
-    if any(cuts[dim].step != 1 for dim in changed):
-        if len(cuts) == 1:
-            yield TakeInstead(changed[0], _places(cut, Axis(x, changed[0]), np.asarray(cuts[changed[0]])[cut.kept(Axis(y, changed[0]))]))
+    stepped = [dim for dim in changed if cuts[dim].step != 1]
+    if stepped:
+        dim = stepped[0]  # the only axis that is shortened: beside others it is pinned
+        yield TakeInstead(dim, _places(cut, Axis(x, dim), np.asarray(cuts[dim])[cut.kept(Axis(y, dim))]))
         return
     values = [model.value(name) for name in node.inputs[1:]]
     written = slices(node, [None if value is None else value.array for value in values])

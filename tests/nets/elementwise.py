@@ -87,6 +87,8 @@ NETS: dict[str, Build] = (
         "binary_Div": image("z = Div(a, scale)", "float[8,1,1] scale"),
         "binary_Pow": image("b = Sigmoid(a) z = Pow(b, scale)", "float[8,1,1] scale"),
         "binary_Mod": image("z = Mod<fmod=1>(a, scale)", "float[8,1,1] scale"),
+        "cast_like_scalar": image("d = CastLike(one, a) z = Mul(a, d)", "float16 one"),
+        "cast_like_wider": image("b = Conv(a, w2) z = CastLike(a, b)", "float[5,8,1,1] w2"),
         "binary_CastLike": image("d = Cast<to=11>(a) z = CastLike(d, a)"),
         "compare_Greater": image(f"t = Greater(a, c) {_TO_FLOAT}", "float[8,1,1] c"),
         "compare_LessOrEqual": image(f"t = LessOrEqual(c, a) {_TO_FLOAT}", "float[8,1,1] c"),

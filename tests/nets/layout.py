@@ -84,7 +84,17 @@ NETS: dict[str, Build] = {
         "z = Slice(a, s, e, d, t)", "int64[1] s = {-1}, int64[1] e = {-9223372036854775807}, int64[1] d = {1}, int64[1] t = {-1}"
     ),
     "slice_step_two_and_positions": image(
-        "z = Slice(a, s, e, d, t)", "int64[2] s = {1, 1}, int64[2] e = {8, 5}, int64[2] d = {1, 3}, int64[2] t = {2, 1}", into=4
+        "b = Slice(a, s, e, d, t) z = Conv(b, w2)",
+        "int64[2] s = {1, 1}, int64[2] e = {8, 5}, int64[2] d = {1, 3}, int64[2] t = {2, 1}, float[6,4,1,1] w2",
+        into=6,
+    ),
+    "slice_backwards_beside_others": image(
+        "b = Slice(a, s, e, d, t) z = Conv(b, w2)",
+        "int64[2] s = {-1, 4}, int64[2] e = {1, 1}, int64[2] d = {1, 2}, int64[2] t = {-1, -3}, float[5,6,1,1] w2",
+        into=5,
+    ),
+    "slice_backwards_beside_whole": image(
+        "z = Slice(a, s, e, d, t)", "int64[2] s = {-1, 0}, int64[2] e = {1, 99}, int64[2] d = {1, 2}, int64[2] t = {-1, 1}", into=6
     ),
     "slice_negative_bounds": image("z = Slice(a, s, e, d)", "int64[2] s = {-6, 0}, int64[2] e = {-1, -1}, int64[2] d = {-3, 3}", into=5),
     "slice_positions_step": image("z = Slice(a, s, e, d, t)", "int64[1] s = {0}, int64[1] e = {6}, int64[1] d = {2}, int64[1] t = {2}"),

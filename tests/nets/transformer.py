@@ -196,6 +196,15 @@ NETS: dict[str, Build] = {
         f"{_QKV}, {_ANGLES}",
     ),
     "attention_operator": fused(_MADE + "z = Attention<q_num_heads=4, kv_num_heads=4>(q, k, v)", _QKV, opset=23),
+    "attention_operator_batch": net(
+        "float[2,5,6] x",
+        "float[7,2] w1, float[6,8] w2, float[6,8] w3, float[8,2] w4, float[5,7] w5, float[9,4] cosine, float[9,4] sine, "
+        "int64[3] s = {7, 5, 6}, int64[7,5] place = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 8, 7, 6, 5, 4, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4}",
+        "f = Flatten<axis=1>(x) g = MatMul(w1, f) h = Reshape(g, s) q = MatMul(h, w2) k = MatMul(h, w3) "
+        "r = RotaryEmbedding<num_heads=1>(q, cosine, sine, place) a = Attention<q_num_heads=1, kv_num_heads=1>(r, k, k) "
+        "o = MatMul(a, w4) p = Flatten<axis=1>(o) y = MatMul(w5, p)",
+        opset=23,
+    ),
     "attention_operator_mask": fused(
         _MADE + "z = Attention<q_num_heads=4, kv_num_heads=4, softcap=3.0, scale=0.4, softmax_precision=1>(q, k, v, given)",
         f"{_QKV}, bool[5,5] given",
