@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -33,23 +33,21 @@ FEWEST = 32
 class Calibration:
     """statistics: index of a consumer's node -> moments of its input. made_up: whether the samples are, with batch statistics.
 
-    feeds: the samples, in batches. normalised: inputs of BatchNormalizations -> moments of their channels, for made-up samples.
+    feeds: the samples, in batches. samples: how many. normalised: inputs of BatchNormalizations -> moments of their channels, for
+    made-up samples.
     """
 
     model: Model
     consumers: tuple[Consumer, ...]
     statistics: Mapping[int, Moments]
-    feeds: tuple[Feed, ...]
+    feeds: Sequence[Feed]
+    samples: int
     made_up: bool
     normalised: Mapping[str, ChannelMoments] = field(default_factory=dict)
 
-    def size(self) -> int:
-        """Number of samples."""
-        return sum(map(feed_size, self.feeds))
-
     def describe(self) -> str:
         """How many samples of which kind, for people."""
-        return f"{self.size()} {'made-up' if self.made_up else 'given'} samples"
+        return f"{self.samples} {'made-up' if self.made_up else 'given'} samples"
 
     def run(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """The graph to collect from: with batch statistics where samples are made up and the graph stores statistics."""
@@ -71,13 +69,16 @@ def calibrate(model: Model, dims: Mapping[str, int], samples: Samples | None, co
     per_sample = 4 * sum(prod(model.shape(name) or ()) for name in {c.data for c in found}) // max(dims_batch(model), 1)
     batch = max(1, min(LARGEST_BATCH, BUDGET // max(per_sample, 1)))
     if samples is not None:
-        feeds = tuple(samples.head(max(count, samples.batch) if samples.fixed else count, batch).feeds())
+        chosen = samples.head(count, batch)
+        feeds: Sequence[Feed] = chosen.feeds()
+        number = len(chosen)
     else:
         elements = max(prod((model.shape(name) or (1,))[1:]) for name in model.inputs)
-        feeds = tuple(synthetic_feeds(model, dims, max(min(count, count * USUAL_INPUT // elements), FEWEST), batch, seed))
-    bare = Calibration(model, found, {}, feeds, samples is None)
+        feeds = synthetic_feeds(model, dims, max(min(count, count * USUAL_INPUT // elements), FEWEST), batch, seed)
+        number = sum(map(feed_size, feeds))
+    bare = Calibration(model, found, {}, feeds, number, samples is None)
     names = sorted({node.inputs[0] for node in normalisations(model)}) if bare.made_up else []
-    seen = observe(model, bare.run(model.proto), found, names, feeds, bare.size(), seed)
+    seen = observe(model, bare.run(model.proto), found, names, feeds, bare.samples, seed)
     return replace(bare, statistics=seen.products, normalised=seen.channels)
 
 

@@ -16,6 +16,7 @@ from spa_onnx.drift import Drift, drift
 from spa_onnx.errors import GateError, RefusedError
 from spa_onnx.files import read_model
 from spa_onnx.model import Model, feeds, parameters
+from spa_onnx.preprocess import parse
 from spa_onnx.runtime import Feed
 
 if TYPE_CHECKING:
@@ -33,8 +34,13 @@ class Comparison:
     drift: Drift
 
 
-def compare(original: Path, pruned: Path, *, data: Path | None = None, dims: Mapping[str, int] | None = None) -> Comparison:
-    """Measure both models on the same inputs. Raises RefusedError where their interfaces differ or one does not run."""
+def compare(
+    original: Path, pruned: Path, *, data: object = None, preprocess: str | None = None, dims: Mapping[str, int] | None = None
+) -> Comparison:
+    """Measure both models on the same inputs; `data`, `preprocess` as in `prune`.
+
+    Raises RefusedError where their interfaces differ or one does not run.
+    """
     (before, _, old_bytes), (after, _, new_bytes) = read_model(original), read_model(pruned)
     for what, old, new in (
         ("take the inputs", feeds(before.graph), feeds(after.graph)),
@@ -47,7 +53,7 @@ def compare(original: Path, pruned: Path, *, data: Path | None = None, dims: Map
     model = Model.of(before, dims)
     sizes = runtime.working_dims(model, first, dims or {})
     feed = runtime.random_feed(model, sizes, seed=0)
-    samples = read_samples(data, before) if data is not None else None
+    samples = None if data is None else read_samples(data, before, parse(preprocess) if preprocess else None)
     _same_shapes(first, second, feed)
     moved = drift(first, second, samples.feeds(), samples.labels) if samples else drift(first, second, [feed])
     if samples and samples.labels is not None and moved.accuracy is None:

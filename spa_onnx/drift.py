@@ -46,8 +46,9 @@ def drift(original: ort.InferenceSession, pruned: ort.InferenceSession, fed: Ite
     error = float(np.sqrt(squares / energy)) if energy else float(squares > 0)
     if not choices:
         return Drift(error, None, None, samples)
-    before, after = (np.concatenate([pair[i].reshape(len(pair[i]), -1) for pair in choices]) for i in (0, 1))
-    return Drift(error, float((before == after).mean()), _accuracy(before, after, labels), samples)
+    rows = len({pair[0].reshape(len(pair[0]), -1).shape[1] for pair in choices}) == 1  # samples of several sizes are no rows of a table
+    before, after = (np.concatenate([pair[i].reshape(*((len(pair[i]), -1) if rows else (-1, 1))) for pair in choices]) for i in (0, 1))
+    return Drift(error, float((before == after).mean()), _accuracy(before, after, labels if rows else None), samples)
 
 
 def _accuracy(before: Array, after: Array, labels: Array | None) -> tuple[float, float] | None:

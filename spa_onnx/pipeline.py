@@ -17,13 +17,14 @@ from spa_onnx.cost import macs, per_channel
 from spa_onnx.criteria import CRITERIA, WITH_STATISTICS, Evidence
 from spa_onnx.data import Samples, read_samples
 from spa_onnx.drift import drift
-from spa_onnx.errors import RefusedError
+from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.facts import Indices
 from spa_onnx.files import read_model
 from spa_onnx.groups import Analysis
 from spa_onnx.importance import fill_in, score_groups
 from spa_onnx.model import Model, parameters
 from spa_onnx.plan import Plan, check_plan, sha256
+from spa_onnx.preprocess import parse
 from spa_onnx.repair import reconstruct
 from spa_onnx.result import Report, Result
 from spa_onnx.rewrite import Rewritten, rewrite
@@ -99,7 +100,8 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     samples: int = 256,
     check: bool = True,
     measure_latency: bool = False,
-    data: str | Path | None = None,
+    data: object = None,
+    preprocess: str | None = None,
     dims: Mapping[str, int] | None = None,
     progress: Progress = _quiet,
 ) -> Result:
@@ -112,8 +114,9 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     and tensors whose name matches stay whole. multiple: channel counts stay multiples of it. width: also prune axes that a norm runs
     over, which is not exact. attention: it loses whole `heads`, `width` inside each head, or `none`. repair: refit what is
     left (`obs`), only biases (`mean`), or `none`; the default is `obs` for criteria that measure losses. samples: how many are looked at.
-    check: validate the result in onnxruntime. data: .npz with inputs to calibrate on and, with labels `y`, to report accuracy on;
-    without it samples are made up. dims: sizes of symbolic dimensions, by name.
+    check: validate the result in onnxruntime. data: inputs to calibrate on and, with labels, to report accuracy on: a path or name as for
+    `--data` (docs/data.md), a mapping of arrays, an object with `get_next()`, or an iterable of feeds; without it samples are made up.
+    preprocess: what becomes of pixels, as for `--preprocess`. dims: sizes of symbolic dimensions, by name.
     progress: called with the name of each step.
 
     Raises UsageError, RefusedError (with the reason) or ValidationError; the given model is never changed.
@@ -125,7 +128,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     clock = _Clock(progress)
     clock("load")
     source = open_source(model)
-    session = _Trial.of(source, dims or {}, data) if check or settings.needs_statistics else None
+    session = _Trial.of(source, dims or {}, data, preprocess) if check or settings.needs_statistics else None
     clock("analyse")
     analysis = analyse(Model.of(source.proto, dims), settings.patterns(), inexact=width, attention=attention)
     known = _calibration(analysis, settings, session, clock)
@@ -141,11 +144,15 @@ def apply_plan(
     *,
     check: bool = True,
     measure_latency: bool = False,
-    data: str | Path | None = None,
+    data: object = None,
+    preprocess: str | None = None,
     dims: Mapping[str, int] | None = None,
     progress: Progress = _quiet,
 ) -> Result:
-    """Carry out a saved plan, its repair included; `data` as in `prune`. Raises RefusedError where it was made for another model."""
+    """Carry out a saved plan, its repair included; `data`, `preprocess` as in `prune`.
+
+    Raises RefusedError where it was made for another model.
+    """
     clock = _Clock(progress)
     clock("load")
     source = open_source(model)
@@ -153,7 +160,7 @@ def apply_plan(
         raise RefusedError(f"the plan was made for another model (SHA-256 {plan.sha256[:12]}..., this one has {source.sha256[:12]}...)")
     settings = Settings.of(plan.settings)
     repairs = settings.repair != "none"
-    session = _Trial.of(source, dims or {}, data) if check or repairs else None
+    session = _Trial.of(source, dims or {}, data, preprocess) if check or repairs else None
     clock("analyse")
     analysis = analyse(Model.of(source.proto, dims), settings.patterns(), inexact=settings.width, attention=settings.attention)
     check_plan(plan, analysis)
@@ -232,10 +239,13 @@ class _Trial:
     samples: Samples | None
 
     @classmethod
-    def of(cls, source: Source, given: Mapping[str, int], data: str | Path | None) -> _Trial:
+    def of(cls, source: Source, given: Mapping[str, int], data: object, preprocess: str | None) -> _Trial:
         """Raises RefusedError where the original does not run: what cannot be run cannot be checked."""
+        how = parse(preprocess) if preprocess else None
+        if how and data is None:
+            raise UsageError("preprocess is for given data; name some")
         opened = runtime.session(source.proto, optimise=True, what="the original model")
-        samples = read_samples(Path(data), source.proto) if data is not None else None
+        samples = None if data is None else read_samples(data, source.proto, how)
         return cls(opened, given, samples)
 
 

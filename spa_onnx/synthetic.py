@@ -17,6 +17,7 @@ from spa_onnx.fold import Array
 from spa_onnx.model import Model, feeds
 from spa_onnx.runtime import Feed, random_feed
 from spa_onnx.shapes import symbolic_dims
+from spa_onnx.tokens import token_values
 
 IR_WITHOUT_LISTED_CONSTANTS = 4
 """From this IR version on, initializers need not be listed as graph inputs."""
@@ -43,7 +44,11 @@ def synthetic_feeds(model: Model, dims: Mapping[str, int], samples: int, batch: 
     for number in range(max(-(-samples // size), 1)):
         feed = random_feed(model, {**dims, **dict.fromkeys(free, size)}, seed=seed * 7919 + number)
         rng = np.random.default_rng([seed, number])
-        made.append({name: _dress(array, rng, natural=natural) for name, array in feed.items()})
+        dressed = {name: _dress(array, rng, natural=natural) for name, array in feed.items()}
+        tokens = {
+            name: token_values(model, name, array, rng) for name, array in feed.items() if array.dtype.kind == "i" and array.ndim == 2
+        }
+        made.append(dressed | tokens)
     return made
 
 

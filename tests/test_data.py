@@ -32,18 +32,18 @@ def read(folder, proto: onnx.ModelProto = FREE, **arrays):
 def test_an_only_input_goes_by_its_name_or_by_x(tmp_path, name):
     samples = read(tmp_path, **{name: IMAGES}, y=np.arange(10))
     assert len(samples) == 10
-    assert (samples.inputs["image"] == IMAGES).all()
+    assert (samples.feeds()[0]["image"] == IMAGES).all()
     assert samples.labels.tolist() == list(range(10))
 
 
 def test_a_plain_npy_is_the_only_input(tmp_path):
     np.save(tmp_path / "data.npy", IMAGES)
-    assert (read_samples(tmp_path / "data.npy", FREE).inputs["image"] == IMAGES).all()
+    assert (read_samples(tmp_path / "data.npy", FREE).feeds()[0]["image"] == IMAGES).all()
 
 
 def test_inputs_of_several_names_are_all_read(tmp_path):
     samples = read(tmp_path, TWO, ids=np.ones((3, 7), np.int32), mask=np.ones((3, 7), np.float64))
-    assert {name: array.dtype for name, array in samples.inputs.items()} == {"ids": np.int64, "mask": np.float32}
+    assert {name: array.dtype for name, array in samples.feeds()[0].items()} == {"ids": np.int64, "mask": np.float32}
 
 
 def test_a_free_batch_is_filled_and_the_rest_comes_last(tmp_path):
@@ -60,7 +60,7 @@ def test_a_fixed_batch_is_filled_and_the_rest_left_out(tmp_path):
 def test_data_that_is_not_there_is_wrong_usage(tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         read_samples(tmp_path / "none.npz", FREE)
-    with pytest.raises(UsageError):
+    with pytest.raises(RefusedError, match="holds no images"):
         read_samples(tmp_path, FREE)
 
 
@@ -124,7 +124,7 @@ def test_a_damaged_npz_is_refused_or_read_but_never_a_traceback(stored, which, p
     cut = place % len(data)
     (folder / "bad.npz").write_bytes(data[:cut] + put + (data[cut + len(put) :] if put else b""))
     try:
-        message = str(read_samples(folder / "bad.npz", FREE).inputs["image"].shape[1:])
+        message = str(read_samples(folder / "bad.npz", FREE).feeds()[0]["image"].shape[1:])
     except SpaError as error:
         message = str(error)
     assert message == "(3, 4, 4)" or (len(message.splitlines()) == 1 and "bad.npz" in message)

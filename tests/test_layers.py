@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(spa_onnx.__file__).parent
 FOUNDATION = {"errors", "facts", "node", "arithmetic", "fold", "foreign", "shapes", "model"}
 GROUPS = FOUNDATION | {"rules", "groups"}
-OBSERVED = {"consumers", "unfold", "obs", "statistics", "synthetic"}
+OBSERVED = {"consumers", "unfold", "obs", "statistics", "synthetic", "tokens"}
 WORK = (
     GROUPS
     | OBSERVED
@@ -58,7 +58,8 @@ ALLOWED: dict[str, set[str]] = {
     "consumers": FOUNDATION,
     "unfold": FOUNDATION | {"consumers"},
     "statistics": FOUNDATION | {"consumers", "unfold", "runtime"},
-    "synthetic": FOUNDATION | {"runtime"},
+    "tokens": FOUNDATION,
+    "synthetic": FOUNDATION | {"runtime", "tokens"},
     "repair": FOUNDATION | {"groups", "cut", "consumers", "obs", "statistics"},
     "criteria": FOUNDATION | {"groups", "consumers", "obs", "statistics"},
     "calibration": FOUNDATION | OBSERVED | {"cut", "data", "repair", "runtime"},
@@ -68,14 +69,16 @@ ALLOWED: dict[str, set[str]] = {
     "rewrite": GROUPS | {"cut", "plan", "surgery"},
     "runtime": FOUNDATION,
     "validate": GROUPS | {"cut", "rewrite", "runtime"},
-    "data": FOUNDATION | {"runtime", "files"},
+    "preprocess": {"errors", "fold"},
+    "sources": {"errors", "files", "fold"},
+    "data": FOUNDATION | {"preprocess", "runtime", "sources"},
     "files": {"errors", "model", "plan"},
     "drift": {"fold", "runtime"},
-    "comparison": WORK | {"data", "files", "drift"},
+    "comparison": WORK | {"data", "files", "drift", "preprocess"},
     "explain": GROUPS | {"analysis"},
     "settings": {"errors", "analysis", "criteria", "importance", "repair", "select"},
     "result": {"drift", "validate"},
-    "pipeline": WORK | {"data", "files", "drift", "settings", "result"},
+    "pipeline": WORK | {"data", "files", "drift", "preprocess", "settings", "result"},
     "report": WORK | {"drift", "explain", "comparison", "result"},
     "cli": WORK | {"data", "files", "drift", "explain", "comparison", "pipeline", "report", "result", "__init__"},
     "__init__": {"errors", "plan", "criteria", "pipeline", "result"},
@@ -90,6 +93,7 @@ ONLY: dict[str, set[str]] = {
     "click": {"cli"},
     "rich": {"report", "cli"},
     "jinja2": {"report"},
+    "PIL": {"sources"},
     "scipy": {"analysis", "criteria", "obs"},
 }
 """Library -> the only parts that import it."""

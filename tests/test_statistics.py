@@ -197,6 +197,25 @@ def test_made_up_samples_fit_the_model(model, shape, dtype):
     assert not np.array_equal(feeds[0]["x"], feeds[1]["x"])
 
 
+def test_masks_are_ones_positions_are_counted_and_ids_fill_their_table():
+    model = Model.of(
+        net(
+            "int64[N,L] input_ids, int64[N,L] attention_mask, int64[N,L] position_ids, int64[N,L] token_type_ids",
+            "float[300,4] table, float[9,4] places, float[2,4] kinds, int64[1] last = {2}",
+            "a = Gather(table, input_ids) b = Gather(places, position_ids) c = Gather(kinds, token_type_ids) d = Add(a, b) e = Add(d, c) "
+            "f = Cast<to=1>(attention_mask) g = Unsqueeze(f, last) y = Mul(e, g)",
+            "float[N,L,4] y",
+        )()
+    )
+    (feed,) = synthetic_feeds(model, {"N": 1, "L": 7}, 16, 16, 0)
+    assert feed["attention_mask"].min() == 1
+    assert (feed["position_ids"] == np.arange(7)).all()
+    assert not feed["token_type_ids"].any()
+    assert 250 < feed["input_ids"].max() < 300
+    assert all(array.shape == (16, 7) and array.dtype == np.int64 for array in feed.values())
+    runtime.run(runtime.session(model.proto), feed)
+
+
 def test_bytes_use_their_range():
     x = np.concatenate([feed["x"] for feed in synthetic_feeds(MADE["bytes"][0], {"N": 1}, 16, 8, 0)])
     assert x.min() < 20

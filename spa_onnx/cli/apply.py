@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,37 +14,21 @@ from spa_onnx.cli import options
 @options.model_argument
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write; default: MODEL with .pruned.onnx.")
-@click.option("--data", type=click.Path(path_type=Path), help="The .npz that the plan was made with, where it was made with one.")
+@options.data_option
+@options.preprocess_option
 @options.json_option
 @options.dim_option
 @options.validate_option
 @options.force_option
-def command(
-    model: Path,
-    plan: Path,
-    output: Path | None,
-    *,
-    data: Path | None,
-    as_json: bool,
-    dims: tuple[tuple[str, int], ...],
-    no_validate: bool,
-    force: bool,
-) -> None:
+def command(model: Path, plan: Path, output: Path | None, *, as_json: bool, no_validate: bool, force: bool, **given: Any) -> None:
     """Carry out a saved PLAN on the MODEL that it was made for."""
     from spa_onnx import files, pipeline  # noqa: PLC0415 - slow to import, and not for --help
     from spa_onnx.cli.write import write_result  # noqa: PLC0415
     from spa_onnx.plan import read_plan  # noqa: PLC0415
 
     target = options.one_output(model, None, output)
-    files.check_targets((model, plan), (target,), force=force)
+    files.check_targets((model, plan, *options.existing(given["data"])), (target,), force=force)
+    check, dims = not no_validate, dict(given.pop("dims"))
     with options.progress(pipeline.STEPS) as progress:
-        result = pipeline.apply_plan(
-            model,
-            read_plan(plan),
-            check=not no_validate,
-            measure_latency=not no_validate,
-            data=data,
-            dims=dict(dims),
-            progress=progress,
-        )
-    write_result(result, model, target, data=data, as_json=as_json)
+        result = pipeline.apply_plan(model, read_plan(plan), check=check, measure_latency=check, dims=dims, progress=progress, **given)
+    write_result(result, model, target, data=given["data"], as_json=as_json)

@@ -13,9 +13,8 @@ from spa_onnx.cli import options
 @click.command("compare")
 @click.argument("original", type=click.Path(path_type=Path))
 @click.argument("pruned", type=click.Path(path_type=Path))
-@click.option(
-    "--data", type=click.Path(path_type=Path), help=".npz with arrays named like the inputs, or x, and labels y. Default: random inputs."
-)
+@options.data_option
+@options.preprocess_option
 @click.option("--max-error", type=float, help="Gate: relative output error at most this.")
 @click.option("--min-agreement", type=float, help="Gate: share of equal top-1 choices at least this.")
 @click.option("--max-accuracy-drop", type=float, metavar="POINTS", help="Gate: accuracy lost, in percentage points, at most this.")
@@ -25,7 +24,16 @@ from spa_onnx.cli import options
 @click.option("--max-latency", type=float, metavar="RATIO", help="Gate: latency in onnxruntime at most this share.")
 @options.dim_option
 @options.json_option
-def command(original: Path, pruned: Path, *, data: Path | None, dims: tuple[tuple[str, int], ...], as_json: bool, **limits: Any) -> None:
+def command(
+    original: Path,
+    pruned: Path,
+    *,
+    data: str | None,
+    preprocess: str | None,
+    dims: tuple[tuple[str, int], ...],
+    as_json: bool,
+    **limits: Any,
+) -> None:
     """Compare PRUNED with its ORIGINAL: size, speed, output error and, with labels, accuracy. Gates make it a CI step."""
     from spa_onnx.comparison import check_gates, compare  # noqa: PLC0415 - slow to import, and not for --help
     from spa_onnx.report.console import show_comparison, show_json  # noqa: PLC0415
@@ -33,7 +41,7 @@ def command(original: Path, pruned: Path, *, data: Path | None, dims: tuple[tupl
 
     with options.progress(("compare",)) as progress:
         progress("compare")
-        comparison = compare(original, pruned, data=data, dims=dict(dims))
+        comparison = compare(original, pruned, data=data, preprocess=preprocess, dims=dict(dims))
     if as_json:
         show_json(comparison_record(comparison))
     else:

@@ -76,6 +76,25 @@ attention_option = click.option(
 )
 
 
+data_option = click.option(
+    "--data",
+    metavar="SOURCE",
+    help="Samples: .npz or .npy (arrays named like the inputs, or x; labels y; FILE.npz:NAME picks one), a folder or zip of images, a "
+    "folder with test_data_set_*/input_*.pb, or module:factory. Default: samples are made up.",
+)
+preprocess_option = click.option(
+    "--preprocess",
+    metavar="HOW",
+    help="From pixels to values, for images and uint8 arrays: imagenet, tf or raw, then any of mean=, std=, scale=, "
+    "layout=nchw|nhwc, order=rgb|bgr, size=, labels=name|folder, first=; separated by commas.",
+)
+
+
+def existing(source: str | None) -> tuple[Path, ...]:
+    """The path of a source of samples, where it is a file: outputs must not replace it."""
+    return (Path(source),) if source is not None and Path(source).is_file() else ()
+
+
 def default_output(model: Path) -> Path:
     """`model.onnx` -> `model.pruned.onnx`."""
     return model.with_suffix(".pruned.onnx") if model.suffix == ".onnx" else model.parent / f"{model.name}.pruned.onnx"

@@ -38,12 +38,8 @@ from spa_onnx.cli import options
     show_default=True,
     help="How the scores of a group are made comparable with another's.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help=".npz with arrays named like the inputs, or x, and labels y: to calibrate and to report the drift on. "
-    "Default: samples are made up.",
-)
+@options.data_option
+@options.preprocess_option
 @click.option(
     "--samples", type=click.IntRange(min=1), default=256, show_default=True, metavar="N", help="How many samples to calibrate on."
 )
@@ -78,7 +74,7 @@ def command(model: Path, output: Path | None, output_option: Path | None, **give
 
     target = options.one_output(model, output, output_option)
     plan, report, force, as_json = (given.pop(name) for name in ("plan", "report", "force", "as_json"))
-    files.check_targets((model, given["data"]), (target, plan, report), force=force)
+    files.check_targets((model, *options.existing(given["data"])), (target, plan, report), force=force)
     check_report(report)
     if given.pop("no_repair"):
         given["repair"] = "none"

@@ -27,7 +27,7 @@ def write_result(
     as_json: bool,
     plan: Path | None = None,
     report: Path | None = None,
-    data: Path | None = None,
+    data: str | None = None,
 ) -> None:
     """Write all outputs or none, and print the report on stdout. data: on which the drift was measured."""
     contents = {target: serialise(result.model, target)}

@@ -129,7 +129,7 @@ def _latency_row(latency: tuple[float, float] | None) -> Iterator[tuple[str, str
         yield "", "slower than before: onnxruntime is fastest with round channel counts, try --multiple 8"
 
 
-def _drift_text(moved: Drift, data: Path | None) -> str:
+def _drift_text(moved: Drift, data: str | None) -> str:
     parts = [f"relative output error {moved.error:.3g}"]
     if moved.agreement is not None:
         parts.append(f"top-1 agreement {100 * moved.agreement:.1f} %")
@@ -139,7 +139,7 @@ def _drift_text(moved: Drift, data: Path | None) -> str:
     return f"{', '.join(parts)} (on {where})"
 
 
-def show_result(result: Result, model: Path, target: Path, data: Path | None = None) -> None:
+def show_result(result: Result, model: Path, target: Path, data: str | None = None) -> None:
     """The table that `prune` and `apply` print."""
     report, console = result.report, _console()
     console.print(f"{escape(str(model))} -> {escape(str(target))}", soft_wrap=True)
@@ -147,7 +147,7 @@ def show_result(result: Result, model: Path, target: Path, data: Path | None = N
     _print(console, _facts([*_latency_row(report.latency), *_result_rows(report, data)]))
 
 
-def _result_rows(report: Report, data: Path | None) -> Iterator[tuple[str, str]]:
+def _result_rows(report: Report, data: str | None) -> Iterator[tuple[str, str]]:
     removed, channels = sum(r for *_, r in report.groups), sum(size for _, size, _ in report.groups)
     if report.latency is None:
         yield "", "latency was not measured"
@@ -229,7 +229,7 @@ def _tree(axis: Axis, steps: Sequence[Step]) -> Iterator[tuple[int, bool, Step]]
         waiting += [(indent + (len(after) > 1), len(after) > 1, further) for further in reversed(after)]
 
 
-def show_comparison(comparison: Comparison, original: Path, pruned: Path, data: Path | None = None) -> None:
+def show_comparison(comparison: Comparison, original: Path, pruned: Path, data: str | None = None) -> None:
     """The table that `compare` prints."""
     console = _console()
     console.print(f"{escape(str(original))} -> {escape(str(pruned))}", soft_wrap=True)
