@@ -1,8 +1,9 @@
-"""Multiply-accumulates of a model, and of a plan before it is carried out."""
+"""Multiply-accumulates and parameters of a model, and of a plan before it is carried out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from spa_onnx.facts import Axis
 from spa_onnx.groups import Group
-from spa_onnx.model import UNKNOWN, Model
+from spa_onnx.model import UNKNOWN, Model, parameters
 from spa_onnx.node import Node
 from spa_onnx.shapes import Shape
 
@@ -75,18 +76,47 @@ def macs(model: Model, shape: Callable[[str], Shape] | None = None) -> int:
     return total // batch_size(model)
 
 
-def per_channel(model: Model, groups: Sequence[Group]) -> NDArray[np.float64]:
-    """Multiply-accumulates saved when a group loses its first channel, at batch 1, float64 (groups,)."""
-    cost = PlanCost(model, groups)
+def _multiplications(model: Model) -> Iterator[list[Axis]]:
+    for node in model.nodes:
+        if _countable(node, model):
+            yield MACS[node.op](node, model)
+
+
+def _weights(model: Model) -> Iterator[list[Axis]]:
+    """Float constants, each once: those with a name per use are taken for cut alike by all users."""
+    uses = {source: use for use, source in reversed(list(model.source.items()))}
+    return (_all(model, uses.get(name, name)) for name in model.constants if model.is_float(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """products: the sets of axes whose sizes multiply, to be added up. whole: of the original model, at batch 1. batched: per batch."""
+
+    products: Callable[[Model], Iterator[list[Axis]]]
+    whole: Callable[[Model], int]
+    batched: bool
+
+
+UNITS: Mapping[str, Unit] = {
+    "macs": Unit(_multiplications, macs, batched=True),
+    "params": Unit(_weights, lambda model: parameters(model.proto), batched=False),
+}
+"""What a plan can save."""
+
+
+def per_channel(model: Model, groups: Sequence[Group], unit: str = "macs") -> NDArray[np.float64]:
+    """What is saved when a group loses its first channel, float64 (groups,)."""
+    cost = PlanCost(model, groups, unit)
     whole = cost(np.zeros(len(groups), np.int64))
     return np.asarray([whole - cost(one) for one in np.eye(len(groups), dtype=np.int64)], dtype=np.float64)
 
 
 class PlanCost:
-    """Multiply-accumulates as a function of how many channels each group loses, at batch 1."""
+    """What a model costs, in a unit, as a function of how many channels each group loses."""
 
-    def __init__(self, model: Model, groups: Sequence[Group]) -> None:
-        self._batch = batch_size(model)
+    def __init__(self, model: Model, groups: Sequence[Group], unit: str = "macs") -> None:
+        kind = UNITS[unit]
+        self._batch = batch_size(model) if kind.batched else 1
         owned = [{axis: np.count_nonzero(owner >= 0) / group.size for axis, owner in group.owner.items()} for group in groups]
         touched: dict[Axis, list[tuple[int, float]]] = {}
         for number, axes in enumerate(owned):
@@ -94,14 +124,14 @@ class PlanCost:
                 touched.setdefault(axis, []).append((number, count))
         self._fixed = 0.0
         self._terms: list[tuple[float, list[tuple[float, list[tuple[int, float]]]]]] = []
-        for node in (n for n in model.nodes if _countable(n, model)):
-            axes_ = MACS[node.op](node, model)
-            constant = float(prod(_size(model, axis) for axis in axes_ if axis not in touched))
-            moving = [(float(_size(model, axis)), touched[axis]) for axis in axes_ if axis in touched]
+        for product in kind.products(model):
+            constant = float(prod(_size(model, axis) for axis in product if axis not in touched))
+            moving = [(float(_size(model, axis)), touched[axis]) for axis in product if axis in touched]
             if moving:
                 self._terms.append((constant, moving))
             else:
                 self._fixed += constant
+        self._fixed += kind.whole(model) * self._batch - self(np.zeros(len(groups), np.int64)) * self._batch  # in nested graphs
 
     def __call__(self, removed: NDArray[np.int64]) -> float:
         """removed: channels that each group loses, int64 (groups,)."""

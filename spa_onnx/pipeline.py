@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.calibration import Calibration, calibrate
-from spa_onnx.cost import macs, per_channel
+from spa_onnx.cost import UNITS, PlanCost, macs, per_channel
 from spa_onnx.criteria import CRITERIA, WITH_STATISTICS, Evidence
+from spa_onnx.cut import Removal
 from spa_onnx.data import Samples, read_samples
 from spa_onnx.drift import drift
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.facts import Indices
 from spa_onnx.files import read_model
+from spa_onnx.fold import Array
 from spa_onnx.groups import Analysis
 from spa_onnx.importance import fill_in, score_groups
 from spa_onnx.model import Model, parameters
@@ -28,7 +31,8 @@ from spa_onnx.preprocess import parse
 from spa_onnx.repair import reconstruct
 from spa_onnx.result import Report, Result
 from spa_onnx.rewrite import Rewritten, rewrite
-from spa_onnx.select import select
+from spa_onnx.rounds import joined, narrowed, shares, widened
+from spa_onnx.select import CLOSE, Target, select
 from spa_onnx.settings import Settings
 from spa_onnx.validate import validate
 
@@ -56,7 +60,7 @@ class _Clock:
     def __call__(self, step: str) -> None:
         now = time.perf_counter()
         if self._step:
-            self.seconds[self._step] = round(now - self._since, 4)
+            self.seconds[self._step] = round(self.seconds.get(self._step, 0.0) + now - self._since, 4)
         self._step, self._since = step, now
         if step:
             self.progress(step)
@@ -85,8 +89,10 @@ def _quiet(_: str) -> None:
 
 def prune(  # noqa: PLR0913 - every option of the command line has its argument
     model: str | Path | onnx.ModelProto,
-    ratio: float,
+    ratio: float | None = None,
     *,
+    target: str = "",
+    rounds: int = 1,
     criterion: str = "obspa",
     scope: str | None = None,
     aggregate: str = "sum",
@@ -107,7 +113,9 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
 ) -> Result:
     """Remove the least important channels of a model.
 
-    ratio: share of the removable channels, between 0 and 1. criterion: how channels are scored (`spa_onnx.CRITERIA`). scope: `local`
+    ratio: share of the removable channels, between 0 and 1. target: instead of it, what is kept: `macs=0.5`, `params=0.5`; met from below,
+    within 1 % where whole channels and `multiple` allow it. rounds: prune and repair in as many steps, with statistics collected again;
+    they save together what one would save. criterion: how channels are scored (`spa_onnx.CRITERIA`). scope: `local`
     takes the ratio from each group; `global` and `isomorphic` rank across groups and save as many multiply-accumulates; the default is
     `global` for criteria that measure losses, else `local`. aggregate,
     normalise: how the scores of all that a channel owns are combined and groups made comparable. exclude: regular expressions; nodes
@@ -122,7 +130,20 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     Raises UsageError, RefusedError (with the reason) or ValidationError; the given model is never changed.
     """
     settings = Settings(
-        ratio, criterion, scope or "", aggregate, normalise, tuple(exclude), multiple, seed, width, attention, repair or "", samples
+        ratio,
+        criterion,
+        scope or "",
+        aggregate,
+        normalise,
+        tuple(exclude),
+        multiple,
+        seed,
+        width,
+        attention,
+        repair or "",
+        samples,
+        target,
+        rounds,
     )
     settings.check()
     clock = _Clock(progress)
@@ -131,11 +152,17 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     session = _Trial.of(source, dims or {}, data, preprocess) if check or settings.needs_statistics else None
     clock("analyse")
     analysis = analyse(Model.of(source.proto, dims), settings.patterns(), inexact=width, attention=attention)
-    known = _calibration(analysis, settings, session, clock)
-    clock("score")
-    drop = choose(analysis, settings, known, clock)
+    known: Calibration | None = None
+    values: dict[str, Array] = {}
+    how = ""
+    if settings.rounds > 1:
+        drop, values, how = _in_rounds(analysis, settings, session, clock)
+    else:
+        known = _calibration(analysis, settings, session, clock)
+        clock("score")
+        drop = choose(analysis, settings, known, clock)
     plan = Plan(drop, source.sha256, settings.to_json())
-    return _Job(source, analysis, plan, session, known, clock, check, measure_latency).carry_out()
+    return _Job(source, analysis, plan, session, known, clock, check, measure_latency, values, how).carry_out()
 
 
 def apply_plan(
@@ -191,8 +218,10 @@ def _calibration(analysis: Analysis, settings: Settings, trial: _Trial | None, c
     return calibrate(analysis.model, dims, trial.samples, settings.samples, settings.seed)
 
 
-def choose(analysis: Analysis, settings: Settings, known: Calibration | None = None, clock: Progress = _quiet) -> dict[str, Indices]:
-    """Score and select. Raises RefusedError, with the reason, where nothing can or would go."""
+def choose(
+    analysis: Analysis, settings: Settings, known: Calibration | None = None, clock: Progress = _quiet, *, must: bool = True
+) -> dict[str, Indices]:
+    """Score and select. Raises RefusedError, with the reason, where nothing can go, or nothing would and something must."""
     groups = analysis.prunable()
     if not groups:
         raise RefusedError(_nothing(analysis, settings))
@@ -201,20 +230,63 @@ def choose(analysis: Analysis, settings: Settings, known: Calibration | None = N
         evidence = Evidence(analysis.model, settings.seed, known.consumers, known.statistics)
     scores = score_groups(groups, CRITERIA[settings.criterion], evidence, settings.aggregate, settings.normalise)
     if settings.criterion in WITH_STATISTICS:
-        worth = zip(groups, per_channel(analysis.model, groups).tolist(), strict=True)
+        worth = zip(groups, per_channel(analysis.model, groups, settings.unit()).tolist(), strict=True)
         scores = {g.name: scores[g.name] / max(saved, 1.0) ** COST_EXPONENT for g, saved in worth if g.name in scores}
         scores = fill_in(scores, score_groups(groups, CRITERIA[FALLBACK], evidence))
     if not scores:
         raise RefusedError(f"criterion {settings.criterion} knows nothing about any of the {len(groups)} groups; use --criterion l1")
     clock("select")
-    drop = select(groups, analysis.model, scores, settings.ratio, settings.scope, settings.multiple)
-    if not drop:
+    drop = select(groups, analysis.model, scores, settings.goal(), settings.scope, settings.multiple)
+    if not drop and must:
         largest = max(group.size for group in groups)
+        goal = settings.target or f"ratio {settings.ratio}"
         raise RefusedError(
-            f"ratio {settings.ratio} with multiples of {settings.multiple} removes no channel: the largest of {len(groups)} groups has "
-            f"{largest}; use a larger ratio or a smaller multiple"
+            f"{goal} with multiples of {settings.multiple} removes no channel: the largest of {len(groups)} groups has "
+            f"{largest}; remove more, or use a smaller multiple"
         )
     return drop
+
+
+def _final_share(analysis: Analysis, settings: Settings) -> float:
+    """What is kept in the end, of the unit that counts."""
+    goal = settings.goal()
+    if isinstance(goal, Target):
+        return goal.share
+    groups = analysis.prunable()
+    if not groups:
+        raise RefusedError(_nothing(analysis, settings))
+    even = select(groups, analysis.model, {group.name: np.zeros(group.size) for group in groups}, goal, "local", settings.multiple)
+    removed = np.asarray([len(even.get(group.name, ())) for group in groups])
+    return float(PlanCost(analysis.model, groups)(removed) / macs(analysis.model))
+
+
+def _in_rounds(
+    analysis: Analysis, settings: Settings, trial: _Trial | None, clock: Progress
+) -> tuple[dict[str, Indices], dict[str, Array], str]:
+    """(channels that go, new values of constants, how they were found): pruned and repaired round by round."""
+    drop: dict[str, Indices] = {}
+    values: dict[str, Array] = {}
+    model, whole, unit, repair = analysis.model, UNITS[settings.unit()].whole, settings.unit(), ""
+    for number, share in enumerate(shares(_final_share(analysis, settings), settings.rounds), 1):
+        removal = Removal(analysis, drop)
+        here = narrowed(analysis, drop, removal, model)
+        known = _calibration(here, settings, trial, clock)
+        clock("score")
+        left = min(share * whole(analysis.model) / whole(model), 1.0)
+        goal = replace(settings, ratio=None, target=f"{unit}={left!r}") if left < 1 else None
+        going = choose(here, goal, known, clock, must=number == settings.rounds and not drop) if goal else {}
+        clock("rewrite")
+        drop = joined(analysis, drop, going)
+        if known is not None and settings.repair != "none" and going:
+            clock("repair")
+            repair = f"{settings.repair}: fitted on {known.describe()} in each of {settings.rounds} rounds"
+            cut = Removal(here, going)
+            new = reconstruct(model, known.consumers, known.statistics, cut, refits=settings.repair == "obs")
+            values = widened(analysis.model, new, removal, values)
+            moved = known.correction(rewrite(analysis, Plan(drop, ""), values).proto, cut)
+            values = widened(analysis.model, moved, removal, values)
+        model = Model.of(rewrite(analysis, Plan(drop, ""), values).proto, analysis.model.inference.dims)
+    return drop, values, repair
 
 
 def _nothing(analysis: Analysis, settings: Settings) -> str:
@@ -251,7 +323,10 @@ class _Trial:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A plan about to be carried out. check: whether to validate and measure the result; latency: whether to time it too."""
+    """A plan about to be carried out. check: whether to validate and measure the result; latency: whether to time it too.
+
+    values: constants that rounds have repaired, in the shapes of the original. repair: how.
+    """
 
     source: Source
     analysis: Analysis
@@ -261,22 +336,24 @@ class _Job:
     clock: _Clock
     check: bool
     latency: bool
+    values: Mapping[str, Array] = field(default_factory=dict)
+    repair: str = ""
 
     def carry_out(self) -> Result:
         """Rewrite, validate, repair, measure."""
         self.clock("rewrite")
         cut = rewrite(self.analysis, self.plan)
-        repairs = self.known is not None and self.plan.settings["repair"] != "none"
+        repairs = bool(self.values) or (self.known is not None and self.plan.settings["repair"] != "none")
         dims: Mapping[str, int] = {}
         report = self._report(cut)
         if self.trial is not None and self.check:
             self.clock("validate")
             dims = runtime.working_dims(self.analysis.model, self.trial.session, self.trial.dims)
             report = replace(report, validation=validate(self.analysis.model, cut, dims))
-        if self.known is not None and repairs:
+        if repairs:
             self.clock("repair")
-            cut = self._repaired(self.known, cut)
-            report = replace(report, repair=f"{self.plan.settings['repair']}: fitted on {self.known.describe()}")
+            cut, how = self._repaired(cut)
+            report = replace(report, repair=how)
             if self.check:
                 validate(self.analysis.model, cut, dims, repaired=True)
         if self.trial is not None and self.check:
@@ -286,13 +363,16 @@ class _Job:
         plan = self.plan.to_json(self.analysis, cut.tensors, cut.inexact, repaired=repairs)
         return Result(cut.proto, plan, replace(report, seconds=self.clock.seconds))
 
-    def _repaired(self, known: Calibration, cut: Rewritten) -> Rewritten:
-        """The same cut with repaired weights."""
+    def _repaired(self, cut: Rewritten) -> tuple[Rewritten, str]:
+        """The same cut with repaired weights, and how."""
+        if self.known is None:
+            return rewrite(self.analysis, self.plan, self.values), self.repair
         refits = self.plan.settings["repair"] == "obs"
-        values = reconstruct(self.analysis.model, known.consumers, known.statistics, cut.removal, refits=refits)
+        values = reconstruct(self.analysis.model, self.known.consumers, self.known.statistics, cut.removal, refits=refits)
         better = rewrite(self.analysis, self.plan, values)
-        correction = known.correction(better.proto, cut.removal)
-        return rewrite(self.analysis, self.plan, values | correction) if correction else better
+        correction = self.known.correction(better.proto, cut.removal)
+        how = f"{self.plan.settings['repair']}: fitted on {self.known.describe()}"
+        return (rewrite(self.analysis, self.plan, values | correction) if correction else better), how
 
     def _measured(self, trial: _Trial, report: Report, cut: Rewritten, dims: Mapping[str, int]) -> Report:
         """The drift on the given data, or on random inputs; the latency."""
@@ -319,4 +399,14 @@ class _Job:
             validation=None,
             drift=None,
             seconds={},
+            notes=tuple(self._missed(cut)),
         )
+
+    def _missed(self, cut: Rewritten) -> Iterator[str]:
+        """Where a target was not met to CLOSE."""
+        goal = Settings.of(self.plan.settings).goal()
+        if isinstance(goal, Target):
+            after = {"macs": macs(self.analysis.model, cut.removal.after), "params": parameters(cut.proto)}[goal.unit]
+            kept = after / UNITS[goal.unit].whole(self.analysis.model)
+            if not (1 - CLOSE) * goal.share <= kept <= goal.share:
+                yield f"target {goal.unit}={goal.share:g}: {kept:.4f} is the nearest that whole channels and multiples allow"

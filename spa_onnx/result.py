@@ -20,7 +20,7 @@ class Report:
     params: float weights. macs: multiply-accumulates at batch 1. bytes: size of the file. latency: median milliseconds in onnxruntime,
     None where it was not measured. groups: (name, channels, removed) of those that lost channels. pinned: (name, channels, why, cause) of
     those with weights that could not. validation: None where it was switched off. repair: what was done to the surviving weights,
-    empty for nothing.
+    empty for nothing. notes: what did not go as asked, one sentence each.
     """
 
     params: tuple[int, int]
@@ -34,6 +34,7 @@ class Report:
     drift: Drift | None
     seconds: Mapping[str, float]
     repair: str = ""
+    notes: tuple[str, ...] = ()
 
     def reasons(self) -> list[tuple[str, int]]:
         """Reasons for pins with the number of groups that they hold, the most frequent first."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import gcd, lcm
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.cost import PlanCost
+from spa_onnx.cost import UNITS, PlanCost
+from spa_onnx.errors import RefusedError
 from spa_onnx.facts import Indices
 from spa_onnx.groups import Group
 from spa_onnx.model import Model
@@ -57,50 +59,125 @@ def _ranking(groups: Sequence[Group], scores: Scores, most: Counts) -> tuple[Cou
     return number[order], value[order]
 
 
-def _ranked(groups: Sequence[Group], model: Model, scores: Scores, ratio: float, scope: str, steps: Counts) -> Counts:
-    """The same share of every ranking goes, as large as saves the multiply-accumulates that `local` would save."""
-    sizes = np.asarray([group.size for group in groups])
-    cost = PlanCost(model, groups)
-    budget = cost(_rounded(_local(sizes, ratio), sizes, steps))
-    most = np.minimum(np.ceil(sizes * (1 + ratio) / 2).astype(np.int64), sizes - 1)
-    members: dict[Hashable, list[int]] = defaultdict(list)
-    for number, group in enumerate(groups):
-        members[SCOPES[scope](group, model)].append(number)
-    rankings = []
-    for numbers in members.values():
-        place, _ = _ranking([groups[n] for n in numbers], scores, most[numbers])
-        rankings.append(np.asarray(numbers)[place])
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The share of a unit of cost (`spa_onnx.cost.UNITS`) that is kept."""
 
-    def counts(share: float) -> Counts:
-        removed = sum(np.bincount(r[: round(share * len(r))], minlength=len(groups)) for r in rankings)
-        return _rounded(np.asarray(removed, dtype=np.int64), sizes, steps)
+    unit: str
+    share: float
 
-    low, high = 0.0, 1.0
-    finest = 0.5 / max(len(ranking) for ranking in rankings)
-    while high - low > finest:
-        middle = (low + high) / 2
-        low, high = (low, middle) if cost(counts(middle)) <= budget else (middle, high)
-    return counts(high)
+
+CLOSE = 0.01
+"""A budget counts as used up where less than this share of it is left."""
+
+
+class _Choice:
+    """How many channels each group could lose: as a function of the ratio under `local`, of a share of the rankings else."""
+
+    def __init__(self, groups: Sequence[Group], scores: Scores, steps: Counts) -> None:
+        self.groups, self.scores, self.steps = groups, scores, steps
+        self.sizes: Counts = np.asarray([group.size for group in groups])
+
+    def local(self, ratio: float) -> Counts:
+        """The same share of every group."""
+        return _rounded(_local(self.sizes, ratio), self.sizes, self.steps)
+
+    def ranked(self, model: Model, scope: str, ratio: float) -> tuple[Callable[[float], Counts], float]:
+        """(channels that go when a share of every ranking goes, the smallest share that makes a difference)."""
+        most = np.minimum(np.ceil(self.sizes * (1 + ratio) / 2).astype(np.int64), self.sizes - 1)
+        members: dict[Hashable, list[int]] = defaultdict(list)
+        for number, group in enumerate(self.groups):
+            members[SCOPES[scope](group, model)].append(number)
+        rankings = []
+        for numbers in members.values():
+            place, _ = _ranking([self.groups[n] for n in numbers], self.scores, most[numbers])
+            rankings.append(np.asarray(numbers)[place])
+
+        def counts(share: float) -> Counts:
+            removed = sum(np.bincount(r[: round(share * len(r))], minlength=len(self.groups)) for r in rankings)
+            return _rounded(np.asarray(removed, dtype=np.int64), self.sizes, self.steps)
+
+        return counts, 0.5 / max(len(ranking) for ranking in rankings)
+
+    def closest(self, counts: Callable[[float], Counts], finest: float, cost: PlanCost, budget: float) -> tuple[float, Counts]:
+        """(share, counts): the least that goes for the budget to be met, the groups at the brink one after the other."""
+        low, high = 0.0, 1.0
+        while high - low > finest:
+            middle = (low + high) / 2
+            low, high = (low, middle) if cost(counts(middle)) <= budget else (middle, high)
+        below, removed = counts(low), counts(high)
+        scores = {n: self._last_score(n, removed) for n in np.flatnonzero(removed > below).tolist()}
+        for number in sorted(scores, key=scores.__getitem__, reverse=True):
+            fewer = removed.copy()
+            fewer[number] = below[number]
+            removed = fewer if cost(fewer) <= budget else removed
+        return high, removed
+
+    def filled(self, removed: Counts, cost: PlanCost, budget: float) -> Counts:
+        """Channels put back, step by step, as long as more than CLOSE of the budget is left and one fits."""
+        while cost(removed) < (1 - CLOSE) * budget:
+            back = next((fewer for fewer in self._one_put_back(removed) if cost(fewer) <= budget), None)
+            if back is None:
+                break
+            removed = back
+        return removed
+
+    def _last_score(self, number: int, removed: Counts) -> float:
+        """The score of the last channel that went."""
+        return float(np.sort(self.scores[self.groups[number].name])[removed[number] - 1])
+
+    def _one_put_back(self, removed: Counts) -> Iterator[Counts]:
+        """One step of channels fewer: first of the group whose last channel that went scores highest."""
+        last = {n: self._last_score(n, removed) for n in np.flatnonzero(removed).tolist()}
+        for number in sorted(last, key=last.__getitem__, reverse=True):
+            yield removed - np.eye(1, len(removed), number, dtype=np.int64)[0] * np.minimum(self.steps[number], removed[number])
 
 
 def select(
-    groups: Sequence[Group], model: Model, scores: Scores, ratio: float, scope: str = "local", multiple: int = 1
+    groups: Sequence[Group],
+    model: Model,
+    scores: Scores,
+    goal: float | Target,
+    scope: str = "local",
+    multiple: int = 1,
 ) -> dict[str, Indices]:
     """Group name -> the channels that go, sorted; groups that lose none are left out.
 
-    ratio: share of the channels of every group under `local`; under the other scopes as many channels go as save the same
-    multiply-accumulates, and no group loses more than half of what `local` would leave it. multiple: every channel count that
-    changes stays a multiple of it; groups too small for one multiple stay whole.
+    goal: share of the channels of every group under `local`; under the other scopes as many channels go as save the same
+    multiply-accumulates, and no group loses more than half of what `local` would leave it. Or a target, met from below as closely as
+    whole channels allow. multiple: every channel count that changes stays a multiple of it; groups too small for one multiple stay whole.
+    Raises RefusedError where the target is out of reach.
     """
     chosen = [group for group in groups if group.name in scores]
     if not chosen:
         return {}
-    sizes = np.asarray([group.size for group in chosen])
-    steps = np.asarray([step(group, multiple) for group in chosen])
-    local = scope == "local"
-    removed = _rounded(_local(sizes, ratio), sizes, steps) if local else _ranked(chosen, model, scores, ratio, scope, steps)
+    choice = _Choice(chosen, scores, np.asarray([step(group, multiple) for group in chosen]))
+    unit = goal.unit if isinstance(goal, Target) else "macs"
+    cost = PlanCost(model, chosen, unit)
+    if isinstance(goal, Target):
+        budget = goal.share * UNITS[unit].whole(model)
+        _check_reach(choice, cost, goal, UNITS[unit].whole(model))
+        if cost(choice.local(0.0)) <= budget:
+            return {}
+        ratio, removed = choice.closest(choice.local, 0.5 / int(choice.sizes.max()), cost, budget)
+    else:
+        ratio, removed = goal, choice.local(goal)
+        budget = cost(removed)
+    if scope != "local":
+        _, removed = choice.closest(*choice.ranked(model, scope, ratio), cost, budget)
+    if isinstance(goal, Target):
+        removed = choice.filled(removed, cost, budget)
     drop = {}
     for group, count in zip(chosen, removed.tolist(), strict=True):
         if count > 0:
             drop[group.name] = np.sort(np.argsort(scores[group.name], kind="stable")[:count])
     return drop
+
+
+def _check_reach(choice: _Choice, cost: PlanCost, goal: Target, whole: float) -> None:
+    least = cost(choice.local(1.0)) / whole
+    if least > goal.share:
+        raise RefusedError(
+            f"target {goal.unit}={goal.share:g} is out of reach: with one step of channels left in each of {len(choice.groups)} groups "
+            f"{least:.3f} would be kept, which is the nearest"
+        )

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from spa_onnx.analysis import ATTENTION
+from spa_onnx.cost import UNITS
 from spa_onnx.criteria import CRITERIA, WITH_STATISTICS
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.importance import AGGREGATIONS, NORMALISATIONS
 from spa_onnx.repair import REPAIRS
-from spa_onnx.select import SCOPES
+from spa_onnx.select import SCOPES, Target
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to prune; `prune` documents each field."""
 
-    ratio: float
+    ratio: float | None
     criterion: str = "obspa"
     scope: str = ""
     aggregate: str = "sum"
@@ -32,6 +33,8 @@ class Settings:
     attention: str = "heads"
     repair: str = ""
     samples: int = 256
+    target: str = ""
+    rounds: int = 1
 
     def __post_init__(self) -> None:
         """Fill in what follows from the criterion: losses compare across groups and come with their repair."""
@@ -46,7 +49,12 @@ class Settings:
 
     def check(self) -> None:
         """Raises UsageError for a value that makes no sense."""
-        if not (isinstance(self.ratio, int | float) and math.isfinite(self.ratio) and 0 < self.ratio < 1):
+        if (self.ratio is None) == (not self.target):
+            raise UsageError("give either a ratio (--ratio 0.4) or a target (--target macs=0.5)")
+        self.goal()
+        if self.rounds < 1:
+            raise UsageError(f"rounds {self.rounds} is not a positive number")
+        if self.ratio is not None and not (isinstance(self.ratio, int | float) and math.isfinite(self.ratio) and 0 < self.ratio < 1):
             raise UsageError(f"ratio {self.ratio} is not between 0 and 1 (both excluded); 0.4 removes 40 % of the channels")
         if self.multiple < 1:
             raise UsageError(f"multiple {self.multiple} is not a positive number")
@@ -67,6 +75,21 @@ class Settings:
             if value not in table:
                 raise UsageError(f"unknown {what} {value!r}; choose from {', '.join(table)}")
         self.patterns()
+
+    def goal(self) -> float | Target:
+        """The ratio, or the target. Raises UsageError for a target that is none."""
+        if self.ratio is not None:
+            return self.ratio
+        unit, _, share = self.target.partition("=")
+        number = float(share) if re.fullmatch(r"[0-9.]+([eE]-?[0-9]+)?", share) and share.count(".") < 2 else math.nan
+        if unit not in UNITS or not 0 < number < 1:
+            raise UsageError(f"target {self.target!r} is not {' or '.join(UNITS)}=SHARE with a share to keep between 0 and 1, as macs=0.5")
+        return Target(unit, number)
+
+    def unit(self) -> str:
+        """What is to be saved."""
+        goal = self.goal()
+        return goal.unit if isinstance(goal, Target) else "macs"
 
     def patterns(self) -> tuple[re.Pattern[str], ...]:
         """The compiled exclusions. Raises UsageError for one that does not parse."""

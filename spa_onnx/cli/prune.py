@@ -14,7 +14,21 @@ from spa_onnx.cli import options
 @options.model_argument
 @click.argument("output", type=click.Path(path_type=Path), required=False)
 @click.option("-o", "--output", "output_option", type=click.Path(path_type=Path), help="Where to write; default: MODEL with .pruned.onnx.")
-@click.option("--ratio", type=float, required=True, help="Share of the removable channels that goes, between 0 and 1.")
+@click.option("--ratio", type=float, help="Share of the removable channels that goes, between 0 and 1.")
+@click.option(
+    "--target",
+    default="",
+    metavar="UNIT=SHARE",
+    help="Instead of --ratio, the share that is kept: macs=0.5 or params=0.5, met from below within 1 % where channels allow it.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Prune and repair in N steps, with statistics collected again; together they save what one would save.",
+)
 @click.option(
     "--criterion", type=options.Name("spa_onnx.criteria:CRITERIA"), default="obspa", show_default=True, help="How channels are scored."
 )
@@ -65,7 +79,7 @@ from spa_onnx.cli import options
 @options.validate_option
 @options.force_option
 def command(model: Path, output: Path | None, output_option: Path | None, **given: Any) -> None:
-    """Remove RATIO of the channels of MODEL and write OUTPUT, a smaller model that was checked in onnxruntime.
+    """Remove channels of MODEL, as many as --ratio or --target says, and write OUTPUT, a smaller model that was checked in onnxruntime.
 
     MODEL itself is never changed. Nothing is written unless every check passes.
     """

@@ -161,8 +161,7 @@ def _result_rows(report: Report, data: str | None) -> Iterator[tuple[str, str]]:
     if report.inexact:
         names = ", ".join(report.inexact[:MOST_NAMES]) + (", ..." if len(report.inexact) > MOST_NAMES else "")
         yield "inexact", f"{_some(len(report.inexact), 'node')} over an axis that lost channels: {names}"
-    if report.repair:
-        yield "repair", report.repair
+    yield from _words(report)
     if report.drift is not None:
         yield "drift", _drift_text(report.drift, data)
     verdict = report.validation
@@ -174,6 +173,13 @@ def _result_rows(report: Report, data: str | None) -> Iterator[tuple[str, str]]:
         yield "validation", f"pruned == masked: largest relative difference {verdict.gap:.2g} on {verdict.seeds} random inputs"
     for note in verdict.notes if verdict else ():
         yield "", note
+
+
+def _words(report: Report) -> Iterator[tuple[str, str]]:
+    if report.repair:
+        yield "repair", report.repair
+    for note in report.notes:
+        yield "note", note
 
 
 def show_groups(analysis: Analysis, model: Path) -> None:

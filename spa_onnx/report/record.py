@@ -25,6 +25,7 @@ def result_record(result: Result, target: Path) -> dict[str, Any]:
         "pinned": [{"name": name, "channels": size, "why": why} for name, size, why, _ in report.pinned],
         "inexact": list(report.inexact),
         "repair": report.repair,
+        "notes": list(report.notes),
         "validation": "skipped" if report.validation is None else asdict(report.validation),
         "drift": None if report.drift is None else asdict(report.drift),
         "seconds": dict(report.seconds),

@@ -1,0 +1,75 @@
+"""Pruning in rounds: what is left after some is looked at again, and what goes next is said in channels of the original.
+
+All rounds share the groups of the original, so their plans compose by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import networkx as nx
+import numpy as np
+
+from spa_onnx.cut import Removal
+from spa_onnx.facts import Axis, Indices
+from spa_onnx.fold import Array
+from spa_onnx.groups import Analysis, Group
+from spa_onnx.model import Model
+
+
+def shares(final: float, rounds: int) -> list[float]:
+    """What each round keeps of the original: every one the same share of what it finds, and the last `final`."""
+    return [final ** (number / rounds) for number in range(1, rounds + 1)]
+
+
+def left_over(group: Group, drop: Mapping[str, Indices]) -> Indices:
+    """The channels of a group that a plan leaves, sorted."""
+    return np.setdiff1d(np.arange(group.size), drop.get(group.name, ()))
+
+
+def narrowed(analysis: Analysis, drop: Mapping[str, Indices], removal: Removal, model: Model) -> Analysis:
+    """The groups of the original as they are in the model that `drop` has left; the channels are renumbered.
+
+    removal: of the same plan. Axes of tensors that the smaller model does not have under their old name are left out.
+    """
+    groups = []
+    for group in analysis.groups:
+        channels = left_over(group, drop)
+        renumbered = np.full(group.size + 1, -1)
+        renumbered[channels] = np.arange(len(channels))
+        owner: dict[Axis, Indices] = {}
+        for axis, numbers in group.owner.items():
+            kept, shape = removal.kept(axis), model.shape(axis.tensor)
+            if shape is not None and len(shape) > axis.dim and shape[axis.dim] == len(kept):
+                owner[axis] = renumbered[numbers[kept]]
+        if owner:
+            groups.append(Group(group.name, len(channels), owner, group.pinned, group.cause))
+    return Analysis(model, tuple(groups), nx.MultiGraph(), (), {})
+
+
+def joined(analysis: Analysis, before: Mapping[str, Indices], later: Mapping[str, Indices]) -> dict[str, Indices]:
+    """Both plans as one for the original. later: channels as `narrowed` has numbered them."""
+    drop = dict(before)
+    for group in analysis.groups:
+        if len(later.get(group.name, ())):
+            drop[group.name] = np.setdiff1d(np.arange(group.size), np.delete(left_over(group, before), later[group.name]))
+    return drop
+
+
+def widened(model: Model, values: Mapping[str, Array], removal: Removal, before: Mapping[str, Array]) -> dict[str, Array]:
+    """New values of constants as they are after `removal`, in the shapes of the original; `before` holds what had changed already.
+
+    Constants that the original does not have under that name, or that have a name per use there, keep their old values.
+    """
+    shared = set(model.source.values())
+    result = dict(before)
+    for name, value in values.items():
+        old = before.get(name, model.constant(name))
+        if old is None or name in shared:
+            continue
+        where = np.ix_(*(removal.kept(Axis(name, dim)) for dim in range(old.ndim)))
+        array = np.array(old)
+        if array[where].shape == value.shape:
+            array[where] = value
+            result[name] = array
+    return result
