@@ -41,12 +41,29 @@ def graph_constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
     return found
 
 
+def nested_constants(node: onnx.NodeProto) -> dict[str, TensorProto]:
+    """The initializers and Constant outputs inside the branches or the body of a node."""
+    inner = [nested for attribute in node.attribute for nested in (attribute.g, *attribute.graphs)]
+    return {name: tensor for graph in inner for each in graphs(graph) for name, tensor in graph_constants(each).items()}
+
+
+def sparse_tensors(graph: onnx.GraphProto) -> dict[str, onnx.SparseTensorProto]:
+    """Constants of the graph that are stored sparse, as initializers or in Constant nodes: tensor name -> stored form."""
+    found = {tensor.values.name: tensor for tensor in graph.sparse_initializer}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "sparse_value":
+                found[node.output[0]] = attribute.sparse_tensor
+    return found
+
+
 @dataclass(frozen=True)
 class Model:
     """An ONNX model and what is known about it; `Model.of(proto)` makes one.
 
     nodes: the operators of the main graph in topological order, without Constant nodes.
     source: use name -> constant, for constants that have a name per use (see Node).
+    constants: those of the main graph, and those that are nested in its nodes.
     """
 
     proto: onnx.ModelProto
@@ -61,7 +78,8 @@ class Model:
         """Read a model; `dims` gives sizes to symbolic dimensions. Raises RefusedError where its shapes make no sense."""
         constants = graph_constants(proto.graph)
         nodes, source = _nodes(proto.graph, constants)
-        return cls(proto, nodes, source, constants, _infer(proto, nodes, source, dims or {}))
+        nested = {name: tensor for node in proto.graph.node for name, tensor in nested_constants(node).items()}
+        return cls(proto, nodes, source, nested | constants, _infer(proto, nodes, source, dims or {}))
 
     @cached_property
     def opset(self) -> int:
@@ -77,6 +95,22 @@ class Model:
     def outputs(self) -> tuple[str, ...]:
         """Graph outputs."""
         return tuple(value.name for value in self.proto.graph.output)
+
+    @cached_property
+    def nested(self) -> Mapping[str, Node]:
+        """Constant inside the branches or the body of a node -> that node."""
+        protos = dict(enumerate(self.proto.graph.node))
+        return {name: node for node in self.nodes for name in nested_constants(protos[node.index])}
+
+    @cached_property
+    def sparse(self) -> Mapping[str, onnx.SparseTensorProto]:
+        """Constants that are stored sparse: tensor name -> stored form."""
+        return sparse_tensors(self.proto.graph)
+
+    @cached_property
+    def functions(self) -> frozenset[str]:
+        """The operators that the model itself defines, with their domain in front."""
+        return frozenset(f"{function.domain}.{function.name}" for function in self.proto.functions)
 
     @cached_property
     def producer(self) -> Mapping[str, Node]:
@@ -173,7 +207,7 @@ def _nodes(graph: onnx.GraphProto, constants: Mapping[str, TensorProto]) -> tupl
     source: dict[str, str] = {}
     nodes = []
     for index, proto in enumerate(graph.node):
-        if constant_tensor(proto) is not None:
+        if constant_tensor(proto) is not None or any(a.name == "sparse_value" for a in proto.attribute):
             continue
         name = proto.name or f"{proto.op_type}({proto.output[0]})"
         inputs = tuple(f"{tensor}@{name}:{slot}" if tensor in shared else tensor for slot, tensor in enumerate(proto.input))

@@ -111,6 +111,8 @@ def skeleton(proto: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], dims
     ranks |= {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
     for tensor in proto.graph.initializer:
         _add_constant(graph, tensor, tensor.name)
+    for sparse in proto.graph.sparse_initializer:
+        graph.input.append(onnx.helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, list(sparse.dims)))
     for node in proto.graph.node:
         value = constant_tensor(node)
         if value is None:

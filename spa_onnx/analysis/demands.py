@@ -18,6 +18,10 @@ def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.P
     for what, names in (("input", model.inputs), ("output", model.outputs)):
         for name in names:
             yield from _pin_tensor(model, name, f"graph {what}", name)
+    for name, node in model.nested.items():
+        yield from _pin_tensor(model, name, "a weight in a branch or body", str(node))
+    for name in model.sparse:
+        yield from _pin_tensor(model, name, "stored as a sparse tensor; store it dense to have it cut", name)
     inside = {node.index for chain in reorderings for node in chain.nodes}
     for chain in reorderings:
         yield from chain_facts(chain, model)

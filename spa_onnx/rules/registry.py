@@ -28,6 +28,9 @@ class Rule:
 
 RULES: dict[str, Rule] = {}
 
+WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""Operators that run graphs of their own, on what enters them."""
+
 
 def rule(*operators: str, parameters: tuple[int, ...] = ()) -> Callable[[RuleFunction], RuleFunction]:
     """Register one function for these operators. Raises ValueError where one of them has a rule already."""
@@ -45,11 +48,11 @@ def rule(*operators: str, parameters: tuple[int, ...] = ()) -> Callable[[RuleFun
 def facts(node: Node, model: Model) -> Iterator[Fact]:
     """All that this node demands, the pins for what its rule leaves unsaid included."""
     for name in node.captures:
-        yield from _pin_all(name, model, "read inside the branches of a node", str(node))
+        yield from _pin_all(name, model, "read inside a branch or body", str(node))
     entry = RULES.get(node.op)
     if entry is None:
         for name in (*node.inputs, *node.outputs):
-            yield from _pin_all(name, model, f"no coupling rule for operator {node.op}", f"node '{node.name}'")
+            yield from _pin_all(name, model, _unruled(node, model), f"node '{node.name}'")
         return
     carriers = _carriers(node, entry, model)
     for slot in entry.parameters:
@@ -60,6 +63,15 @@ def facts(node: Node, model: Model) -> Iterator[Fact]:
             yield from _pin_all(name, model, "its size depends on data", str(node))
         return
     yield from _checked(node, model, entry, carriers)
+
+
+def _unruled(node: Node, model: Model) -> str:
+    """Why a node that has no rule pins its axes."""
+    if node.op in WITH_BODIES:
+        return f"enters or leaves a branch or body of {node.op}"
+    if node.op in model.functions:
+        return f"{node.op} is a function of the model, and is not looked into; onnx.inliner.inline_local_functions puts its nodes in place"
+    return f"no coupling rule for operator {node.op}"
 
 
 def _carriers(node: Node, entry: Rule, model: Model) -> list[str]:
