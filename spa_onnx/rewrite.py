@@ -18,10 +18,10 @@ from spa_onnx.model import Model, graph_constants
 from spa_onnx.node import Node
 from spa_onnx.plan import Plan, TensorCut
 from spa_onnx.rules import FOLLOWERS
-from spa_onnx.rules.follow import Edit, SetAttribute, SetInput, TakeInstead
+from spa_onnx.rules.follow import Edit, Rescale, SetAttribute, SetInput, TakeInstead
 from spa_onnx.rules.shuffle import Chain, aligned_shapes
 from spa_onnx.shapes import refresh_value_info
-from spa_onnx.surgery import Blend, Operation, Take, operate
+from spa_onnx.surgery import Blend, Operation, Scale, Take, operate
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class _Draft:
 
     def _add(self, name: str, array: Array) -> None:
         """Add an initializer; before IR 4 it must be listed as a graph input too."""
-        self.proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         if self.proto.ir_version < 4:
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             self.proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
@@ -173,12 +173,27 @@ class _Draft:
                 _set_attribute(node, change)
             elif isinstance(change, SetInput):
                 self._set_input(index, node, change)
+            elif isinstance(change, Rescale):
+                self._resize(index, node, change)
             else:
                 self._operations.append(Take(node.output[0], change.source or node.input[0], change.axis, change.indices))
 
+    def _current(self, index: int, slot: int) -> Array | None:
+        """The value of a parameter input, if it is a constant."""
+        name = find_node(self._model, index).input(slot)
+        return self._model.constant(name) if name else None
+
+    def _resize(self, index: int, node: onnx.NodeProto, change: Rescale) -> None:
+        wrong = change.found != change.wanted
+        if self._current(index, change.slot) is not None or (change.found[wrong] <= 0).any():
+            self._set_input(index, node, SetInput(change.slot, change.wanted, wrong))
+            return
+        common = np.where(wrong, np.gcd(change.found, change.wanted), 1)
+        times, over = np.where(wrong, change.wanted, 1) // common, np.where(wrong, change.found, 1) // common
+        self._operations.append(Scale(node.output[0], change.slot, times.astype(np.int64), over.astype(np.int64)))
+
     def _set_input(self, index: int, node: onnx.NodeProto, change: SetInput) -> None:
-        original = next(n for n in self._model.nodes if n.index == index)
-        current = self._model.constant(original.input(change.slot)) if original.input(change.slot) else None
+        current = self._current(index, change.slot)
         where = np.ones(change.values.shape, bool) if change.where is None else change.where
         if current is None and not where.all():
             self._operations.append(Blend(node.output[0], change.slot, change.values, where))
@@ -216,7 +231,7 @@ def _take(array: Array | None, kept: Mapping[int, Indices]) -> Array:
 
 def _overwrite(tensor: TensorProto, array: Array) -> None:
     """New content for a stored tensor; its name, documentation and metadata stay."""
-    fresh = numpy_helper.from_array(np.ascontiguousarray(array), tensor.name)
+    fresh = numpy_helper.from_array(np.asarray(array, order="C"), tensor.name)
     fresh.doc_string = tensor.doc_string
     fresh.metadata_props.extend(tensor.metadata_props)
     tensor.CopyFrom(fresh)
@@ -227,7 +242,7 @@ def _overwrite_constant(node: onnx.NodeProto, array: Array) -> None:
         _overwrite(node.attribute[0].t, array)
         return
     del node.attribute[:]
-    node.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(np.ascontiguousarray(array), node.output[0])))
+    node.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(np.asarray(array, order="C"), node.output[0])))
 
 
 def _declare(value: onnx.ValueInfoProto, array: Array) -> None:

@@ -198,7 +198,15 @@ def infer(
             break
         _replace(bare.graph, {name: values[name].array for name in learnt})
     shapes.update({name: value.array.shape for name, value in known.items()})
-    return Inference(shapes, {name: value for name, value in known.items() if not _is_weight(value)}, dims)
+    copies = _copies(nodes, known)
+    return Inference(shapes, {name: value for name, value in known.items() if not _is_weight(value) and name not in copies}, dims)
+
+
+def _copies(nodes: Sequence[Node], known: Mapping[str, Value]) -> set[str]:
+    """Stretched tensors that no shape arithmetic reads (indices expanded to all heads): known, but cut like any activation."""
+    read = {name for node in nodes if all(output in known for output in node.outputs if output) for name in node.inputs}
+    expanded = {node.outputs[0] for node in nodes if node.op == "Expand" and node.outputs[0] in known}
+    return {name for name in expanded - read if known[name].array.ndim > 1}
 
 
 def _infer(bare: onnx.ModelProto) -> onnx.ModelProto:

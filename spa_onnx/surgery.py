@@ -36,7 +36,17 @@ class Blend:
     where: Array
 
 
-Operation: TypeAlias = Take | Blend
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Input `slot` of the node that makes `output` is multiplied by `times` and divided by `over`, element by element."""
+
+    output: str
+    slot: int
+    times: Array
+    over: Array
+
+
+Operation: TypeAlias = Take | Blend | Scale
 
 
 def operate(proto: onnx.ModelProto, operations: Sequence[Operation]) -> onnx.ModelProto:
@@ -52,8 +62,10 @@ def operate(proto: onnx.ModelProto, operations: Sequence[Operation]) -> onnx.Mod
         for number, operation in enumerate(operations):
             if isinstance(operation, Take):
                 _take(gs, producers[operation.output], tensors[operation.source], operation, number)
-            else:
+            elif isinstance(operation, Blend):
                 _blend(gs, graph, producers[operation.output], operation, number)
+            else:
+                _scale(gs, graph, producers[operation.output], operation, number)
         exported: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     carry_over(proto, exported, operations)
     return exported
@@ -74,6 +86,16 @@ def _blend(gs: Any, graph: Any, node: Any, operation: Blend, number: int) -> Non
     ]
     graph.nodes.insert(graph.nodes.index(node), gs.Node("Where", name=f"{name}_blend", inputs=inputs, outputs=[result]))
     node.inputs[operation.slot] = result
+
+
+def _scale(gs: Any, graph: Any, node: Any, operation: Scale, number: int) -> None:
+    for op, factors in (("Mul", operation.times), ("Div", operation.over)):
+        if (factors != 1).any():
+            name = f"{operation.output}__shape_{number}_{op.lower()}"
+            result = gs.Variable(name, dtype=factors.dtype, shape=factors.shape)
+            inputs = [node.inputs[operation.slot], gs.Constant(f"{name}_by", factors)]
+            graph.nodes.insert(graph.nodes.index(node), gs.Node(op, name=name, inputs=inputs, outputs=[result]))
+            node.inputs[operation.slot] = result
 
 
 def carry_over(original: onnx.ModelProto, exported: onnx.ModelProto, operations: Sequence[Operation] = ()) -> None:
@@ -102,13 +124,13 @@ def carry_over(original: onnx.ModelProto, exported: onnx.ModelProto, operations:
     if original.ir_version < 4:
         _list_initializers(graph)
     _carry_entries(graph.initializer, source.initializer)
-    _carry_nodes(graph.node, source.node, replaced, {(op.output, op.slot) for op in operations if isinstance(op, Blend)})
+    _carry_nodes(graph.node, source.node, replaced, {(op.output, op.slot) for op in operations if not isinstance(op, Take)})
 
 
 def _carry_nodes(
     fresh: Iterable[onnx.NodeProto], source: Iterable[onnx.NodeProto], replaced: set[str], blended: set[tuple[str, int]]
 ) -> None:
-    """replaced: outputs of nodes that became a Gather. blended: (output, slot) of inputs that now come from a Where."""
+    """replaced: outputs of nodes that became a Gather. blended: (output, slot) of inputs that now come from a Where or a Div."""
     twins = {tuple(node.output): node for node in source}
     for node in fresh:
         twin = twins.get(tuple(node.output))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
@@ -16,10 +17,11 @@ from spa_onnx.cut import Removal
 from spa_onnx.errors import RefusedError, ValidationError
 from spa_onnx.facts import Axis, Coupling, Indices
 from spa_onnx.fold import Array
-from spa_onnx.model import Model
+from spa_onnx.model import Model, feeds
 from spa_onnx.rewrite import Rewritten
 from spa_onnx.rules import facts
 from spa_onnx.runtime import Feed
+from spa_onnx.shapes import GUESSES, choose_dims, symbolic_dims
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -127,6 +129,7 @@ def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, rep
         raise ValidationError(str(error)) from error
     _same_interface(model.proto, rewritten.proto)
     fed = [runtime.random_feed(model, dims, seed) for seed in range(SEEDS)]
+    fed += _at_other_sizes(model, dims)
     try:
         got = [runtime.run(pruned, feed) for feed in fed]
     except RefusedError as error:
@@ -135,6 +138,22 @@ def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, rep
         why = "weights were repaired" if repaired else f"{len(rewritten.inexact)} nodes normalise over a removed axis"
         return Verdict(None, SEEDS, (*notes, f"{why}, so outputs were not compared with the masked model's"))
     return Verdict(_compare(model, rewritten, fed, got), SEEDS, notes)
+
+
+def _at_other_sizes(model: Model, dims: Mapping[str, int]) -> list[Feed]:
+    """A feed whose symbolic dimensions are one larger, if the original runs on it: a size that got written into the graph shows."""
+    free = {name: size + 1 for name, size in dims.items() if name.isidentifier() or ":" in name}
+    if not free:
+        return []
+    inputs = feeds(model.proto.graph)
+    first = {name for name, position, _ in symbolic_dims(inputs) if position == 0}
+    original = runtime.session(model.proto)
+    for chosen in (free, {name: size if name in first else dims[name] for name, size in free.items()}):
+        feed = runtime.random_feed(model, choose_dims(inputs, chosen, GUESSES[0]), SEEDS)
+        with contextlib.suppress(RefusedError):
+            runtime.run(original, feed)
+            return [feed]
+    return []
 
 
 def _check(original: onnx.ModelProto, pruned: onnx.ModelProto) -> tuple[str, ...]:

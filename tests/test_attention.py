@@ -5,8 +5,12 @@ import pytest
 from nets import NETS
 from nets.transformer import fused
 
+from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.model import Model
+from spa_onnx.plan import Plan
+from spa_onnx.rewrite import rewrite
+from spa_onnx.validate import difference, mask
 
 ONE_OPERATOR = ("multi_head_attention", "group_query_attention", "attention_with_weights", "attention_operator_grouped")
 DECOMPOSED = ("attention_heads", "attention_fused_qkv", "attention_multi_query")
@@ -55,3 +59,14 @@ def test_packed_queries_keys_and_values_lose_whole_heads(nodes, weights):
     (group,) = analyse(Model.of(build())).prunable()
     assert group.size == 4
     assert {"w1", "w9"} <= {axis.tensor for axis in group.owner}
+
+
+@pytest.mark.parametrize("sizes", [{"T": 5, "N": 1}, {"T": 4, "N": 3}, {"T": 7, "N": 2}])
+def test_heads_that_share_an_axis_with_the_batch_go_and_the_batch_stays_free(sizes):
+    model = Model.of(NETS["attention_batch_times_heads"]())
+    analysis = analyse(model)
+    assert {group.name: group.size for group in analysis.prunable()} == {"wq[1]": 4}
+    rewritten = rewrite(analysis, Plan({"wq[1]": np.asarray([0, 2, 3])}, ""))
+    feed = runtime.random_feed(model, sizes, seed=0)
+    want, got = (runtime.run(runtime.session(proto), feed) for proto in (mask(model, rewritten.removal), rewritten.proto))
+    assert difference(want[0], got[0]) < 1e-5

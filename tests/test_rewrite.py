@@ -29,13 +29,19 @@ shuffled = net(
     """a = Conv(x, w1, b1) r = Reshape(a, apart) t = Transpose<perm=[0,2,1,3,4]>(r) s = Reshape(t, back)
        z = Relu(s) y = Conv(z, w9, b9)""",
 )
-blended = net(
+scaled = net(
     "float[N,3,H,4] x",
     f"{WEIGHTS}, int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[1] eight = {{8}}, int64[1] four = {{4}}",
     """a = Conv(x, w1, b1) n = Shape(a) batch = Gather(n, zero) high = Gather(n, two) target = Concat<axis=0>(batch, eight, high, four)
        e = Relu(a) z = Reshape(e, target) y = Conv(z, w9, b9)""",
 )
-PATHS = {"plain": (plain, [1, 2, 5]), "take": (shuffled, [0, 1, 6]), "blend": (blended, [1, 2, 5])}
+blended = net(
+    "float[N,3,H,4] x",
+    f"{WEIGHTS}, int64[1] two = {{2}}, int64[1] eight = {{8}}, int64[2] zeros = {{0, 0}}, int64[2] both = {{1, 2}}",
+    """a = Conv(x, w1, b1) e = Relu(a) n = Shape(e) high = Gather(n, two) ends = Concat<axis=0>(eight, high)
+       z = Slice(e, zeros, ends, both) y = Conv(z, w9, b9)""",
+)
+PATHS = {"plain": (plain, [1, 2, 5]), "take": (shuffled, [0, 1, 6]), "blend": (blended, [1, 2, 5]), "scale": (scaled, [1, 2, 5])}
 """One net for each way through the rewriter, with channels of its one group to drop."""
 
 
@@ -86,6 +92,7 @@ def test_each_net_takes_its_way_and_computes_the_masked_function(case):
     operators = {node.op_type for node in rewritten.proto.graph.node}
     assert any(node.op_type == "Gather" and node.output[0] == "s" for node in rewritten.proto.graph.node) == (way == "take")
     assert ("Where" in operators) == (way == "blend")
+    assert ({"Mul", "Div"} <= operators) == (way == "scale")
     verdict = validate(model, rewritten, model.inference.dims)
     assert verdict.gap < 1e-5
     assert Model.of(rewritten.proto).shape("a")[1] == 5
@@ -302,7 +309,9 @@ def test_a_matrix_read_twice_is_one_tensor_and_both_readers_lose_the_same():
 # --- old and small formats ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("build", "drop"), [(plain, [1, 2, 5]), (shuffled, [0, 1, 6]), (shuffled, [0, 4]), (blended, [1, 2, 5])])
+@pytest.mark.parametrize(
+    ("build", "drop"), [(plain, [1, 2, 5]), (shuffled, [0, 1, 6]), (shuffled, [0, 4]), (blended, [1, 2, 5]), (scaled, [1, 2, 5])]
+)
 def test_before_ir_4_initializers_and_graph_inputs_stay_in_step(build, drop):
     proto = build()
     proto.ir_version = 3

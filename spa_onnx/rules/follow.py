@@ -52,6 +52,18 @@ class SetInput:
 
 
 @dataclass(frozen=True, slots=True)
+class Rescale:
+    """Where an input names `found`, let it name `wanted`: sizes, each of them a product.
+
+    An input that the graph computes is scaled, so that a factor of it, like the batch in batch * heads, may still be any size.
+    """
+
+    slot: int
+    found: Array
+    wanted: Array
+
+
+@dataclass(frozen=True, slots=True)
 class TakeInstead:
     """Replace the node by a Gather of these indices along one axis of `source`, or of its first input."""
 
@@ -60,7 +72,7 @@ class TakeInstead:
     source: str = ""
 
 
-Edit: TypeAlias = SetAttribute | SetInput | TakeInstead
+Edit: TypeAlias = SetAttribute | SetInput | Rescale | TakeInstead
 Follower: TypeAlias = Callable[[Node, Model, Cut], Iterator[Edit]]
 
 FOLLOWERS: dict[str, Follower] = {}
@@ -82,7 +94,7 @@ def follow(*operators: str) -> Callable[[Follower], Follower]:
     return register
 
 
-def target_shape(node: Node, cut: Cut, slot: int) -> Iterator[SetInput]:
+def target_shape(node: Node, cut: Cut, slot: int) -> Iterator[Rescale]:
     """Correct a target shape at an input position wherever it names another size than the output now has.
 
     In Reshape -1 takes what is left and 0 copies the input's size, so that both follow by themselves where they can; in
@@ -102,4 +114,4 @@ def target_shape(node: Node, cut: Cut, slot: int) -> Iterator[SetInput]:
         meant[target == 1] = wanted[target == 1]
     wrong = meant != wanted
     if wrong.any():
-        yield SetInput(slot, wanted.astype(target.dtype), wrong)
+        yield Rescale(slot, target, np.where(wrong, wanted, target).astype(target.dtype))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from spa_onnx.facts import Axis, Coupling, Fact, Pin, Span, same, whole
+from spa_onnx.facts import Axis, Coupling, Fact, Free, Pin, Span, same, whole
 from spa_onnx.fold import NOTHING, slices
 from spa_onnx.model import Model
 from spa_onnx.node import Node
@@ -172,9 +172,16 @@ def gather(node: Node, model: Model) -> Iterator[Fact]:
         chosen = Span(Axis(x, axis), len(order), order=order)
         yield Coupling(chosen, whole(Axis(y, axis), len(order)), f"{node} takes index order[k] as its k-th")
         yield from same(Axis(indices, 0), Axis(y, axis), len(order), f"{node} has one index per element")
+    elif picked is not None and rank == 0 and _measured(y, model):
+        yield Free(Axis(x, axis))
     elif picked is None:
         for dim, size in enumerate(model.shape(indices) or ()):
             yield from same(Axis(indices, dim), Axis(y, axis + dim), size, f"{node} has one index per element")
+
+
+def _measured(tensor: str, model: Model) -> bool:
+    """Whether only the shape of a tensor is ever read."""
+    return tensor not in model.outputs and all(reader.op in ("Shape", "Size") for reader in model.consumers.get(tensor, ()))
 
 
 @follow("Gather")
@@ -182,7 +189,11 @@ def gather_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     """Constant indices are renumbered to what is left of the axis."""
     x, y, picked = node.inputs[0], node.outputs[0], model.constant(node.inputs[1])
     axis, shape = _axis(node, model), model.shape(x) or ()
-    if picked is None or picked.ndim != 1:
+    if picked is None or picked.ndim > 1:
+        return
+    if picked.ndim == 0:
+        if not -cut.after(x)[axis] <= picked < cut.after(x)[axis]:
+            yield SetInput(1, np.zeros_like(picked))
         return
     if cut.after(x)[axis] != shape[axis] or cut.after(y)[axis] != picked.size:
         wanted = (picked % shape[axis])[cut.kept(Axis(y, axis))]

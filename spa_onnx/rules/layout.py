@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from math import prod
+from operator import mul
 
 from spa_onnx.facts import Axis, Choice, Coupling, Fact, Free, Option, Pin, Span, same, whole
 from spa_onnx.model import Model
@@ -47,7 +49,8 @@ def reshape(node: Node, model: Model) -> Iterator[Fact]:
     """The same elements in row-major order under another shape.
 
     An axis that becomes several (channels into heads x width) can lose indices of one of them only: coupling it to all would
-    tie everything into one channel. So that is a choice. The same backwards, where several become one.
+    tie everything into one channel. So that is a choice. The same backwards, where several become one, and where several become
+    several others (batch, heads x width into batch x heads, width): each digit that both shapes count through is an option.
     """
     x, y = node.inputs[0], node.outputs[0]
     before, after = model.shape(x) or (), model.shape(y) or ()
@@ -56,36 +59,55 @@ def reshape(node: Node, model: Model) -> Iterator[Fact]:
     for first, second in blocks(before, after):
         if len(first) == len(second) == 1:
             yield from same(Axis(x, first[0]), Axis(y, second[0]), before[first[0]], f"{node} keeps axis {first[0]}")
-        elif len(first) == 1:
-            yield _factor(node, Axis(x, first[0]), [(Axis(y, d), after[d]) for d in second])
-        elif len(second) == 1:
-            yield _factor(node, Axis(y, second[0]), [(Axis(x, d), before[d]) for d in first])
         else:
-            yield from _leading(node, (Axis(x, first[0]), before[first[0]]), (Axis(y, second[0]), after[second[0]]))
+            yield from _recount(node, [(Axis(x, d), before[d]) for d in first], [(Axis(y, d), after[d]) for d in second])
 
 
-def _leading(node: Node, one: tuple[Axis, int], other: tuple[Axis, int]) -> Iterator[Coupling]:
-    """Several axes become several others, (C, H, W) for instance (groups, C / groups * H * W): whole blocks of the first can go."""
-    (few, count), (many, size) = sorted((one, other), key=lambda pair: pair[1])
-    if size % count == 0:
-        yield Coupling(whole(few, count), Span(many, count, inner=size // count), f"{node} folds the axes behind {few}, whose blocks stay")
+def _digits(left: Iterable[int], right: Iterable[int]) -> list[tuple[int, int]]:
+    """(stride, size) of the places of a number with mixed radix that counts through both shapes, slowest first."""
+    strides = (set(accumulate(reversed([*shape]), mul)) for shape in (left, right))
+    found, stride = [], 1
+    for place in sorted(set.union(*strides)):
+        if place % stride == 0:
+            found.append((stride, place // stride))
+            stride = place
+    return found[::-1]
 
 
-def _factor(node: Node, product: Axis, factors: list[tuple[Axis, int]]) -> Choice:
-    """One axis whose index counts through several others, the last of them fastest."""
+def _holder(axes: Sequence[tuple[Axis, int]], stride: int, size: int) -> Span | None:
+    """The axis that a digit lies in, with the indices for each of its values; None where it reaches into another axis."""
+    step = prod(length for _, length in axes)
+    for axis, length in axes:
+        step, top = step // length, step
+        if stride % step == 0 and stride < top and top % (stride * size) == 0:
+            inner, outer = stride // step, top // (stride * size)
+            return Span(axis, size, inner=inner, outer=outer, period=inner * size if outer > 1 else 0)
+    return None
+
+
+def _recount(node: Node, first: Sequence[tuple[Axis, int]], second: Sequence[tuple[Axis, int]]) -> Iterator[Choice]:
+    """One option for each digit: the axes that it lies in lose its values, all others that take part stay."""
     options = []
-    for place, (axis, size) in enumerate(factors):
-        inner, outer = prod(s for _, s in factors[place + 1 :]), prod(s for _, s in factors[:place])
-        span = Span(product, size, inner=inner, outer=outer, period=size * inner)
-        tie = Coupling(span, whole(axis, size), f"{node} counts through {axis} in {product}")
+    for stride, size in _digits((length for _, length in first), (length for _, length in second)):
+        left, right = _holder(first, stride, size), _holder(second, stride, size)
+        if left is None or right is None:
+            continue
+        product, factor = (left, right) if right.inner == right.outer == 1 else (right, left)
+        tie = Coupling(product, factor, f"{node} counts through {factor.axis} in {product.axis}")
         others = tuple(
-            Pin(other, f"{node.op} folds it with another axis, which loses indices instead", f"{node}, {axis}")
-            for other, _ in factors
-            if other != axis
+            Pin(other, f"{node.op} folds it with another axis, which loses indices instead", f"{node}, {factor.axis}")
+            for other, _ in (*first, *second)
+            if other not in (left.axis, right.axis)
         )
-        options.append((size, Option(str(axis), (tie, *others))))
-    options.sort(key=lambda pair: -pair[0])
-    return Choice(node.name, tuple(option for _, option in options))
+        options.append(Option(str(factor.axis), (tie, *others)))
+    several = len(first) > 1 and len(second) > 1
+    ordered = sorted(options[several:], key=lambda option: -_count(option))
+    if options:
+        yield Choice(node.name, (*options[:several], *ordered))
+
+
+def _count(option: Option) -> int:
+    return max(fact.a.count for fact in option.facts if isinstance(fact, Coupling))
 
 
 @follow("Reshape")

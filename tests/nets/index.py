@@ -17,6 +17,21 @@ NETS: dict[str, Build] = {
     "tensor_scatter_circular": tokens(
         'z = TensorScatter<mode="circular">(cache, a, place)', "float[2,7,8] cache, int64[2] place = {4, 6}", opset=24
     ),
+    "gather_expanded": tokens(
+        "q = Reshape(a, heads) h = Transpose<perm=[0,2,1,3]>(q) s = Shape(h) n = Gather(s, parts) t = Concat<axis=0>(n, last) "
+        "r = Range(zero, five, one) r0 = Sub(five, r) r1 = Sub(r0, one) i = Unsqueeze(r1, axes) e = Expand(i, t) "
+        "g = GatherElements<axis=2>(h, e) b = Transpose<perm=[0,2,1,3]>(g) z = Reshape(b, merge)",
+        "int64[4] heads = {0, 0, 4, 2}, int64[3] parts = {0, 1, 2}, int64[1] last = {2}, int64 zero = {0}, int64 one = {1}, int64 five = {5}, "
+        "int64[3] axes = {0, 1, 3}, int64[3] merge = {0, 0, -1}",
+    ),
+    "gather_whose_shape_is_read": tokens(
+        "f = Gather<axis=2>(a, minus) s = Shape(f) n = Gather(s, zero) l = Gather(s, one) r = Range(zero, l, one) e = Gather(table, r) z = Add(a, e)",
+        "int64 minus = {-1}, int64 zero = {0}, int64 one = {1}, float[9,8] table",
+    ),
+    "gather_whose_shape_is_read_from_the_end": tokens(
+        "f = Gather<axis=2>(a, seven) s = Shape(f) l = Gather(s, one) r = Range(zero, l, one) e = Gather(table, r) z = Add(a, e)",
+        "int64 seven = {7}, int64 zero = {0}, int64 one = {1}, float[9,8] table",
+    ),
     "one_hot": tokens(
         "i = ArgMax<axis=1, keepdims=0>(a) h = OneHot<axis=1>(i, depth, values) z = Mul(a, h)",
         "int64 depth = {5}, float[2] values = {0.25, 1.5}",

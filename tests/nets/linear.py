@@ -83,6 +83,20 @@ NETS: dict[str, Build] = {
         ),
         outputs="float[N,5,4] y",
     ),
+    "attention_batch_times_heads": net(
+        "float[T,N,6] x",
+        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,4] wo, int64 i = {0}, int64 j = {1}, int64 l = {2}, int64[1] o = {0}, "
+        "int64 heads = {4}",
+        "d = Shape(x) t0 = Gather(d, i) n0 = Gather(d, j) nh0 = Mul(n0, heads) tn0 = Mul(t0, n0) q = MatMul(x, wq) k = MatMul(x, wk) "
+        "v = MatMul(x, wv) c = Shape(q) c0 = Gather(c, l) w0 = Div(c0, heads) t = Unsqueeze(t0, o) n = Unsqueeze(n0, o) "
+        "nh = Unsqueeze(nh0, o) tn = Unsqueeze(tn0, o) w = Unsqueeze(w0, o) a = Unsqueeze(c0, o) "
+        "split = Concat<axis=0>(t, nh, w) merge = Concat<axis=0>(tn, a) "
+        "q3 = Reshape(q, split) k3 = Reshape(k, split) v3 = Reshape(v, split) qt = Transpose<perm=[1,0,2]>(q3) "
+        "kt = Transpose<perm=[1,2,0]>(k3) vt = Transpose<perm=[1,0,2]>(v3) s = MatMul(qt, kt) p = Softmax(s) b = MatMul(p, vt) "
+        "bt = Transpose<perm=[1,0,2]>(b) r = Reshape(bt, merge) g = Gemm(r, wo) e = Shape(g) f0 = Gather(e, l2) f = Unsqueeze(f0, o) "
+        "back = Concat<axis=0>(t, n, f) y = Reshape(g, back)".replace("l2", "j"),
+        outputs="float[T,N,4] y",
+    ),
     "attention_fused_qkv": net(
         "float[2,5,6] x",
         "float[6,36] w1, float[36] b1, float[12,4] wo, int64[5] split = {2, 5, 3, 4, 3}, "
