@@ -267,7 +267,7 @@ TRANSFORMERS: dict[str, tuple[str, str, str, Mapping[str, Any]]] = {
                  "max_position_embeddings": 64}),
     "gpt_bigcode": ("text", "GPTBigCodeConfig", "GPTBigCodeForCausalLM",
                     {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "multi_query": True}),
-    "gpt2_cached": ("cached", "GPT2Config", "GPT2LMHeadModel", {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "gpt2_cached": ("cached", "GPT2Config", "GPT2LMHeadModel", {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}),
     "mpt": ("text", "MptConfig", "MptForCausalLM", {"vocab_size": 60, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
     "opt": ("text", "OPTConfig", "OPTForCausalLM", TEXT | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64}),
     "llama": ("text", "LlamaConfig", "LlamaForCausalLM", LLAMA),

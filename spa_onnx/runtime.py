@@ -23,6 +23,10 @@ LARGEST_TOKEN = 50
 """Token ids and other integers are drawn below this, or below the size of the table that they index."""
 
 
+EMBEDDED: Mapping[int, int] = {0: 2, 1: 4, 8: 3}
+"""Inputs of EmbedLayerNormalization: ids of words, segments and positions -> the table that they index."""
+
+
 def session(proto: onnx.ModelProto, *, optimise: bool = False, what: str = "the model") -> ort.InferenceSession:
     """A session on the CPU. `optimise`: all of onnxruntime's fusions, or only the basic ones, which round alike.
 
@@ -85,6 +89,9 @@ def _largest(model: Model, name: str) -> int:
         if node.op == "Gather" and node.input(1) == name:
             shape = model.shape(node.inputs[0]) or ()
             bound = min(bound, shape[int(node.attributes.get("axis", 0))] if shape else bound)
+        elif node.op == "com.microsoft.EmbedLayerNormalization":
+            tables = [node.input(table) for ids, table in EMBEDDED.items() if node.input(ids) == name]
+            bound = min([bound, *((model.shape(table) or (bound,))[0] for table in tables if table)])
         elif node.op == "Cast":
             bound = min(bound, _largest(model, node.outputs[0]))
     return max(bound, 1)
