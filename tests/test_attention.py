@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from nets import NETS
+from nets.build import net
 from nets.transformer import fused
 
 from spa_onnx import runtime
@@ -70,3 +71,22 @@ def test_heads_that_share_an_axis_with_the_batch_go_and_the_batch_stays_free(siz
     feed = runtime.random_feed(model, sizes, seed=0)
     want, got = (runtime.run(runtime.session(proto), feed) for proto in (mask(model, rewritten.removal), rewritten.proto))
     assert difference(want[0], got[0]) < 1e-5
+
+
+def test_heads_of_a_cache_that_the_caller_holds_stay_and_the_reason_names_it():
+    """The keys so far are a graph input, so that its heads, and with them those of queries and values, stay; nothing else does."""
+    build = net(
+        "float[N,S,6] x, float[N,4,P,3] past",
+        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,6] wo, int64[4] split = {0, 0, 4, 3}, int64[3] merge = {0, 0, 12}, "
+        "float[6,16] w1, float[16,4] w2",
+        "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, split) k4 = Reshape(k, split) v4 = Reshape(v, split) "
+        "qt = Transpose<perm=[0,2,1,3]>(q4) kh = Transpose<perm=[0,2,1,3]>(k4) vt = Transpose<perm=[0,2,1,3]>(v4) "
+        "kk = Concat<axis=2>(past, kh) vv = Concat<axis=2>(past, vt) kt = Transpose<perm=[0,1,3,2]>(kk) s = MatMul(qt, kt) p = Softmax(s) "
+        "o = MatMul(p, vv) ot = Transpose<perm=[0,2,1,3]>(o) m = Reshape(ot, merge) z = MatMul(m, wo) h = MatMul(z, w1) r = Relu(h) "
+        "y = MatMul(r, w2)",
+        outputs="float[N,S,4] y, float[N,4,T,3] kk, float[N,4,T,3] vv",
+    )
+    analysis = analyse(Model.of(build()))
+    assert {group.name: group.size for group in analysis.prunable()} == {"wo[1]": 6, "w1[1]": 16}
+    causes = {group.name: group.cause for group in analysis.pinned()}
+    assert {causes[name] for name in ("wq[1]", "wk[1]", "wv[1]")} <= {"graph input", "graph output"}

@@ -7,6 +7,7 @@ attention are settled, from the products of activations outwards; then all other
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from dataclasses import replace
 
 from spa_onnx.analysis.network import Network
 from spa_onnx.facts import Choice, Coupling, Option, Pin
@@ -75,9 +76,21 @@ class _Settlement:
     def _hold(self, number: int, option: Option | None) -> list[int]:
         """Let an option hold; without one, every axis of the choice is pinned. Returns the choices to look at again."""
         choice = self._open.pop(number)
-        why = "no way to cut it on both sides of a node" if self._allowed(choice) else f"kept by --attention {self._attention}"
-        facts = option.facts if option is not None else tuple(Pin(axis, why, choice.node) for axis in sorted(set(choice.axes())))
+        facts: tuple[Coupling | Pin, ...] = () if option is None else option.facts
+        if option is None:
+            cause = self._cause(choice)
+            facts = tuple(replace(cause, axis=axis) for axis in sorted(set(choice.axes())))
         return sorted({other for found in self._network.hold(facts) for other in self._at[found] if other in self._open})
+
+    def _cause(self, choice: Choice) -> Pin:
+        """Why none of the options is left: what stops the one that would take heads, or else the first of which that is known."""
+        nowhere = choice.axes()[0]
+        if not self._allowed(choice):
+            return Pin(nowhere, f"kept by --attention {self._attention}", choice.node)
+        options = sorted(choice.options, key=lambda option: not self._touched(option) & self._network.batches)
+        ties = (fact for option in options for fact in option.facts if isinstance(fact, Coupling))
+        causes = (self._network.cause(axis) for tie in ties for axis in tie.axes())
+        return next((pin for pin in causes if pin), Pin(nowhere, "no way to cut it on both sides of a node", choice.node))
 
     def _touched(self, option: Option) -> set[int]:
         return {self._network.of[axis] for fact in option.facts if isinstance(fact, Coupling) for axis in fact.axes()}

@@ -116,6 +116,23 @@ class Network:
         """Which indices of the axis cannot go, by all that is known so far."""
         return self.classes[self.of[axis]].pinned
 
+    def cause(self, axis: Axis) -> Pin | None:
+        """The nearest pin that stops the axis and says more than `positions`, over all couplings that hold; None where there is none."""
+        seen = {self.of[axis]}
+        waiting = deque(seen)
+        while waiting:
+            number = waiting.popleft()
+            if not self.classes[number].pinned.any():
+                continue
+            pins: list[Pin] = [pin for member in self.classes[number].axes for pin in self.graph.nodes[member].get("pins", ())]
+            telling = [pin for pin in pins if pin.why != POSITIONS]
+            if telling:
+                return min(telling, key=lambda pin: not pin.why.startswith("graph "))
+            further = {end for edge in self._at[number] for end in (edge.a, edge.b)} - seen
+            seen |= further
+            waiting.extend(sorted(further))
+        return None
+
     def hold(self, facts: Iterable[Coupling | Pin]) -> set[int]:
         """Make facts hold that were only an option before. Returns the classes on which more is pinned than before."""
         touched, changed = [], set()
