@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,32 +16,44 @@ from spa_onnx.model import UNKNOWN, Model, parameters
 from spa_onnx.node import Node
 from spa_onnx.shapes import Shape
 
+Products: TypeAlias = list[list[Axis]]
+"""Axes whose sizes multiply, product by product."""
 
-def _conv(node: Node, model: Model) -> list[Axis]:
+
+def _conv(node: Node, model: Model) -> Products:
     """Each output element sums over one filter: W without its first axis."""
-    return [*_all(model, node.outputs[0]), *_all(model, node.inputs[1])[1:]]
+    return [[*_all(model, node.outputs[0]), *_all(model, node.inputs[1])[1:]]]
 
 
-def _conv_transpose(node: Node, model: Model) -> list[Axis]:
+def _conv_transpose(node: Node, model: Model) -> Products:
     """Each input element spreads over one filter: W without its first axis."""
-    return [*_all(model, node.inputs[0]), *_all(model, node.inputs[1])[1:]]
+    return [[*_all(model, node.inputs[0]), *_all(model, node.inputs[1])[1:]]]
 
 
-def _gemm(node: Node, model: Model) -> list[Axis]:
-    return [*_all(model, node.outputs[0]), Axis(node.inputs[0], 0 if node.attributes.get("transA") else 1)]
+def _gemm(node: Node, model: Model) -> Products:
+    return [[*_all(model, node.outputs[0]), Axis(node.inputs[0], 0 if node.attributes.get("transA") else 1)]]
 
 
-def _matmul(node: Node, model: Model) -> list[Axis]:
-    return [*_all(model, node.outputs[0]), _all(model, node.inputs[0])[-1]]
+def _matmul(node: Node, model: Model) -> Products:
+    return [[*_all(model, node.outputs[0]), _all(model, node.inputs[0])[-1]]]
 
 
-MACS: Mapping[str, Callable[[Node, Model], list[Axis]]] = {
+def _recurrent(node: Node, model: Model) -> Products:
+    """Every step of every sequence goes through W, and the state before it through R."""
+    steps = _all(model, node.inputs[0])[:2]
+    return [[*steps, *_all(model, weight)] for weight in node.inputs[1:3]]
+
+
+MACS: Mapping[str, Callable[[Node, Model], Products]] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "GRU": _recurrent,
     "Gemm": _gemm,
+    "LSTM": _recurrent,
     "MatMul": _matmul,
+    "RNN": _recurrent,
 }
-"""Operator -> the axes whose sizes multiply to its multiply-accumulates."""
+"""Operator -> the axes whose sizes multiply to its multiply-accumulates; several such products add up."""
 
 
 def _all(model: Model, tensor: str) -> list[Axis]:
@@ -72,14 +85,13 @@ def macs(model: Model, shape: Callable[[str], Shape] | None = None) -> int:
     shape: sizes of a tensor where they are others than the model's own, as once a plan has been carried out.
     """
     sizes = shape or (lambda tensor: model.shape(tensor) or ())
-    total = sum(prod(sizes(axis.tensor)[axis.dim] for axis in MACS[n.op](n, model)) for n in model.nodes if _countable(n, model))
-    return total // batch_size(model)
+    return sum(prod(sizes(axis.tensor)[axis.dim] for axis in product) for product in _multiplications(model)) // batch_size(model)
 
 
 def _multiplications(model: Model) -> Iterator[list[Axis]]:
     for node in model.nodes:
         if _countable(node, model):
-            yield MACS[node.op](node, model)
+            yield from MACS[node.op](node, model)
 
 
 def _weights(model: Model) -> Iterator[list[Axis]]:

@@ -107,9 +107,14 @@ def fold(nodes: Iterable[Node], shapes: Mapping[str, tuple[int, ...]], literals:
                 stretched.update(node.outputs)
         else:
             continue
-        if made and all(value.array.size <= LIMIT for value in made):
+        if made and all(value.array.size <= LIMIT for value in made) and not _is_data(node, made[0].array):
             known.update(zip(node.outputs, made, strict=False))
     return known
+
+
+def _is_data(node: Node, made: Array) -> bool:
+    """Whether it fills a tensor with floats along several axes: the first state of a recurrent layer, say, and no list of sizes."""
+    return node.op in ("ConstantOfShape", "Expand") and made.dtype.kind == "f" and made.ndim > 1
 
 
 def _evaluate(node: Node, inputs: list[Value]) -> list[Value]:

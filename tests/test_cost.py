@@ -79,10 +79,22 @@ def test_matmul_counts_broadcast_batches_rows_columns_and_depth(a, b, count):
     assert macs(Model.of(proto)) == count
 
 
+@pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+@pytest.mark.parametrize(("direction", "directions"), [("forward", 1), ("bidirectional", 2)])
+def test_recurrent_layers_count_every_gate_of_every_step_in_every_direction(operator, gates, direction, directions):
+    proto = net(
+        "float[5,1,3] x",
+        f"float[{directions},{4 * gates},3] w, float[{directions},{4 * gates},4] r",
+        f'y = {operator}<hidden_size=4, direction="{direction}">(x, w, r)',
+    )()
+    steps = list(product(range(directions), range(5), range(gates), range(4)))
+    assert macs(Model.of(proto)) == len(steps) * (3 + 4)
+
+
 def test_other_operators_are_free_and_every_counted_one_is_tested_here():
     proto = net("float[1,3,4,4] x", "float[3,1,1] s", "a = Mul(x, s) b = Relu(a) y = GlobalAveragePool(b)")()
     assert macs(Model.of(proto)) == 0
-    assert {"Conv", "ConvTranspose", "Gemm", "MatMul"} <= set(MACS)
+    assert {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"} <= set(MACS)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])

@@ -1,0 +1,70 @@
+"""LSTM, GRU and RNN, in one or two directions: https://onnx.ai/onnx/operators/onnx__LSTM.html."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from spa_onnx.facts import Axis, Coupling, Fact, Positions, Span, same, whole
+from spa_onnx.model import Model
+from spa_onnx.node import Node
+from spa_onnx.rules.follow import Cut, Edit, SetAttribute, follow
+from spa_onnx.rules.registry import rule
+
+GATES: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "RNN": 1}
+"""Operator -> gates of a hidden unit: i, o, f, c of an LSTM; z, r, h of a GRU. Weights hold them one behind the other."""
+
+PEEPHOLES = 3
+"""Gates of an LSTM that look at the cell: i, o, f."""
+
+DIRECTIONS_AND_BATCH: Mapping[tuple[int, bool], tuple[int, int]] = {
+    (4, False): (1, 2),
+    (3, False): (0, 1),
+    (4, True): (2, 0),
+    (3, True): (1, 0),
+}
+"""(rank, batch first) -> where outputs (time as well) and states have the axes of directions and of the batch."""
+
+
+@rule("LSTM", "GRU", "RNN", parameters=(4,))
+def recurrent(node: Node, model: Model) -> Iterator[Fact]:
+    """h_t = f(W x_t + R h_t-1 + B): hidden unit k owns row k of every gate of W, R and B, column k of R, and k of every state.
+
+    Both directions have the same number of units, so unit k of one goes with unit k of the other. Without its weights a unit stays at
+    its initial state, which goes too.
+    """
+    x, w, r = node.inputs[:3]
+    gates, hidden = GATES[node.op], (model.shape(r) or ())[2]
+    yield from same(Axis(x, 2), Axis(w, 2), (model.shape(x) or ())[2], f"{node} reads feature k through W[:, :, k]")
+    blocks = [(w, gates), (r, gates), (node.input(3), 2 * gates), (node.input(7) if node.op == "LSTM" else "", PEEPHOLES)]
+    for name, count in blocks:
+        if name:
+            gated = Span(Axis(name, 1), hidden, outer=count, period=hidden)
+            yield Coupling(gated, whole(Axis(r, 2), hidden), f"{node} has row k of each gate for hidden unit k")
+            yield Positions(Axis(name, 0))  # the two directions, which both stay
+    yield from _states(node, model, hidden)
+
+
+def _states(node: Node, model: Model, hidden: int) -> Iterator[Fact]:
+    """Initial states, outputs and last states end in an axis of hidden units; the batch is carried through unless its lengths differ."""
+    x, r, batch_first = node.inputs[0], node.inputs[2], bool(node.attributes.get("layout"))
+    batch, time = (0, 1) if batch_first else (1, 0)
+    yield Positions(Axis(x, time))
+    for name in (*node.inputs[5:7], *node.outputs):
+        shape = model.shape(name) if name else None
+        if shape is None:
+            continue
+        if len(shape) == 4:  # the outputs of all steps
+            yield Positions(Axis(name, time))
+        directions, place = DIRECTIONS_AND_BATCH[len(shape), batch_first]
+        yield Positions(Axis(name, directions))
+        yield from same(Axis(r, 2), Axis(name, len(shape) - 1), hidden, f"{node} has one entry per hidden unit")
+        if not node.input(4):
+            yield from same(Axis(x, batch), Axis(name, place), shape[place], f"batch of {node}")
+
+
+@follow("LSTM", "GRU", "RNN")
+def recurrent_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+    """As many hidden units as are left."""
+    hidden = cut.after(node.inputs[2])[2]
+    if "hidden_size" in node.attributes and node.attributes["hidden_size"] != hidden:
+        yield SetAttribute("hidden_size", hidden)
