@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from spa_onnx.facts import Axis
 from spa_onnx.groups import Group
-from spa_onnx.model import UNKNOWN, Model, parameters
+from spa_onnx.model import COUNTED, UNKNOWN, Model, parameters
 from spa_onnx.node import Node
+from spa_onnx.quantised import float_form
 from spa_onnx.shapes import Shape
 
 Products: TypeAlias = list[list[Axis]]
@@ -44,6 +45,11 @@ def _recurrent(node: Node, model: Model) -> Products:
     return [[*steps, *_all(model, weight)] for weight in node.inputs[1:3]]
 
 
+def _of_bits(node: Node, model: Model) -> Products:
+    """Every element of the input meets every row of the weight."""
+    return [[*_all(model, node.inputs[0]), _all(model, node.inputs[1])[0]]]
+
+
 MACS: Mapping[str, Callable[[Node, Model], Products]] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -52,6 +58,7 @@ MACS: Mapping[str, Callable[[Node, Model], Products]] = {
     "LSTM": _recurrent,
     "MatMul": _matmul,
     "RNN": _recurrent,
+    "com.microsoft.MatMulNBits": _of_bits,
 }
 """Operator -> the axes whose sizes multiply to its multiply-accumulates; several such products add up."""
 
@@ -64,9 +71,13 @@ def _size(model: Model, axis: Axis) -> int:
     return (model.shape(axis.tensor) or ())[axis.dim]
 
 
-def _countable(node: Node, model: Model) -> bool:
-    shapes = [model.shape(name) for name in (*node.inputs, *node.outputs) if name]
-    return node.op in MACS and all(shape is not None and UNKNOWN not in shape for shape in shapes)
+def _multiplications(model: Model) -> Iterator[list[Axis]]:
+    """The products of all nodes whose sizes are known, quantised ones as the float operators that they are."""
+    for node in model.nodes:
+        operator, plain = float_form(node) or (node.op, node)
+        shapes = [model.shape(name) for name in (*plain.inputs, *plain.outputs) if name]
+        if operator in MACS and all(shape is not None and UNKNOWN not in shape for shape in shapes):
+            yield from MACS[operator](plain, model)
 
 
 def batch_size(model: Model) -> int:
@@ -88,16 +99,10 @@ def macs(model: Model, shape: Callable[[str], Shape] | None = None) -> int:
     return sum(prod(sizes(axis.tensor)[axis.dim] for axis in product) for product in _multiplications(model)) // batch_size(model)
 
 
-def _multiplications(model: Model) -> Iterator[list[Axis]]:
-    for node in model.nodes:
-        if _countable(node, model):
-            yield from MACS[node.op](node, model)
-
-
 def _weights(model: Model) -> Iterator[list[Axis]]:
-    """Float constants, each once: those with a name per use are taken for cut alike by all users."""
+    """Weights, float and quantised, each once: those with a name per use are taken for cut alike by all users."""
     uses = {source: use for use, source in reversed(list(model.source.items()))}
-    return (_all(model, uses.get(name, name)) for name in model.constants if model.is_float(name))
+    return (_all(model, uses.get(name, name)) for name, tensor in model.constants.items() if tensor.data_type in COUNTED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 from onnx import NodeProto, helper
 
+from spa_onnx.quantised import FLOAT_FORMS
+
 StandIn: TypeAlias = Callable[[NodeProto, Sequence[str], Sequence[str], Mapping[str, int]], Iterator[NodeProto]]
 """Node, inputs, outputs, and the rank of each constant and graph input -> nodes of the same shapes."""
 
@@ -154,6 +156,23 @@ def _embedding(_: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping
         yield helper.make_node("Identity", [y[0]], [y[2]])
 
 
+def _float(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
+    """The float operator that a quantised one is, on its operands."""
+    form = FLOAT_FORMS[f"{node.domain}.{node.op_type}"]
+    if not _attribute(node, "channels_last"):
+        found = helper.make_node(form.operator, [x[slot] for slot in form.slots if slot < len(x)], [y[0]])
+        found.attribute.extend(a for a in node.attribute if a.name not in ("channels_last", "opset"))
+        yield found
+
+
+def _of_bits(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
+    """A product with a matrix of the sizes that the attributes name."""
+    sizes = [_attribute(node, "K"), _attribute(node, "N")]
+    yield helper.make_node("Constant", [], [f"{y[0]}__sizes"], value_ints=sizes)
+    yield helper.make_node("ConstantOfShape", [f"{y[0]}__sizes"], [f"{y[0]}__matrix"])
+    yield helper.make_node("MatMul", [x[0], f"{y[0]}__matrix"], [y[0]])
+
+
 STAND_INS: Mapping[tuple[str, str], StandIn] = {
     ("", "GroupNormalization"): _like(),
     ("", "SimplifiedLayerNormalization"): _like(),
@@ -175,6 +194,10 @@ STAND_INS: Mapping[tuple[str, str], StandIn] = {
     ("com.microsoft", "SkipLayerNormalization"): _like(3),
     ("com.microsoft", "SkipSimplifiedLayerNormalization"): _like(3),
     ("com.microsoft", "TransposeMatMul"): _matmul,
+    ("com.microsoft", "DequantizeLinear"): _like(),
+    ("com.microsoft", "MatMulNBits"): _of_bits,
+    ("com.microsoft", "QuantizeLinear"): _like(),
+    **{tuple(name.rsplit(".", 1)): _float for name in FLOAT_FORMS if "." in name},  # type: ignore[misc]
 }
 """(domain, operator) -> how to make its stand-in."""
 

@@ -31,8 +31,8 @@ class Group:
     cause: str = ""
 
     def weights(self, model: Model) -> Iterator[Axis]:
-        """The axes of float constants that the group touches."""
-        return (axis for axis in self.owner if model.is_float(axis.tensor))
+        """The axes of weights that the group touches."""
+        return (axis for axis in self.owner if model.is_weight(axis.tensor))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,27 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array, Value
 from spa_onnx.node import Node
+from spa_onnx.quantised import SCALES, Packed, Quantisation, Surroundings, quantised_constants
 from spa_onnx.shapes import GUESSES, UNKNOWN, Inference, Shape, choose_dims, constant_tensor, infer, is_plausible
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+
+SMALL_TYPES = {
+    kind
+    for name, kind in TensorProto.DataType.items()
+    if name.startswith(("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2", "FLOAT8", "FLOAT4"))
+}
+"""Types of at most a byte: those of quantised weights."""
+
+COUNTED = FLOATS | SMALL_TYPES
+"""Types of constants that count as parameters."""
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -145,6 +157,30 @@ class Model:
         name = self.source.get(tensor, tensor)
         return name in self.constants and self.constants[name].data_type in FLOATS
 
+    def is_weight(self, tensor: str) -> bool:
+        """Whether it is a constant that the outputs depend on number by number: a float that is no scale, or a quantised one."""
+        return tensor in self.quantised or (self.is_float(tensor) and tensor not in self._scales)
+
+    def weight(self, tensor: str) -> Array | None:
+        """The numbers that a constant stands for: its value, or where it is quantised, what that means; None for other tensors."""
+        array = self.constant(tensor)
+        found = self.quantised.get(tensor)
+        return array if array is None or found is None else found.numbers(array).astype(np.float32)
+
+    def stored(self, tensor: str, numbers: Array) -> Array:
+        """The inverse of `weight`, as near as the constant's type can come."""
+        found = self.quantised.get(tensor)
+        return numbers.astype(np.asarray(self.constant(tensor)).dtype) if found is None else found.nearest(numbers)
+
+    @cached_property
+    def quantised(self) -> Mapping[str, Quantisation | Packed]:
+        """The quantised constants, by the name of their use."""
+        return dict(quantised_constants(self.nodes, Surroundings(self.producer, self.consumers, self.constant)))
+
+    @cached_property
+    def _scales(self) -> frozenset[str]:
+        return frozenset(node.input(slot) for node in self.nodes for slot in SCALES.get(node.op, ()))
+
     def constant(self, tensor: str) -> Array | None:
         """The value of a constant, or of a tensor computed from constants alone by shape arithmetic; else None."""
         name = self.source.get(tensor, tensor)
@@ -165,8 +201,8 @@ class Model:
 
 
 def parameters(proto: onnx.ModelProto) -> int:
-    """Number of float weights, nested graphs included."""
-    return sum(prod(t.dims) for g in graphs(proto.graph) for t in graph_constants(g).values() if t.data_type in FLOATS)
+    """Number of weights, float and quantised, nested graphs included."""
+    return sum(prod(t.dims) for g in graphs(proto.graph) for t in graph_constants(g).values() if t.data_type in COUNTED)
 
 
 def feeds(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:

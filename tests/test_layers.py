@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(spa_onnx.__file__).parent
-FOUNDATION = {"errors", "facts", "node", "arithmetic", "fold", "foreign", "shapes", "model"}
+FOUNDATION = {"errors", "facts", "node", "arithmetic", "quantised", "fold", "foreign", "shapes", "model"}
 GROUPS = FOUNDATION | {"rules", "groups"}
 OBSERVED = {"consumers", "unfold", "obs", "statistics", "synthetic", "tokens"}
 WORK = (
@@ -45,10 +45,11 @@ ALLOWED: dict[str, set[str]] = {
     "facts": {"errors"},
     "node": set(),
     "arithmetic": {"node"},
+    "quantised": {"arithmetic", "node"},
     "fold": {"arithmetic", "facts", "node"},
-    "foreign": set(),
+    "foreign": {"node", "quantised"},
     "shapes": {"errors", "fold", "foreign", "node"},
-    "model": {"errors", "fold", "node", "shapes"},
+    "model": {"errors", "fold", "node", "quantised", "shapes"},
     "rules": FOUNDATION,
     "groups": FOUNDATION | {"rules"},
     "analysis": GROUPS,

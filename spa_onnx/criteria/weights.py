@@ -16,8 +16,8 @@ from spa_onnx.model import Model
 
 
 def slices(model: Model, axis: Axis) -> Array:
-    """The slices of a constant along an axis, float64 of shape (indices, elements of a slice)."""
-    array = model.constant(axis.tensor)
+    """The slices of a weight along an axis, dequantised, float64 of shape (indices, elements of a slice)."""
+    array = model.weight(axis.tensor)
     if array is None:
         raise RefusedError(f"{axis.tensor} is not a constant, so it has no weights to score")
     return np.moveaxis(array, axis.dim, 0).reshape(array.shape[axis.dim], -1).astype(np.float64)

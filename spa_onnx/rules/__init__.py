@@ -1,6 +1,6 @@
 """Coupling rules, one file per operator family; importing this package fills the tables."""
 
-from spa_onnx.rules import attention, conv, elementwise, index, join, layout, linear, norm, pool, recurrent, reduce, shuffle
+from spa_onnx.rules import attention, conv, elementwise, index, join, layout, linear, norm, pool, quantised, recurrent, reduce, shuffle
 from spa_onnx.rules.follow import FOLLOWERS
 from spa_onnx.rules.registry import RULES, facts
 
@@ -17,6 +17,7 @@ __all__ = [
     "linear",
     "norm",
     "pool",
+    "quantised",
     "recurrent",
     "reduce",
     "shuffle",

@@ -11,6 +11,9 @@ Build = Callable[[], onnx.ModelProto]
 
 FRESH = {"ir": 8, "opset": 17}
 
+LIMITS = {"int8": (-90, 90), "uint8": (0, 255), "int4": (-8, 7), "uint4": (0, 15)}
+"""Smallest and largest number drawn for the types of quantised weights."""
+
 
 def net(inputs: str, weights: str, nodes: str, outputs: str = "y", **options) -> Build:
     """A function that makes the net.
@@ -56,7 +59,10 @@ def tokens(nodes: str, weights: str = "", wide: int = 8, into: int = 8, **option
 
 
 def _fill(model: onnx.ModelProto, seed: int) -> None:
-    """Initializers for what is declared without a value; whatever is called `var` or `scale` is positive."""
+    """Initializers for what is declared without a value; whatever is called `var` or `scale` is positive.
+
+    Integers of a byte fill their range (quantised weights); whatever is called `bias` is some hundreds.
+    """
     rng = np.random.default_rng(seed)
     for value in model.graph.value_info:
         kind = value.type.tensor_type
@@ -65,6 +71,9 @@ def _fill(model: onnx.ModelProto, seed: int) -> None:
         drawn = rng.standard_normal(shape)
         if value.name.startswith(("var", "scale")):
             drawn = 0.5 + np.abs(drawn)
+        if dtype.name in LIMITS or value.name.startswith("bias"):
+            low, high = LIMITS.get(dtype.name, (-500, 500))
+            drawn = rng.integers(low, high + 1, shape)
         model.graph.initializer.append(numpy_helper.from_array(drawn > 0 if dtype.kind == "b" else drawn.astype(dtype), value.name))
     del model.graph.value_info[:]
 
