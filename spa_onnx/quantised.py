@@ -74,6 +74,9 @@ OPERANDS: Mapping[str, tuple[Operand, ...]] = {
 }
 """Operator -> its quantised operands, those without a scale being multiplied by it further on."""
 
+BIASES: Mapping[str, tuple[int, int, int]] = {"QLinearConv": (8, 1, 4), "com.microsoft.QGemm": (6, 1, 4)}
+"""Operator -> the positions of its integer bias, and of the two scales whose product is the bias's scale."""
+
 SCALES: Mapping[str, frozenset[int]] = {
     **{operator: frozenset(slot for operand in operands for slot in operand[1:3] if slot >= 0) for operator, operands in OPERANDS.items()},
     "QLinearConv": frozenset({1, 2, 4, 5, 6, 7}),
@@ -253,6 +256,8 @@ def quantised_constants(nodes: tuple[Node, ...], around: Surroundings) -> Iterat
             packed_weight = _packed(node, around.constant)
             if packed_weight is not None:
                 yield node.inputs[1], packed_weight
+        if node.op in BIASES:
+            yield from _bias(node, around)
         for operand in OPERANDS.get(node.op, ()):
             name = node.input(operand.data)
             array = around.constant(name) if name else None
@@ -265,6 +270,16 @@ def quantised_constants(nodes: tuple[Node, ...], around: Surroundings) -> Iterat
                 found = _made(node, operand, array, around)
                 if found is not None:
                     yield name, found
+
+
+def _bias(node: Node, around: Surroundings) -> Iterator[tuple[str, Quantisation]]:
+    """A bias in steps of what the product of input and weight is in."""
+    name, *scales = (node.input(slot) for slot in BIASES[node.op])
+    factors = [around.constant(scale) for scale in scales]
+    array = around.constant(name) if name else None
+    if array is not None and factors[0] is not None and factors[1] is not None and array.ndim == 1:
+        product = factors[0].astype(np.float64) * factors[1]
+        yield name, Quantisation(_shaped(product, array.shape, 0, 0), np.zeros(()), array.dtype)
 
 
 def _is_uniform(node: Node, operand: Operand, around: Surroundings) -> bool:

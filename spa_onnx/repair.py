@@ -30,7 +30,8 @@ def reconstruct(
     """Refit every product that loses inputs: constant -> new value in the original's shape.
 
     The kept columns become argmin ||W X - W' X_kept||^2 over the collected columns X; where a bias is added it takes up the means. A
-    weight that several products share is refitted for all of them together. refits: False to leave weights as they are and only
+    weight that several products share is refitted for all of them together. Quantised weights are refitted in float and stored in the
+    steps that they had. refits: False to leave weights as they are and only
     correct the biases (FLAP's compensation, An et al. 2024).
     """
     sharing: dict[str, list[Consumer]] = defaultdict(list)
@@ -39,7 +40,7 @@ def reconstruct(
             sharing[consumer.weight].append(consumer)
     values: dict[str, Array] = {}
     for name, users in sharing.items():
-        weight = model.constant(name)
+        weight = model.weight(name)
         if weight is None or name in model.source or len(model.consumers[name]) != len(users):  # others read it too: it stays
             continue
         first = users[0]
@@ -51,11 +52,13 @@ def reconstruct(
         new = np.zeros_like(old)
         for block in range(len(old)):
             new[block][:, columns] = refit(old[block], damped(gram[block]), columns) if refits else old[block][:, columns]
+        if not np.isfinite(new).all():
+            continue
         if refits:
-            values[name] = first.tensor(new, weight)
+            values[name] = model.stored(name, first.tensor(new, weight))
         if centred:
             _refit_bias(model, first, old - new, moments, values)
-    return {name: value for name, value in values.items() if np.isfinite(value).all()}
+    return values
 
 
 def _columns(consumer: Consumer, removal: Removal) -> np.ndarray:
@@ -66,10 +69,10 @@ def _columns(consumer: Consumer, removal: Removal) -> np.ndarray:
 
 def _refit_bias(model: Model, consumer: Consumer, lost: np.ndarray, moments: Moments, values: dict[str, Array]) -> None:
     """Add (W - W') mean to the bias: what the removed inputs contributed on average."""
-    bias = values.get(consumer.bias, model.constant(consumer.bias))
+    bias = model.weight(consumer.bias)
     if bias is not None:
         shift = np.einsum("bri,bi->br", lost, moments.mean).ravel()
-        values[consumer.bias] = (bias.astype(np.float64) + shift.reshape(bias.shape)).astype(bias.dtype)
+        values[consumer.bias] = model.stored(consumer.bias, bias.astype(np.float64) + shift.reshape(bias.shape))
 
 
 def normalisations(model: Model) -> list[Node]:

@@ -101,7 +101,7 @@ def observe(
         tensors = {**feed, **(dict(zip(names, runtime.run(opened, feed), strict=True)) if opened else {})}
         for consumer in found:
             positions = -(-(BASE + PER_INPUT * _inputs(consumer, model)) // count)
-            seen = Moments.of(columns(consumer, model, np.asarray(tensors[consumer.data]), positions, rng))
+            seen = Moments.of(columns(consumer, model, consumer.numbers(np.asarray(tensors[consumer.data])), positions, rng))
             products[consumer.node.index] = products[consumer.node.index] + seen if consumer.node.index in products else seen
         for name in channels:
             seen_there = ChannelSums.of(tensors[name])

@@ -39,7 +39,7 @@ def surgeons(group: Group, evidence: Evidence) -> Iterator[Surgeon]:
     for consumer in evidence.consumers:
         blocks = column_blocks(consumer, group)
         moments = evidence.statistics.get(consumer.node.index)
-        weight = evidence.model.constant(consumer.weight)
+        weight = evidence.model.weight(consumer.weight)
         if blocks is None or moments is None or weight is None:
             continue
         gram = moments.covariance() if consumer.bias else moments.gram / moments.count
