@@ -58,6 +58,7 @@ MACS: Mapping[str, Callable[[Node, Model], Products]] = {
     "LSTM": _recurrent,
     "MatMul": _matmul,
     "RNN": _recurrent,
+    "com.microsoft.DynamicQuantizeLSTM": _recurrent,
     "com.microsoft.MatMulNBits": _of_bits,
 }
 """Operator -> the axes whose sizes multiply to its multiply-accumulates; several such products add up."""

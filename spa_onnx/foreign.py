@@ -173,6 +173,12 @@ def _of_bits(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mappin
     yield helper.make_node("MatMul", [x[0], f"{y[0]}__matrix"], [y[0]])
 
 
+def _recurrent(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
+    found = helper.make_node("LSTM", list(x[:3]), list(y))
+    found.attribute.extend(a for a in node.attribute if a.name in ("hidden_size", "direction"))
+    yield found
+
+
 STAND_INS: Mapping[tuple[str, str], StandIn] = {
     ("", "GroupNormalization"): _like(),
     ("", "SimplifiedLayerNormalization"): _like(),
@@ -195,6 +201,7 @@ STAND_INS: Mapping[tuple[str, str], StandIn] = {
     ("com.microsoft", "SkipSimplifiedLayerNormalization"): _like(3),
     ("com.microsoft", "TransposeMatMul"): _matmul,
     ("com.microsoft", "DequantizeLinear"): _like(),
+    ("com.microsoft", "DynamicQuantizeLSTM"): _recurrent,
     ("com.microsoft", "MatMulNBits"): _of_bits,
     ("com.microsoft", "QuantizeLinear"): _like(),
     **{tuple(name.rsplit(".", 1)): _float for name in FLOAT_FORMS if "." in name},  # type: ignore[misc]

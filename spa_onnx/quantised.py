@@ -65,6 +65,7 @@ OPERANDS: Mapping[str, tuple[Operand, ...]] = {
     "QLinearConv": (Operand(0, 1, 2), Operand(3, 4, 5, 0)),
     "QLinearMatMul": (Operand(0, 1, 2, -2), Operand(3, 4, 5, -1)),
     "com.microsoft.DequantizeLinear": (Operand(0, 1, 2),),
+    "com.microsoft.DynamicQuantizeLSTM": (Operand(1, 8, 9, -1), Operand(2, 10, 11, -1)),
     "com.microsoft.DynamicQuantizeMatMul": (Operand(1, 2, 3, -1),),
     "com.microsoft.MatMulIntegerToFloat": (Operand(0, 2, 4, -2), Operand(1, 3, 5, -1)),
     "com.microsoft.QGemm": (Operand(0, 1, 2), Operand(3, 4, 5, -1)),
@@ -298,4 +299,7 @@ def _made(node: Node, operand: Operand, array: Array, around: Surroundings) -> Q
     if operand.scale < 0:
         fits = scale.size == 1 or scale.size == array.shape[axis]
         scale = scale.ravel() if fits else np.ones(())
+    if node.op == "com.microsoft.DynamicQuantizeLSTM":  # one for each direction, or for each of its rows
+        scale, zero = (values.reshape(array.shape[0], 1, -1) if values.size > 1 else values.reshape(()) for values in (scale, zero))
+        return Quantisation(scale.astype(np.float64), zero.astype(np.float64), array.dtype)
     return Quantisation(_shaped(scale, array.shape, axis, block), _shaped(zero, array.shape, axis, block), array.dtype)

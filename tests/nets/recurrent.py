@@ -126,6 +126,34 @@ NETS: dict[str, Build] = {
         "float[3,6] w1, float[1,32,6] f, float[1,32,6] g, float[2,32,8] wr, int64[1] one = {1}, int64[3] merge = {5, 2, 16}, float[16,4] w9",
         f'a = MatMul(x, w1) wi = Concat<axis=0>(f, g) h = LSTM<hidden_size=8, direction="bidirectional">(a, wi, wr) {_BACK} y = MatMul(z, w9)',
     ),
+    **{
+        f"lstm_quantised{name}": net(
+            "float[5,2,3] x",
+            f"float[3,6] w1, int8[{count},6,32] wi, int8[{count},8,32] wr, float[{count},64] b, {scales}, int64[3] merge = {{5, 2, {8 * count}}}, "
+            f"float[{8 * count},4] w9",
+            f'a = MatMul(x, w1) h = com.microsoft.DynamicQuantizeLSTM<hidden_size=8, direction="{direction}">(a, wi, wr, b, , , , , {given}) '
+            f"{_BACK} y = MatMul(z, w9)",
+            outputs="float[5,2,4] y",
+            domains=', "com.microsoft": 1',
+        )
+        for name, count, direction, given, scales in (
+            ("", 1, "forward", "s1, z1, s1, z1", "float[1] s1 = {0.01}, int8[1] z1 = {0}"),
+            (
+                "_both_directions",
+                2,
+                "bidirectional",
+                "scale1, z1, scale2, z1",
+                "float[2] scale1, float[2] scale2, int8[2] z1 = {0, 0}",
+            ),
+            (
+                "_per_row",
+                1,
+                "forward",
+                "scale1, z1, scale2, z1",
+                f"float[1,32] scale1, float[1,32] scale2, int8[1,32] z1 = {{{', '.join('0' * 32)}}}",
+            ),
+        )
+    },
     "lstm_unrolled": net(
         "float[3,2,6] x",
         "float[6,32] wi, float[8,32] wr, float[32] b, float[2,8] h0, float[2,8] c0, int64 i1 = {0}, int64 i2 = {1}, int64 i3 = {2}, "
