@@ -41,6 +41,11 @@ class Removal:
             return np.flatnonzero(~self._gone[axis])
         return np.arange((self._model.shape(axis.tensor) or ())[axis.dim])
 
+    def losses(self, tensor: str) -> dict[int, Indices]:
+        """Axis -> the indices that stay, for the axes of a tensor that lose something."""
+        axes = [Axis(tensor, dim) for dim in range(len(self._model.shape(tensor) or ()))]
+        return {axis.dim: self.kept(axis) for axis in axes if axis in self}
+
     def after(self, tensor: str) -> Shape:
         """Sizes of a tensor in the pruned model."""
         if tensor not in self._shapes:
@@ -68,3 +73,11 @@ class Removal:
         nodes = [node for node in self._model.nodes if self._model.is_folded(node)]
         sources = {node.inputs[0] for node in nodes if node.op in ("Shape", "Size")}
         return fold(nodes, {name: self.after(name) for name in sources if self._model.shape(name) is not None}, literals)
+
+
+def zeroed(model: Model, name: str, array: Array, kept: Mapping[int, Indices]) -> Array:
+    """A constant, by the name of its use, that stands for zero wherever an axis loses something: axis -> the indices that stay."""
+    result = model.quantised[name].nothing(array.shape) if name in model.quantised else np.zeros_like(array)
+    where = np.ix_(*(kept.get(dim, np.arange(size)) for dim, size in enumerate(array.shape)))
+    result[where] = array[where]
+    return result

@@ -276,4 +276,4 @@ def _captures(proto: onnx.NodeProto) -> tuple[str, ...]:
     return tuple(sorted(name for name in read - defined if name))
 
 
-__all__ = ["UNKNOWN", "Model", "feeds", "graph_constants", "graphs", "parameters"]
+__all__ = ["UNKNOWN", "Model", "constant_tensor", "feeds", "graph_constants", "graphs", "parameters"]

@@ -14,6 +14,9 @@ Matrix = NDArray[np.float64]
 DAMPING = 0.01
 """lambda as a share of the mean diagonal of H."""
 
+SUPPORT = 8
+"""Columns per input from which on a fit is taken to hold for others too."""
+
 TINY = 1e-100
 """Below this, lambda is as good as zero: its inverse times a weight might overflow."""
 
@@ -48,15 +51,30 @@ def inverted(hessian: Matrix) -> Matrix:
     return np.asarray(inverse, dtype=np.float64)
 
 
-def refit(weight: Matrix, gram: Matrix, kept: NDArray[np.int64]) -> Matrix:
-    """The best weights that use the kept inputs only: argmin ||W X - W' X_kept||^2, (rows, kept). gram: H, damped or not."""
+def steer(target: Matrix, gram: Matrix, start: Matrix, count: int) -> Matrix:
+    """Weights that map inputs Z to given outputs Y: argmin ||Y - W' Z||^2 / n + lambda ||W' - W||^2, (rows, inputs).
+
+    target: Y Z' / n, (rows, inputs). gram: Z Z' / n. start: W, which decides where Z says little. count: n; with fewer columns than
+    SUPPORT per input lambda rises, since a fit to few of them holds for no others.
+    """
+    scarcity = max(1.0, SUPPORT * len(gram) / max(count, 1))
+    strength = DAMPING * scarcity * float(np.trace(gram)) / len(gram)
+    if strength <= TINY:
+        return start
+    return np.asarray(_solved(gram + strength * np.eye(len(gram)), (target + strength * start).T).T)
+
+
+def _solved(hessian: Matrix, right: Matrix) -> Matrix:
+    """H^-1 times the columns, by the Cholesky factor; of the best solutions the smallest where H is singular."""
     from scipy.linalg import lapack  # noqa: PLC0415 - slow to import, and only needed here
 
-    inner, across = gram[np.ix_(kept, kept)], gram[kept] @ weight.T
-    _, solution, failed = lapack.dposv(inner, across, lower=1)
-    if failed:  # singular: of the best weights the smallest
-        solution = np.linalg.lstsq(inner, across, rcond=None)[0]
-    return np.asarray(solution.T, dtype=np.float64)
+    _, solution, failed = lapack.dposv(hessian, right, lower=1)
+    return np.asarray(np.linalg.lstsq(hessian, right, rcond=None)[0] if failed else solution, dtype=np.float64)
+
+
+def refit(weight: Matrix, gram: Matrix, kept: NDArray[np.int64]) -> Matrix:
+    """The best weights that use the kept inputs only: argmin ||W X - W' X_kept||^2, (rows, kept). gram: H, damped or not."""
+    return np.asarray(_solved(gram[np.ix_(kept, kept)], gram[kept] @ weight.T).T)
 
 
 class Surgeon:

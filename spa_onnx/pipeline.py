@@ -1,4 +1,4 @@
-"""load -> analyse -> collect -> score -> select -> rewrite -> validate -> repair -> measure: `prune`, `apply_plan`, `inspect`."""
+"""load -> analyse -> collect -> score -> weigh -> select -> rewrite -> validate -> repair -> measure: `prune`, `apply_plan`, `inspect`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import onnx
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.calibration import Calibration, calibrate
+from spa_onnx.consumers import Consumer
 from spa_onnx.cost import UNITS, PlanCost, macs, per_channel
 from spa_onnx.criteria import CRITERIA, WITH_STATISTICS, Evidence
 from spa_onnx.cut import Removal
@@ -33,19 +34,18 @@ from spa_onnx.result import Report, Result
 from spa_onnx.rewrite import Rewritten, rewrite
 from spa_onnx.rounds import joined, narrowed, shares, widened
 from spa_onnx.select import CLOSE, Target, select
+from spa_onnx.sensitivity import sensitivities
+from spa_onnx.sequential import reconstruct_in_order
 from spa_onnx.settings import Settings
 from spa_onnx.validate import validate
 
 Progress = Callable[[str], None]
 """Called with the name of each step as it begins."""
 
-STEPS = ("load", "analyse", "collect", "score", "select", "rewrite", "validate", "repair", "measure")
+STEPS = ("load", "analyse", "collect", "score", "weigh", "select", "rewrite", "validate", "repair", "measure")
 
 FALLBACK = "l1"
 """Orders the channels of groups that no product with known inputs reads."""
-
-COST_EXPONENT = 0.5
-"""Losses are compared per MACs ** COST_EXPONENT that a channel costs: 0 is loss alone, 1 is loss per MAC."""
 
 
 @dataclass(slots=True)
@@ -230,8 +230,12 @@ def choose(
         evidence = Evidence(analysis.model, settings.seed, known.consumers, known.statistics)
     scores = score_groups(groups, CRITERIA[settings.criterion], evidence, settings.aggregate, settings.normalise)
     if settings.criterion in WITH_STATISTICS:
-        worth = zip(groups, per_channel(analysis.model, groups, settings.unit()).tolist(), strict=True)
-        scores = {g.name: scores[g.name] / max(saved, 1.0) ** COST_EXPONENT for g, saved in worth if g.name in scores}
+        scored = [group for group in groups if group.name in scores]
+        if known is not None and settings.scope != "local" and scored:
+            clock("weigh")
+            saved = np.maximum(per_channel(analysis.model, scored, settings.unit()), 1.0)
+            weights = sensitivities(analysis, scored, scores, known) / saved
+            scores |= {group.name: scores[group.name] * weight for group, weight in zip(scored, weights.tolist(), strict=True)}
         scores = fill_in(scores, score_groups(groups, CRITERIA[FALLBACK], evidence))
     if not scores:
         raise RefusedError(f"criterion {settings.criterion} knows nothing about any of the {len(groups)} groups; use --criterion l1")
@@ -281,12 +285,29 @@ def _in_rounds(
             clock("repair")
             repair = f"{settings.repair}: fitted on {known.describe()} in each of {settings.rounds} rounds"
             cut = Removal(here, going)
-            new = reconstruct(model, known.consumers, known.statistics, cut, refits=settings.repair == "obs")
+            new = _refitted(known, cut, settings)
             values = widened(analysis.model, new, removal, values)
             moved = known.correction(rewrite(analysis, Plan(drop, ""), values).proto, cut)
             values = widened(analysis.model, moved, removal, values)
         model = Model.of(rewrite(analysis, Plan(drop, ""), values).proto, analysis.model.inference.dims)
     return drop, values, repair
+
+
+def _refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[str, Array]:
+    """New values of constants: layer by layer, and on given samples once more in the order of the graph."""
+    refits = settings.repair == "obs"
+    values = reconstruct(known.model, known.consumers, known.statistics, removal, refits=refits)
+    if refits and not known.made_up:
+        free = [consumer for consumer in known.consumers if not _is_excluded(consumer, settings)]
+        values = reconstruct_in_order(known.model, free, known.feeds, removal, values, settings.seed)
+    return values
+
+
+def _is_excluded(consumer: Consumer, settings: Settings) -> bool:
+    """Whether its node or weight is to stay what it is."""
+    return any(
+        pattern.search(name) for pattern in settings.patterns() for name in (consumer.node.name, consumer.weight, *consumer.node.outputs)
+    )
 
 
 def _nothing(analysis: Analysis, settings: Settings) -> str:
@@ -367,8 +388,7 @@ class _Job:
         """The same cut with repaired weights, and how."""
         if self.known is None:
             return rewrite(self.analysis, self.plan, self.values), self.repair
-        refits = self.plan.settings["repair"] == "obs"
-        values = reconstruct(self.analysis.model, self.known.consumers, self.known.statistics, cut.removal, refits=refits)
+        values = _refitted(self.known, cut.removal, Settings.of(self.plan.settings))
         better = rewrite(self.analysis, self.plan, values)
         correction = self.known.correction(better.proto, cut.removal)
         how = f"{self.plan.settings['repair']}: fitted on {self.known.describe()}"

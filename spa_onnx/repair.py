@@ -46,7 +46,7 @@ def reconstruct(
         first = users[0]
         moments = sum((statistics[user.node.index] for user in users[1:]), statistics[first.node.index])
         old = first.matrix(weight)
-        columns = _columns(first, removal)
+        columns = kept_columns(first, removal)
         centred = bool(first.bias) and len(users) == 1
         gram = moments.covariance() if centred else moments.gram / moments.count
         new = np.zeros_like(old)
@@ -61,7 +61,7 @@ def reconstruct(
     return values
 
 
-def _columns(consumer: Consumer, removal: Removal) -> np.ndarray:
+def kept_columns(consumer: Consumer, removal: Removal) -> np.ndarray:
     """The inputs of the product that stay."""
     kept = removal.kept(consumer.axis)
     return (kept[:, None] * consumer.window + np.arange(consumer.window)).ravel()

@@ -100,8 +100,8 @@ def observe(
     for feed in feeds:
         tensors = {**feed, **(dict(zip(names, runtime.run(opened, feed), strict=True)) if opened else {})}
         for consumer in found:
-            positions = -(-(BASE + PER_INPUT * _inputs(consumer, model)) // count)
-            seen = Moments.of(columns(consumer, model, consumer.numbers(np.asarray(tensors[consumer.data])), positions, rng))
+            data = consumer.numbers(np.asarray(tensors[consumer.data]))
+            seen = Moments.of(columns(consumer, model, data, positions(consumer, model, count), rng))
             products[consumer.node.index] = products[consumer.node.index] + seen if consumer.node.index in products else seen
         for name in channels:
             seen_there = ChannelSums.of(tensors[name])
@@ -119,8 +119,10 @@ def feed_size(feed: Feed) -> int:
     return next((len(array) for array in feed.values() if array.ndim), 1)
 
 
-def _inputs(consumer: Consumer, model: Model) -> int:
-    return int((model.shape(consumer.weight) or ())[consumer.axis.dim] * consumer.window)
+def positions(consumer: Consumer, model: Model, samples: int) -> int:
+    """How many positions of each sample are looked at."""
+    inputs = int((model.shape(consumer.weight) or ())[consumer.axis.dim] * consumer.window)
+    return -(-(BASE + PER_INPUT * inputs) // samples)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from spa_onnx import runtime
-from spa_onnx.cut import Removal
+from spa_onnx.cut import Removal, zeroed
 from spa_onnx.errors import RefusedError, ValidationError
 from spa_onnx.facts import Axis, Coupling, Indices
 from spa_onnx.fold import Array
@@ -80,7 +80,7 @@ def mask(model: Model, removal: Removal, only: Container[Axis] | None = None) ->
                 key = (model.source.get(name, name), tuple((dim, k.tobytes()) for dim, k in kept.items()))
                 if key not in made:
                     made[key] = f"{key[0]}__masked_{len(made)}"
-                    _add(proto, made[key], _zeroed(model, name, kept))
+                    _add(proto, made[key], zeroed(model, name, np.asarray(model.constant(name)), kept))
                 nodes[node.index].input[slot] = made[key]
     if proto.ir_version < 4:
         _list_initializers(proto.graph)
@@ -106,14 +106,6 @@ def _divisors(model: Model) -> set[str]:
             if name in fixed and (slot in KEEP_OPERAND.get(node.op, ()) or any(output in found for output in node.outputs)):
                 found.add(name)
     return found
-
-
-def _zeroed(model: Model, name: str, kept: Mapping[int, Indices]) -> Array:
-    array = np.asarray(model.constant(name))
-    result = model.quantised[name].nothing(array.shape) if name in model.quantised else np.zeros_like(array)
-    where = np.ix_(*(kept.get(dim, np.arange(size)) for dim, size in enumerate(array.shape)))
-    result[where] = array[where]
-    return result
 
 
 def _add(proto: onnx.ModelProto, name: str, array: Array) -> None:

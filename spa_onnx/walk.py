@@ -30,9 +30,8 @@ class Walk:
         self._ahead = set(self._nodes)
         self._known: list[Feed] = [dict(feed) for feed in feeds]
 
-    def replace(self, index: int, slot: int, array: Array) -> None:
-        """Give a node that has not run yet another constant."""
-        name = self._nodes[index].input[slot]
+    def replace(self, name: str, array: Array) -> None:
+        """Give the nodes that have not run yet another constant."""
         self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
 
     def tensor(self, name: str) -> list[Array]:

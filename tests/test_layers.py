@@ -37,6 +37,9 @@ WORK = (
         "select",
         "repair",
         "calibration",
+        "walk",
+        "sequential",
+        "sensitivity",
     }
 )
 
@@ -65,6 +68,9 @@ ALLOWED: dict[str, set[str]] = {
     "repair": FOUNDATION | {"groups", "cut", "consumers", "obs", "statistics"},
     "criteria": FOUNDATION | {"groups", "consumers", "obs", "statistics"},
     "calibration": FOUNDATION | OBSERVED | {"cut", "data", "repair", "runtime"},
+    "walk": FOUNDATION | {"runtime"},
+    "sequential": FOUNDATION | {"consumers", "cut", "obs", "repair", "runtime", "statistics", "unfold", "validate", "walk"},
+    "sensitivity": GROUPS | {"calibration", "cut", "repair", "runtime", "statistics", "validate", "walk"},
     "importance": FOUNDATION | {"groups", "criteria"},
     "rounds": GROUPS | {"cut"},
     "select": FOUNDATION | {"groups", "cost"},

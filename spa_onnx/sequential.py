@@ -1,0 +1,128 @@
+"""Repair in the order of the graph: every product aims at what the dense model computes, from the inputs that it gets after repair.
+
+So the errors of the layers before are corrected, not added up (SPA, section 4; the asymmetric form of layer-wise reconstruction,
+He, Zhang & Sun, Channel pruning for accelerating very deep neural networks, 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spa_onnx.consumers import Consumer, Matrix
+from spa_onnx.cut import Removal, zeroed
+from spa_onnx.fold import Array
+from spa_onnx.model import Model
+from spa_onnx.obs import steer
+from spa_onnx.repair import kept_columns
+from spa_onnx.runtime import Feed
+from spa_onnx.statistics import feed_size, positions
+from spa_onnx.unfold import columns
+from spa_onnx.validate import mask
+from spa_onnx.walk import Walk
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Sums over the columns X of the dense model's input and Z of the repaired one's, at the same positions, per block.
+
+    cross: sum of x z', gram: sum of z z', float64 (blocks, inputs, inputs). dense, repaired: sums of x and of z, (blocks, inputs).
+    count: columns.
+    """
+
+    cross: Matrix
+    gram: Matrix
+    dense: Matrix
+    repaired: Matrix
+    count: int
+
+    def __add__(self, other: Pairs) -> Pairs:
+        return Pairs(
+            self.cross + other.cross,
+            self.gram + other.gram,
+            self.dense + other.dense,
+            self.repaired + other.repaired,
+            self.count + other.count,
+        )
+
+    @classmethod
+    def of(cls, x: Matrix, z: Matrix) -> Pairs:
+        """The sums of these columns, float64 (blocks, inputs, n) each."""
+        turned = z.transpose(0, 2, 1)
+        return cls(x @ turned, z @ turned, x.sum(axis=2), z.sum(axis=2), x.shape[2])
+
+    def centred(self) -> tuple[Matrix, Matrix]:
+        """(cross, gram) of the columns without their means, over their number."""
+        x, z = self.dense / self.count, self.repaired / self.count
+        return self.cross / self.count - x[:, :, None] * z[:, None, :], self.gram / self.count - z[:, :, None] * z[:, None, :]
+
+
+def reconstruct_in_order(
+    model: Model, found: Sequence[Consumer], feeds: Sequence[Feed], removal: Removal, prior: Mapping[str, Array], seed: int
+) -> dict[str, Array]:
+    """Constant -> new value in the original's shape, for all products with a weight of their own.
+
+    prior: values from `reconstruct`, towards which little known directions are drawn and which stay where a weight is shared. Raises
+    RefusedError where onnxruntime cannot run the model in parts.
+    """
+    values = dict(prior)
+    masked = mask(model, removal)
+    dense, repaired = Walk(model.proto, feeds), Walk(masked, feeds)
+    count = sum(map(feed_size, feeds))
+
+    def settle(name: str, value: Array) -> None:
+        """Take the value into the repaired model, wherever the constant is read."""
+        values[name] = value
+        for node in model.consumers[name]:
+            repaired.replace(masked.graph.node[node.index].input[node.inputs.index(name)], zeroed(model, name, value, removal.losses(name)))
+
+    for name, value in prior.items():
+        settle(name, value)
+    for consumer in found:
+        x, z = dense.tensor(consumer.data), repaired.tensor(consumer.data)
+        weight = model.weight(consumer.weight)
+        if weight is None or consumer.weight in model.source or len(model.consumers[consumer.weight]) != 1:
+            continue
+        if consumer.axis not in removal and all(map(np.array_equal, x, z)):  # nothing before it has changed
+            continue
+        pairs = _pairs(consumer, model, x, z, positions(consumer, model, count), seed)
+        cross, gram = pairs.centred() if consumer.bias else (pairs.cross / pairs.count, pairs.gram / pairs.count)
+        old = consumer.matrix(weight)
+        start = consumer.matrix(_numbers(model, consumer.weight, values[consumer.weight])) if consumer.weight in values else old
+        kept = kept_columns(consumer, removal)
+        new = np.zeros_like(old)
+        for block in range(len(old)):
+            wanted, inner = old[block] @ cross[block][:, kept], gram[block][np.ix_(kept, kept)]
+            new[block][:, kept] = steer(wanted, inner, start[block][:, kept], pairs.count)
+        if not np.isfinite(new).all():
+            continue
+        settle(consumer.weight, model.stored(consumer.weight, consumer.tensor(new, weight)))
+        bias = model.weight(consumer.bias) if consumer.bias else None
+        if bias is not None:
+            lost = np.einsum("bri,bi->br", old, pairs.dense) - np.einsum("bri,bi->br", new, pairs.repaired)
+            settle(consumer.bias, model.stored(consumer.bias, bias.astype(np.float64) + (lost / pairs.count).reshape(bias.shape)))
+    return values
+
+
+def _numbers(model: Model, name: str, value: Array) -> Array:
+    """What a new value of a constant stands for."""
+    return np.asarray(model.quantised[name].numbers(value)) if name in model.quantised else value
+
+
+def _pairs(consumer: Consumer, model: Model, x: Sequence[Array], z: Sequence[Array], most: int, seed: int) -> Pairs:
+    """The sums over all batches; positions are drawn alike for both models."""
+    total: Pairs | None = None
+    for number, both in enumerate(zip(x, z, strict=True)):
+        dense, repaired = (columns(consumer, model, consumer.numbers(data), most, _drawn(seed, consumer, number)) for data in both)
+        seen = Pairs.of(dense, repaired)
+        total = seen if total is None else total + seen
+    if total is None:
+        raise ValueError("no samples")
+    return total
+
+
+def _drawn(seed: int, consumer: Consumer, batch: int) -> np.random.Generator:
+    """The same positions for the same product and batch."""
+    return np.random.default_rng([seed, consumer.node.index, batch])

@@ -1,0 +1,137 @@
+"""Repair in the order of the graph: later products make up for what earlier ones lost; sums are exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from command import MODELS
+from nets.build import net
+from test_repair import CONV, MLP, outputs, samples
+
+import spa_onnx
+from spa_onnx import pipeline, runtime
+from spa_onnx.calibration import calibrate
+from spa_onnx.cut import Removal
+from spa_onnx.data import read_samples
+from spa_onnx.obs import DAMPING, SUPPORT, steer
+from spa_onnx.pipeline import inspect
+from spa_onnx.plan import Plan
+from spa_onnx.repair import reconstruct
+from spa_onnx.rewrite import rewrite
+from spa_onnx.sequential import Pairs, reconstruct_in_order
+from spa_onnx.walk import Walk
+
+NETS = {"conv": (CONV, (3, 6, 6)), "mlp": (MLP, (6,))}
+
+
+def known_of(proto, x, count=200):
+    analysis = inspect(proto)
+    opened = runtime.session(proto)
+    given = read_samples({"x": x}, proto)
+    return analysis, calibrate(analysis.model, runtime.working_dims(analysis.model, opened, {}), given, count, 0)
+
+
+def dropped(analysis, share=0.5):
+    return {g.name: np.arange(max(1, int(g.size * share))) for g in analysis.prunable()}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_errors_are_corrected_and_not_added_up(name):
+    build, shape = NETS[name]
+    proto = build()
+    analysis, known = known_of(proto, samples(shape, 300), 300)
+    drop = dropped(analysis)
+    removal = Removal(analysis, drop)
+    apart = reconstruct(analysis.model, known.consumers, known.statistics, removal)
+    together = reconstruct_in_order(analysis.model, known.consumers, list(known.feeds), removal, apart, 0)
+    x = samples(shape, 200, seed=1)
+    dense = outputs(proto, x)
+    error = {
+        label: np.square(outputs(rewrite(analysis, Plan(drop, ""), values).proto, x) - dense).mean()
+        for label, values in (("none", {}), ("apart", apart), ("together", together))
+    }
+    assert error["together"] < 0.99 * error["apart"] < error["none"]
+
+
+def test_the_weights_are_those_of_least_squares_towards_the_dense_outputs():
+    proto = MLP()
+    analysis, known = known_of(proto, samples((6,), 400), 400)
+    removal = Removal(analysis, dropped(analysis))
+    model, feeds = analysis.model, list(known.feeds)
+    values = reconstruct_in_order(model, known.consumers, feeds, removal, {}, 0)
+    last = known.consumers[-1]
+    cut = rewrite(analysis, Plan(dropped(analysis), ""), values).proto
+    z = np.concatenate(Walk(cut, feeds).tensor(last.data)).astype(np.float64)
+    wanted = np.concatenate(Walk(proto, feeds).tensor("f")).astype(np.float64)  # before the bias
+    kept = removal.kept(last.axis)
+    z, wanted = z - z.mean(axis=0), wanted - wanted.mean(axis=0)
+    gram, start = z.T @ z / len(z), np.asarray(model.constant(last.weight), np.float64)[kept].T
+    strength = DAMPING * max(1.0, SUPPORT * len(gram) / len(z)) * np.trace(gram) / len(gram)
+    stacked = np.concatenate([z / np.sqrt(len(z)), np.sqrt(strength) * np.eye(len(gram))])
+    right = np.concatenate([wanted / np.sqrt(len(z)), np.sqrt(strength) * start.T])
+    best = np.linalg.lstsq(stacked, right, rcond=None)[0]
+    np.testing.assert_allclose(values[last.weight][kept], best, rtol=2e-3, atol=2e-4)
+
+
+def test_sums_do_not_depend_on_how_columns_are_split():
+    rng = np.random.default_rng(0)
+    x, z = rng.standard_normal((2, 2, 5, 40))
+    whole, parts = Pairs.of(x, z), Pairs.of(x[:, :, :13], z[:, :, :13]) + Pairs.of(x[:, :, 13:], z[:, :, 13:])
+    for got, want in zip(parts.centred(), whole.centred(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(whole.centred()[0][1], np.cov(x[1], z[1], bias=True)[:5, 5:], atol=1e-12)
+
+
+def test_little_known_directions_stay_what_they_were():
+    start = np.arange(6.0).reshape(2, 3)
+    gram = np.diag([4.0, 0.0, 0.0])
+    new = steer(np.zeros((2, 3)), gram, start, 1000)
+    np.testing.assert_allclose(new[:, 1:], start[:, 1:])
+    assert np.all(np.abs(new[:, 0]) < 0.02 * np.abs(start[:, 0]) + 1e-12)
+    np.testing.assert_array_equal(steer(np.zeros((2, 3)), np.zeros((3, 3)), start, 1000), start)
+
+
+def test_a_few_samples_move_weights_less():
+    rng = np.random.default_rng(3)
+    z, y = rng.standard_normal((20, 10)), rng.standard_normal((4, 10))
+    start = np.zeros((4, 20))
+    few, many = (np.square(steer(y @ z.T / 10, z @ z.T / 10, start, count)).sum() for count in (10, 10000))
+    assert few < 0.6 * many
+
+
+def test_a_shared_weight_keeps_the_value_that_suits_all_its_users():
+    proto = net(
+        "float[N,6] x",
+        "float[6,8] w1, float[8,8] w2, float[8,3] w3",
+        "a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2) d = Relu(c) e = MatMul(d, w2) f = Relu(e) y = MatMul(f, w3)",
+        "float[N,3] y",
+    )()
+    analysis, known = known_of(proto, samples((6,), 100), 100)
+    removal = Removal(analysis, dropped(analysis, 0.25))
+    apart = reconstruct(analysis.model, known.consumers, known.statistics, removal)
+    together = reconstruct_in_order(analysis.model, known.consumers, list(known.feeds), removal, apart, 0)
+    assert "w2" in apart
+    np.testing.assert_array_equal(apart["w2"], together["w2"])
+    assert not np.array_equal(apart["w3"], together["w3"])
+
+
+def test_made_up_samples_are_refitted_layer_by_layer_only(monkeypatch):
+    called = []
+    monkeypatch.setattr(pipeline, "reconstruct_in_order", lambda *given: called.append(given) or given[4])
+    spa_onnx.prune(CONV(), 0.4, samples=32)
+    assert not called
+    spa_onnx.prune(CONV(), 0.4, samples=32, data={"x": samples((3, 6, 6), 32)})
+    assert called
+
+
+def test_given_samples_keep_more_of_a_trained_network(tmp_path):
+    data = np.load(MODELS / "digits_resnet.npz")
+    path = tmp_path / "calibration.npz"
+    np.savez(path, x=data["x"][:200])
+    right = {}
+    for label, options in (("given", {"data": path}), ("made up", {})):
+        cut = spa_onnx.prune(MODELS / "digits_resnet.onnx", target="macs=0.4", check=False, **options)
+        opened = runtime.session(cut.model)
+        right[label] = (opened.run(None, {"image": data["x"][200:]})[0].argmax(axis=1) == data["y"][200:]).mean()
+    assert right["given"] > 0.9
+    assert right["given"] >= right["made up"] - 0.01

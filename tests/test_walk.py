@@ -1,0 +1,100 @@
+"""A walk through the graph: the same tensors as one run, each node once, and nothing kept that nobody reads any more."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from nets.build import net
+
+from spa_onnx import runtime
+from spa_onnx.errors import RefusedError
+from spa_onnx.statistics import with_outputs
+from spa_onnx.walk import Walk
+
+RESIDUAL = net(
+    "float[N,6] x",
+    "float[6,8] w1, float[8,8] w2, float[8,3] w3",
+    "a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2) d = Relu(c) e = Add(b, d) y = MatMul(e, w3)",
+    "float[N,3] y",
+)
+TENSORS = ("a", "b", "c", "d", "e", "y")
+
+
+def feeds(batches=3):
+    rng = np.random.default_rng(1)
+    return [{"x": rng.standard_normal((2 + number, 6)).astype(np.float32)} for number in range(batches)]
+
+
+def whole(proto, names, feed):
+    return dict(zip(names, runtime.run(runtime.session(with_outputs(proto, names)), feed), strict=True))
+
+
+@pytest.mark.parametrize("asked", [TENSORS, ("y",), ("b", "e"), ("d", "y")])
+def test_tensors_are_those_of_one_run(asked):
+    proto, given = RESIDUAL(), feeds()
+    walk = Walk(proto, given)
+    for name in asked:
+        for got, feed in zip(walk.tensor(name), given, strict=True):
+            np.testing.assert_allclose(got, whole(proto, (name,), feed)[name], rtol=1e-6, atol=1e-6)
+
+
+def test_inputs_are_there_from_the_start_and_can_be_asked_for_again():
+    walk = Walk(RESIDUAL(), feeds())
+    for _ in range(2):
+        assert [len(array) for array in walk.tensor("x")] == [2, 3, 4]
+
+
+def test_nothing_is_kept_that_nobody_ahead_reads():
+    walk = Walk(RESIDUAL(), feeds(1))
+    walk.tensor("b")
+    assert set(walk._known[0]) == {"b"}
+    walk.tensor("d")
+    assert set(walk._known[0]) == {"b", "d"}
+    walk.tensor("y")
+    assert set(walk._known[0]) == {"y"}
+
+
+def test_no_node_runs_twice(monkeypatch):
+    ran = []
+    open_session = runtime.session
+
+    def watched(proto, **how):
+        ran.extend(node.output[0] for node in proto.graph.node)
+        return open_session(proto, **how)
+
+    monkeypatch.setattr(runtime, "session", watched)
+    walk = Walk(RESIDUAL(), feeds())
+    for name in TENSORS:
+        walk.tensor(name)
+    assert sorted(ran) == sorted(TENSORS)
+
+
+def test_a_replaced_constant_counts_from_there_on():
+    proto, given = RESIDUAL(), feeds()
+    walk = Walk(proto, given)
+    before = walk.tensor("b")
+    walk.replace("w2", np.zeros((8, 8), np.float32))
+    walk.replace("w1", np.zeros((6, 8), np.float32))  # too late: what reads it has run
+    for kept, sums in zip(before, walk.tensor("e"), strict=True):
+        np.testing.assert_array_equal(kept, sums)
+
+
+def test_branches_see_tensors_of_the_graph_around_them():
+    proto = net(
+        "float[N,4] x, bool c",
+        "float[4,4] w",
+        "a = MatMul(x, w) b = Relu(a) y = If(c) <then_branch = t () => (float[N,4] p) { p = Neg(b) }, "
+        "else_branch = e () => (float[N,4] q) { q = MatMul(b, w) }>",
+        "float[N,4] y",
+    )()
+    feed = {"x": np.ones((2, 4), np.float32), "c": np.array([False]).reshape(())}
+    walk = Walk(proto, [feed])
+    walk.tensor("a")
+    np.testing.assert_allclose(walk.tensor("y")[0], whole(proto, ("y",), feed)["y"], rtol=1e-6)
+
+
+def test_a_part_that_cannot_run_is_named():
+    walk = Walk(RESIDUAL(), feeds())
+    walk.replace("w2", np.zeros((5, 8), np.float32))
+    with pytest.raises(RefusedError, match="cannot run"):
+        walk.tensor("c")
