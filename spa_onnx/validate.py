@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from spa_onnx import runtime
 from spa_onnx.cut import Removal, zeroed
 from spa_onnx.errors import RefusedError, ValidationError
-from spa_onnx.facts import Axis, Coupling, Indices
+from spa_onnx.facts import Axis, Coupling
 from spa_onnx.fold import Array
 from spa_onnx.model import Model, feeds
 from spa_onnx.quantised import SCALES
