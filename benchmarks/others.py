@@ -17,7 +17,7 @@ from architectures import Row
 
 from spa_onnx.model import parameters
 
-PATIENCE = 60
+PATIENCE = 30
 """Seconds of processor time after which another tool is stopped."""
 
 Finding = float | str
@@ -66,8 +66,15 @@ def torch_pruning(row: Row, prepare: Callable[[Any], None]) -> Finding:
     """Torch-Pruning: l1, half of each layer, the layers that write the outputs ignored. A text where the result does not run.
 
     Fused projections (`qkv`) are declared as heads, and what their modules note about sizes is updated afterwards, as the library's
-    own examples do.
+    own examples do. Where that fails, nothing is declared.
     """
+    try:
+        return _torch_pruning(row, prepare, declared=True)
+    except Exception:  # noqa: BLE001 - a library may raise anything
+        return _torch_pruning(row, prepare, declared=False)
+
+
+def _torch_pruning(row: Row, prepare: Callable[[Any], None], *, declared: bool) -> Finding:
     import torch  # noqa: PLC0415 - an extra
     import torch_pruning  # noqa: PLC0415 - an extra
 
@@ -78,7 +85,7 @@ def torch_pruning(row: Row, prepare: Callable[[Any], None]) -> Finding:
     given = tuple(inputs.values())
     with torch.enable_grad():
         outputs = list(_tensors(model(*given)))
-    heads = {module.qkv: module.num_heads for module in model.modules() if _fused(module)}
+    heads = {module.qkv: module.num_heads for module in model.modules() if declared and _fused(module)}
     before = sum(weight.numel() for weight in model.parameters())
     pruner = torch_pruning.pruner.MagnitudePruner(
         model,

@@ -176,6 +176,17 @@ NETS: dict[str, Build] = {
     "reshape_splits_and_merges_positions": image(
         "t = Reshape(a, s) u = Relu(t) z = Reshape(u, r)", "int64[4] s = {2, 48, 3, 2}, int64[4] r = {2, 8, 6, 6}"
     ),
+    "reshape_deals_positions_out_over_batch_and_channels": image(
+        "t = Reshape(a, s) e = Mul(t, c) u = Transpose<perm=[0,2,1,3]>(e) v = Reshape(u, p) q = Relu(v) "
+        "w = Reshape(q, f) k = Transpose<perm=[0,2,1,3]>(w) z = Reshape(k, r)",
+        "int64[4] s = {48, 2, 3, 2}, int64[4] p = {2, 8, 9, 4}, int64[4] f = {48, 3, 2, 2}, int64[4] r = {2, 8, 6, 6}, float[48,1,1,1] c",
+    ),
+    "reshape_unfolds_patches_to_tokens": image(
+        "t = Reshape(a, s) u = Transpose<perm=[0,2,1,3]>(t) v = Reshape(u, p) k = Transpose<perm=[0,3,2,1]>(v) "
+        "q = Reshape(k, f) m = MatMul(q, w2) g = Relu(m) b = Reshape(g, h) c = Transpose<perm=[0,3,2,1]>(b) z = Conv(c, w3)",
+        "int64[4] s = {-1, 2, 3, 2}, int64[4] p = {2, 8, 9, 4}, int64[3] f = {8, 9, 8}, int64[4] h = {2, 4, 9, 7}, float[8,7] w2, float[5,7,1,1] w3",
+        into=5,
+    ),
     "space_to_depth_by_hand": image(
         "t = Reshape(a, s) u = Transpose<perm=[0,1,3,5,2,4]>(t) z = Reshape(u, r)",
         "int64[6] s = {2, 4, 3, 2, 3, 2}, int64[4] r = {2, 16, 3, 3}",

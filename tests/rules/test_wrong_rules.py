@@ -189,6 +189,7 @@ BENT: list[tuple[str, str, Bend]] = [
     ("Reshape", "reshape_literal", each(inside_out)),
     ("Reshape", "attention_heads", each(inside_out)),
     ("Reshape", "reshape_splits_channels", each(inside_out)),
+    ("Reshape", "reshape_deals_positions_out_over_batch_and_channels", each(inside_out)),
     ("Flatten", "flatten", each(inside_out)),
     ("Transpose", "transpose", each(turned)),
     ("Expand", "expand_literal", each(turned)),
