@@ -46,6 +46,12 @@ NEAR = 0.02
 
 LIBRARIES = ("onnxsim", "torch", "torchvision", "timm", "transformers", "torch-pruning")
 
+WHOLE = 0.99
+"""Share of the parameters above which a model counts as left whole."""
+
+UNKNOWN = "not measured"
+"""In place of what another tool keeps."""
+
 OTHER_SIZES = {"batch": 3, "sequence": 7, "target": 5, "images": 4, "past": 6, "past + sequence": 13}
 """Symbolic dimensions while verifying: other sizes than those that the tool worked with, so that none got written into the graph."""
 
@@ -134,11 +140,16 @@ def exported(row: Row, exporter: str, cache: Path, *, anew: bool = True) -> Path
 
 
 def outcome(path: Path, *, width: bool, again: bool) -> Outcome:
-    """What pruning an export gives, kept beside it unless it shall be done again."""
-    note = path.with_suffix(".width.json" if width else ".plain.json")
-    if again or not note.exists():
-        note.write_text(json.dumps(asdict(prune(path, width=width))), encoding="utf-8")
-    return Outcome(**json.loads(note.read_text(encoding="utf-8")))
+    """What pruning an export gives."""
+    return Outcome(
+        **remembered(path.with_suffix(".width.json" if width else ".plain.json"), lambda: asdict(prune(path, width=width)), again=again)
+    )
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Nodes and parameters of an export."""
+    proto = onnx.load(path)
+    return len(proto.graph.node), parameters(proto)
 
 
 def prune(path: Path, *, width: bool) -> Outcome:
@@ -181,12 +192,11 @@ def reasons(path: Path, *, width: bool, count: int = 2) -> str:
     return "; ".join(cause for cause, _ in held.most_common(count))
 
 
-def remembered(note: Path, find: Callable[[], others.Finding]) -> others.Finding:
-    """What another tool made of a model, kept beside the exports."""
-    if not note.exists():
+def remembered(note: Path, find: Callable[[], Any], *, again: bool = False) -> Any:
+    """What was found out about an export before, kept beside it as JSON; found out now where it was not, or shall be again."""
+    if again or not note.exists():
         note.write_text(json.dumps(find()), encoding="utf-8")
-    found: others.Finding = json.loads(note.read_text(encoding="utf-8"))
-    return found
+    return json.loads(note.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,37 +274,40 @@ def short(check: str) -> str:
 
 
 def measure(row: Row, exporter: str, path: Path, *, compare: bool, again: bool) -> Line:
-    """Prune an export; compare: see what others make of it."""
-    proto = onnx.load(path)
-    simplified: others.Finding = "not asked"
-    live: others.Finding = "not asked"
-    if compare:
-        simplified = remembered(path.with_suffix(".onnxsim.json"), lambda: others.alone(others.simplifier, path))
-        note = path.with_name(f"{row.name.replace('/', '_')}.torch_pruning.json")
-        live = remembered(note, lambda: others.alone(others.torch_pruning, row, jitter))
+    """Prune an export; compare: see what others make of it, too, where that is not known yet."""
+    beside = path.with_name(f"{row.name.replace('/', '_')}.torch_pruning.json")
+    simplified = theirs(path.with_suffix(".onnxsim.json"), lambda: others.alone(others.simplifier, path), compare=compare)
+    live = theirs(beside, lambda: others.alone(others.torch_pruning, row, jitter), compare=compare)
     plain = outcome(path, width=False, again=again)
     enough = ENOUGH if isinstance(live, str) else min(ENOUGH, live + NEAR)
     wide = outcome(path, width=True, again=again) if plain.kept > enough else None
     kept = min(run.kept for run in (plain, wide) if run is not None)
-    held = reasons(path, width=wide is not None) if kept > enough else ""
-    return Line(row, exporter, len(proto.graph.node), parameters(proto), plain, wide, simplified, live, held)
+    held = remembered(path.with_suffix(".held.json"), lambda: reasons(path, width=wide is not None), again=again) if kept > enough else ""
+    nodes, params = remembered(path.with_suffix(".size.json"), lambda: size(path))
+    return Line(row, exporter, nodes, params, plain, wide, simplified, live, held)
+
+
+def theirs(note: Path, find: Callable[[], others.Finding], *, compare: bool) -> others.Finding:
+    """What another tool made of a model."""
+    return remembered(note, find) if compare or note.exists() else UNKNOWN
 
 
 def summary(lines: Sequence[Line]) -> list[str]:
     """What the table shows, in counts."""
     known = [(line, line.torch_pruning) for line in lines if not isinstance(line.torch_pruning, str)]
-    unknown = [line for line in lines if isinstance(line.torch_pruning, str)]
+    unknown = [line for line in lines if isinstance(line.torch_pruning, str) and line.torch_pruning != UNKNOWN]
     near = sum(line.kept <= live + NEAR for line, live in known)
     lost = sum(line.kept <= ENOUGH for line in lines)
-    simplified = [line.simplifier for line in lines if not isinstance(line.simplifier, str)]
-    whole = sum(kept > 0.99 for kept in simplified) + len(lines) - len(simplified)
+    simplified = [line.simplifier for line in lines if line.simplifier != UNKNOWN]
+    whole = sum(isinstance(kept, str) or kept > WHOLE for kept in simplified)
     return [
         f"{len(lines)} exports of {len({line.row.name for line in lines})} architectures",
         f"verified: {portion(sum(line.fine for line in lines), len(lines))}",
         f"at least {1 - ENOUGH:.0%} of the parameters gone: {portion(lost, len(lines))}",
-        f"Torch-Pruning prunes {portion(len(known), len(lines))}; kept at most its share + {NEAR} there: {portion(near, len(known))}",
+        f"Torch-Pruning prunes {portion(len(known), len(known) + len(unknown))}",
+        f"kept at most its share + {NEAR} there: {portion(near, len(known))}",
         f"of the {len(unknown)} it does not prune, at least {1 - ENOUGH:.0%} gone: {sum(line.kept <= ENOUGH for line in unknown)}",
-        f"onnxsim leaves {portion(whole, len(lines))} whole (over 99 % kept, or an error)",
+        f"onnxsim leaves {portion(whole, len(simplified))} whole (over {WHOLE:.0%} kept, or an error)",
     ]
 
 
@@ -319,10 +332,12 @@ def notes(lines: Sequence[Line], skipped: Sequence[str]) -> list[str]:
             {
                 f"{line.row.name}: {line.torch_pruning}"
                 for line in lines
-                if isinstance(line.torch_pruning, str) and line.torch_pruning != "not asked"
+                if isinstance(line.torch_pruning, str) and line.torch_pruning != UNKNOWN
             }
         ),
-        "onnxsim ends with an error": [f"{line.name}: {line.simplifier}" for line in lines if isinstance(line.simplifier, str)],
+        "onnxsim ends with an error": [
+            f"{line.name}: {line.simplifier}" for line in lines if isinstance(line.simplifier, str) and line.simplifier != UNKNOWN
+        ],
         "Not exported": list(skipped),
     }
     return [text for title, found in parts.items() if found for text in (f"\n{title}:\n", *(f"- {line}" for line in found))]

@@ -40,7 +40,7 @@ class _Settlement:
         for number in list(self._open):
             if number in self._open:
                 alive = self._alive(self._open[number])
-                self._take(number, alive[0] if alive else None)
+                self._take(number, next((option for option in alive if self._continues(option)), alive[0] if alive else None))
 
     def _force(self, waiting: deque[int]) -> None:
         """Settle choices with at most one option left, and those that this leaves with one."""
@@ -91,6 +91,11 @@ class _Settlement:
         ties = (fact for option in options for fact in option.facts if isinstance(fact, Coupling))
         causes = (self._network.cause(axis) for tie in ties for axis in tie.axes())
         return next((pin for pin in causes if pin), Pin(nowhere, "no way to cut it on both sides of a node", choice.node))
+
+    def _continues(self, option: Option) -> bool:
+        """Whether an axis would lose what another node already has it lose: two ways to cut it would leave the coarsest of both."""
+        ends = [end for fact in option.facts if isinstance(fact, Coupling) for end in (fact.a, fact.b)]
+        return any(self._network.is_cut(end) for end in ends if not end.is_whole(end.count))
 
     def _touched(self, option: Option) -> set[int]:
         return {self._network.of[axis] for fact in option.facts if isinstance(fact, Coupling) for axis in fact.axes()}

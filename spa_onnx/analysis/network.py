@@ -10,7 +10,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.facts import Axis, Batches, Choice, Coupling, Fact, Indices, Normalises, Pin, Positions
+from spa_onnx.facts import Axis, Batches, Choice, Coupling, Fact, Indices, Normalises, Pin, Positions, Span
 from spa_onnx.groups import POSITIONS
 from spa_onnx.model import Model
 
@@ -132,6 +132,12 @@ class Network:
             seen |= further
             waiting.extend(sorted(further))
         return None
+
+    def is_cut(self, span: Span) -> bool:
+        """Whether a coupling already takes the span's axis, or one that corresponds to it, apart into the same channels."""
+        number, rows = self.of[span.axis], np.sort(span.indices(), axis=1)
+        sides = [side for edge in self._at[number] for end, side in ((edge.a, edge.left), (edge.b, edge.right)) if end == number]
+        return any(side.shape == rows.shape and np.array_equal(np.sort(side, axis=1), rows) for side in sides)
 
     def hold(self, facts: Iterable[Coupling | Pin]) -> set[int]:
         """Make facts hold that were only an option before. Returns the classes on which more is pinned than before."""
