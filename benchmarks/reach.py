@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime as ort
 import others
 from architectures import QUICK, ROWS, Row
 from shared import VERIFY, machine
@@ -114,6 +115,8 @@ def export(row: Row, exporter: str, path: Path) -> None:
             torch.onnx.export(model, tuple(inputs.values()), str(path), dynamo=False, dynamic_axes=dynamic, **common)
         else:
             torch.onnx.export(model, tuple(inputs.values()), str(path), dynamo=True, external_data=False, verbose=False, **common)
+    opened = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])  # an export that does not run is none
+    opened.run(None, {value.name: inputs[value.name].numpy() for value in opened.get_inputs()})
 
 
 def exported(row: Row, exporter: str, cache: Path, *, anew: bool = True) -> Path | str:
