@@ -36,7 +36,25 @@ def _gemm(node: Node, model: Model) -> Products:
 
 
 def _matmul(node: Node, model: Model) -> Products:
-    return [[*_all(model, node.outputs[0]), _all(model, node.inputs[0])[-1]]]
+    """Fused ones may swap the last two axes of the left side, and have had its first axis put before those."""
+    axes = _all(model, node.inputs[0])
+    swapped = axes[0] if node.attributes.get("transBatchA") else axes[-2:][0]
+    return [[*_all(model, node.outputs[0]), swapped if node.attributes.get("transA") else axes[-1]]]
+
+
+def _attention(node: Node, model: Model) -> Products:
+    """Queries times keys, and weights times values; keys of a cache are not counted. Packed queries are as wide as the result."""
+    result = _all(model, node.outputs[0])
+    queries = _all(model, node.inputs[0]) if node.input(1) else result
+    keys = node.input(1) or node.outputs[0]
+    positions = Axis(keys, 2 if len(model.shape(keys) or ()) == 4 else 1)
+    return [[*queries, positions], [*result, positions]]
+
+
+def _projected(node: Node, model: Model) -> Products:
+    """Queries, keys and values are made of one input first."""
+    scores = [*_all(model, node.outputs[0]), Axis(node.inputs[0], 1)]
+    return [[*_all(model, node.inputs[0]), Axis(node.inputs[1], 1)], scores, scores]
 
 
 def _recurrent(node: Node, model: Model) -> Products:
@@ -51,6 +69,7 @@ def _of_bits(node: Node, model: Model) -> Products:
 
 
 MACS: Mapping[str, Callable[[Node, Model], Products]] = {
+    "Attention": _attention,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "GRU": _recurrent,
@@ -58,8 +77,15 @@ MACS: Mapping[str, Callable[[Node, Model], Products]] = {
     "LSTM": _recurrent,
     "MatMul": _matmul,
     "RNN": _recurrent,
+    "com.microsoft.Attention": _projected,
     "com.microsoft.DynamicQuantizeLSTM": _recurrent,
+    "com.microsoft.FusedConv": _conv,
+    "com.microsoft.FusedGemm": _gemm,
+    "com.microsoft.FusedMatMul": _matmul,
+    "com.microsoft.GroupQueryAttention": _attention,
     "com.microsoft.MatMulNBits": _of_bits,
+    "com.microsoft.MultiHeadAttention": _attention,
+    "com.microsoft.TransposeMatMul": _matmul,
 }
 """Operator -> the axes whose sizes multiply to its multiply-accumulates; several such products add up."""
 
@@ -76,7 +102,7 @@ def _multiplications(model: Model) -> Iterator[list[Axis]]:
     """The products of all nodes whose sizes are known, quantised ones as the float operators that they are."""
     for node in model.nodes:
         operator, plain = float_form(node) or (node.op, node)
-        shapes = [model.shape(name) for name in (*plain.inputs, *plain.outputs) if name]
+        shapes = [model.shape(name) for name in (*plain.inputs[:3], *plain.outputs[:1]) if name]
         if operator in MACS and all(shape is not None and UNKNOWN not in shape for shape in shapes):
             yield from MACS[operator](plain, model)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from nets import NETS
 from nets.build import net
 from random_blocks import BATCH
 from random_graphs import CI, build, recipes
@@ -89,6 +90,31 @@ def test_recurrent_layers_count_every_gate_of_every_step_in_every_direction(oper
     )()
     steps = list(product(range(directions), range(5), range(gates), range(4)))
     assert macs(Model.of(proto)) == len(steps) * (3 + 4)
+
+
+LINEAR = 2 * 5 * 6
+"""Rows times inputs of one linear layer in front of the attention of the nets."""
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("attention_operator", LINEAR * 24 + 2 * (2 * 5 * 8 * 5) + 2 * 5 * 8 * 4),
+        ("attention_operator_narrow_values", LINEAR * 28 + 2 * 5 * 5 * (16 + 8) + 2 * 5 * 8 * 4),
+        ("attention_operator_four_axes", LINEAR * 32 + 2 * (2 * 5 * 16 * 5) + 2 * 5 * 16 * 4),
+        ("multi_head_attention_narrow_values", LINEAR * 40 + 2 * 5 * 5 * (16 + 8) + 2 * 5 * 8 * 4),
+        ("group_query_attention", LINEAR * 64 + 2 * (2 * 5 * 32 * 5) + 2 * 5 * 32 * 4),
+        ("group_query_attention_packed", LINEAR * 192 + 2 * (2 * 5 * 96 * 5) + 2 * 5 * 96 * 4),
+        ("attention_with_weights", LINEAR * 8 + 2 * 5 * 8 * 24 + 2 * (2 * 5 * 8 * 5) + 2 * 5 * 8 * 4),
+        ("fused_matmul", LINEAR * 8 + 2 * 5 * 8 * 7 + 2 * 5 * 7 * 4),
+        ("fused_matmul_activations", LINEAR * 8 + 2 * (2 * 5 * 5 * 8) + 2 * 5 * 8 * 4),
+        ("fused_matmul_batch_of_the_left", 2 * 5 * 3 * 6 * 8 + 5 * 3 * 2 * 8 * 7 + 5 * 3 * 2 * 7 * 4),
+        ("fused_gemm", 3 * 6 * 8 + 3 * 8 * 7 + 3 * 7 * 4),
+        ("fused_conv", 36 * 2 * (3 * 8 + 8 * 8 * 9 + 8 * 4)),
+    ],
+)
+def test_fused_operators_count_what_they_are_made_of(name, count):
+    assert macs(Model.of(NETS[name]())) == count
 
 
 def test_other_operators_are_free_and_every_counted_one_is_tested_here():
