@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[1]
 MODELS = REPOSITORY / "models"
-SHARED = REPOSITORY.parent / "shared" / "models"
+SHARED = Path(os.environ.get("SHARED_MODELS", REPOSITORY.parent / "shared" / "models"))
 SHORT = ("--ratio", "0.4", "--criterion", "l1", "--no-validate")
 
 
