@@ -103,7 +103,7 @@ ONLY: dict[str, set[str]] = {
     "rich": {"report", "cli"},
     "jinja2": {"report"},
     "PIL": {"sources"},
-    "scipy": {"analysis", "criteria", "obs"},
+    "scipy": {"criteria", "obs"},
 }
 """Library -> the only parts that import it."""
 

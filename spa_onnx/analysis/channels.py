@@ -15,9 +15,6 @@ from spa_onnx.facts import Axis, Indices, Pin
 from spa_onnx.groups import POSITIONS, Group
 from spa_onnx.model import Model
 
-FEW = 20_000
-"""Links up to which networkx finds the channels of a component in less time than it takes to import scipy."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Alike:
@@ -68,11 +65,12 @@ def _channels(network: Network, component: list[int], edges: list[Edge]) -> Iter
     labels = _label(sum(sizes), [(edge.left + start[edge.a], edge.right + start[edge.b]) for edge in edges])
     pinned = np.zeros(labels.max(initial=-1) + 1, bool)
     pinned[labels[np.concatenate([network.classes[number].pinned for number in component])]] = True
-    for channels in _by_signature(labels, np.repeat(np.arange(len(component)), sizes), pinned):
-        place = np.full(len(pinned), -1)
+    place = np.full(len(pinned), -1)
+    for channels, touched in _by_signature(labels, np.repeat(np.arange(len(component)), sizes), pinned):
         place[channels] = np.arange(len(channels))
-        owner = {number: place[labels[start[number] : start[number] + size]] for number, size in zip(component, sizes, strict=True)}
-        yield _Alike({n: array for n, array in owner.items() if (array >= 0).any()}, len(channels), bool(pinned[channels[0]]))
+        owner = {component[at]: place[labels[start[component[at]] : start[component[at]] + sizes[at]]] for at in touched}
+        yield _Alike(owner, len(channels), bool(pinned[channels[0]]))
+        place[channels] = -1
 
 
 def _lone(network: Network, number: int) -> Iterator[_Alike]:
@@ -96,51 +94,51 @@ def _reason(network: Network, alike: _Alike) -> Pin:
 
 
 def _label(total: int, links: list[tuple[Indices, Indices]]) -> Indices:
-    """Connected indices get the same label. links: rows of indices of channel k on either side."""
+    """Connected indices get the same label, from 0 on. links: rows of indices of channel k on either side."""
     if not links:
         return np.arange(total)
     rows, columns = [], []
     for left, right in links:
-        anchor = np.broadcast_to(left[:, :1], left.shape)
-        rows += [anchor[:, 1:].ravel(), np.broadcast_to(left[:, :1], right.shape).ravel()]
+        anchor = left[:, :1]
+        rows += [np.broadcast_to(anchor, (len(left), left.shape[1] - 1)).ravel(), np.broadcast_to(anchor, right.shape).ravel()]
         columns += [left[:, 1:].ravel(), right.ravel()]
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    if len(row) <= FEW:
-        return _label_few(total, row, column)
-    from scipy.sparse import coo_array  # noqa: PLC0415 - importing scipy takes longer than small models do
-    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
-
-    matrix = coo_array((np.ones(len(row), np.int8), (row, column)), shape=(total, total))
-    return np.asarray(connected_components(matrix, directed=False)[1], dtype=np.int64)
+    labels = _connected(total, np.concatenate(rows), np.concatenate(columns))
+    return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
 
 
-def _label_few(total: int, row: Indices, column: Indices) -> Indices:
-    """The same for a short list of links, without scipy."""
-    graph: nx.Graph[int] = nx.Graph()
-    graph.add_nodes_from(range(total))
-    graph.add_edges_from(zip(row.tolist(), column.tolist(), strict=True))
-    labels = np.empty(total, np.int64)
-    for number, connected in enumerate(nx.connected_components(graph)):
-        labels[list(connected)] = number
+def _connected(total: int, row: Indices, column: Indices) -> Indices:
+    """The lowest index that each index is connected with, by links row[k] to column[k].
+
+    Wherever a link joins two labels the higher gives way to the lower, all at once; then labels take the label of their label. Rounds
+    grow with the logarithm of the longest path (Shiloach and Vishkin 1982).
+    """
+    labels = np.arange(total)
+    while len(row):
+        a, b = labels[row], labels[column]
+        apart = a != b
+        row, column = row[apart], column[apart]
+        np.minimum.at(labels, np.maximum(a, b)[apart], np.minimum(a, b)[apart])
+        while (labels[labels] != labels).any():
+            labels = labels[labels]
     return labels
 
 
-def _by_signature(labels: Indices, home: Indices, pinned: NDArray[np.bool_]) -> Iterator[Indices]:
-    """Channels (labels) that touch the same classes and are alike pinned or not, in the order of their first index.
+def _by_signature(labels: Indices, home: Indices, pinned: NDArray[np.bool_]) -> Iterator[tuple[Indices, list[int]]]:
+    """Channels (labels) that touch the same classes and are alike pinned or not, in the order of their first index; those classes.
 
     labels: the channel of each index; home: the class of each index; pinned: bool per channel.
     """
     pairs = np.unique(labels * (int(home.max(initial=0)) + 1) + home)
     channel, touched = np.divmod(pairs, int(home.max(initial=0)) + 1)
-    bounds = np.searchsorted(channel, np.arange(len(pinned) + 1))
+    bounds = np.searchsorted(channel, np.arange(len(pinned) + 1)).tolist()
     found: dict[tuple[bytes, bool], list[int]] = defaultdict(list)
-    for number in range(len(pinned)):
-        found[touched[bounds[number] : bounds[number + 1]].tobytes(), bool(pinned[number])].append(number)
+    for number, held in enumerate(pinned.tolist()):
+        found[touched[bounds[number] : bounds[number + 1]].tobytes(), held].append(number)
     first = np.full(len(pinned), len(labels))
     np.minimum.at(first, labels, np.arange(len(labels)))
-    for numbers in found.values():
+    for (classes, _), numbers in found.items():
         channels = np.asarray(numbers)
-        yield channels[np.argsort(first[channels], kind="stable")]
+        yield channels[np.argsort(first[channels], kind="stable")], np.frombuffer(classes, touched.dtype).tolist()
 
 
 def _rank(axis: Axis, order: Mapping[str, int], model: Model) -> tuple[bool, bool, int, int]:

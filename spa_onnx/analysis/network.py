@@ -56,7 +56,7 @@ class Network:
             self._add(fact, inexact=inexact)
         self._classify()
         self.batches = {self.of[axis] for axis in batches}
-        self._spread(number for number, found in enumerate(self.classes) if found.pinned.any())
+        self._spread(self.edges)
 
     # --- gathering facts ---------------------------------------------------------------------------------------------------
 
@@ -104,11 +104,12 @@ class Network:
         for coupling in crooked:
             self._connect(coupling)
 
-    def _connect(self, coupling: Coupling) -> None:
+    def _connect(self, coupling: Coupling) -> Edge:
         edge = Edge(self.of[coupling.a.axis], self.of[coupling.b.axis], coupling.a.indices(), coupling.b.indices())
         for end in {edge.a, edge.b}:
             self._at[end].append(edge)
         self.edges.append(edge)
+        return edge
 
     # --- pins --------------------------------------------------------------------------------------------------------------
 
@@ -141,28 +142,30 @@ class Network:
 
     def hold(self, facts: Iterable[Coupling | Pin]) -> set[int]:
         """Make facts hold that were only an option before. Returns the classes on which more is pinned than before."""
-        touched, changed = [], set()
+        waiting: list[Edge] = []
+        changed: set[int] = set()
         for fact in facts:
-            touched += [self.of[axis] for axis in fact.axes()]
             if isinstance(fact, Coupling):
                 self.graph.add_edge(fact.a.axis, fact.b.axis, coupling=fact)
-                self._connect(fact)
+                waiting.append(self._connect(fact))
             elif not self.pinned(fact.axis).all():
                 self._pin(fact)
                 self.pinned(fact.axis)[:] = True
                 changed.add(self.of[fact.axis])
-        return changed | self._spread(touched)
+        return changed | self._spread([*waiting, *(edge for number in changed for edge in self._at[number])])
 
-    def _spread(self, start: Iterable[int]) -> set[int]:
-        """Carry pins along the edges: a channel with one pinned index is pinned everywhere. Returns the classes that changed."""
-        waiting, changed = deque(dict.fromkeys(start)), set()
+    def _spread(self, start: Iterable[Edge]) -> set[int]:
+        """Carry pins along edges, from these on: a channel with one pinned index is pinned everywhere. Returns the classes that changed."""
+        waiting, changed = deque(start), set()
         while waiting:
-            for edge in self._at[waiting.popleft()]:
-                a, b = self.classes[edge.a].pinned, self.classes[edge.b].pinned
-                hit = a[edge.left].any(axis=1) | b[edge.right].any(axis=1)
-                for end, mask, indices in ((edge.a, a, edge.left[hit]), (edge.b, b, edge.right[hit])):
-                    if not mask[indices].all():
-                        mask[indices] = True
-                        waiting.append(end)
-                        changed.add(end)
+            edge = waiting.popleft()
+            a, b = self.classes[edge.a].pinned, self.classes[edge.b].pinned
+            hit = a[edge.left].any(axis=1) | b[edge.right].any(axis=1)
+            if not hit.any():
+                continue
+            for end, mask, indices in ((edge.a, a, edge.left[hit]), (edge.b, b, edge.right[hit])):
+                if not mask[indices].all():
+                    mask[indices] = True
+                    waiting.extend(self._at[end])
+                    changed.add(end)
         return changed
