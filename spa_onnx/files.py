@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import onnx
@@ -20,6 +21,11 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.model import graph_constants, graphs
 from spa_onnx.plan import sha256
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 BYTE = 8
 
@@ -68,6 +74,19 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str, int]:
     if broken:
         raise RefusedError(f"{path} is damaged: {broken}; export or download it again")
     return proto, sha256(data), len(data) + external
+
+
+def check_model(proto: onnx.ModelProto) -> None:
+    """Raises RefusedError where a model in memory lacks the values of its weights, as after onnx.save with external data, or is damaged."""
+    outside = [t.name for graph in graphs(proto.graph) for t in _tensors(graph) if uses_external_data(t)]
+    if outside:
+        raise RefusedError(
+            f"the model in memory holds no values for {outside[0]!r} and {len(outside) - 1} other tensors: they are in another file "
+            "(onnx.save with external data takes them away); give the path of the model instead"
+        )
+    broken = _broken(proto)
+    if broken:
+        raise RefusedError(f"the model is damaged: {broken}; load or export it again")
 
 
 def _load_external(path: Path, proto: onnx.ModelProto) -> int:
@@ -183,21 +202,76 @@ def serialise(proto: onnx.ModelProto, target: Path) -> bytes:
         raise RefusedError(f"{target} would be larger than the 2 GiB that one ONNX file can hold; use a larger --ratio") from error
 
 
-def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write all files or none: each goes to a temporary file beside its place first, then all are moved."""
+def write_files(contents: Mapping[Path, bytes], *, force: bool = True) -> None:
+    """Write all files or none: each goes to a temporary file beside its place first, then all are moved, or none if one cannot be.
+
+    Runs that end at the same time take turns, so that the files of one never mix with those of another. Raises UsageError where another
+    has written one of them meanwhile and `force` is not set, RefusedError where the disk does not take them.
+    """
     temporary = {target: target.absolute().parent / f".spa-onnx-{secrets.token_hex(8)}" for target in contents}
     try:
         for target, data in contents.items():
             _write(temporary[target], data)
-        with _undisturbed():
-            for target, made in temporary.items():
-                made.replace(target)
+        with ExitStack() as held:
+            for folder in sorted({made.parent for made in temporary.values()}):
+                held.enter_context(_alone(folder))
+            held.enter_context(_undisturbed())
+            taken = [target for target in contents if target.exists() and not force]
+            if taken:
+                raise UsageError(f"{taken[0]} was written by another process meanwhile; nothing was written; use --force to replace it")
+            _move(temporary)
     except OSError as error:
         raise RefusedError(f"cannot write {', '.join(map(str, contents))}: {error.strerror}; nothing was written") from error
     finally:
         with _undisturbed():
             for made in temporary.values():
                 made.unlink(missing_ok=True)
+
+
+def _move(temporary: Mapping[Path, Path]) -> None:
+    """Move every file to its place (target -> where it is now). Where one cannot be moved, all that stood there before comes back."""
+    before: dict[Path, Path | None] = {}
+    try:
+        for target, made in temporary.items():
+            before[target] = _second_name(target, made.with_suffix(".old"))
+            made.replace(target)
+    except OSError:
+        for target, old in before.items():
+            if old is not None:
+                old.replace(target)
+            elif not temporary[target].exists():
+                target.unlink()
+        raise
+    finally:
+        for old in before.values():
+            if old is not None:
+                old.unlink(missing_ok=True)
+
+
+def _second_name(path: Path, name: Path) -> Path | None:
+    """The content of a file under another name too, None where there is no such file; a copy where the disk knows no hard links."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        os.link(path, name, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(path, name, follow_symlinks=False)
+    return name
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold back other runs that are about to move files into this folder. Where folders cannot be locked, nobody waits."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: Path, data: bytes) -> None:

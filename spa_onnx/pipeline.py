@@ -13,6 +13,7 @@ import onnx
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
+from spa_onnx.analysis.demands import excluded
 from spa_onnx.calibration import Calibration, calibrate
 from spa_onnx.consumers import Consumer
 from spa_onnx.cost import UNITS, PlanCost, macs, per_channel
@@ -22,11 +23,11 @@ from spa_onnx.data import Samples, read_samples
 from spa_onnx.drift import drift
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.facts import Indices
-from spa_onnx.files import read_model
+from spa_onnx.files import check_model, read_model
 from spa_onnx.fold import Array
 from spa_onnx.groups import Analysis
 from spa_onnx.importance import fill_in, score_groups
-from spa_onnx.model import Model, parameters
+from spa_onnx.model import Model, feeds, parameters
 from spa_onnx.plan import Plan, check_plan, sha256
 from spa_onnx.preprocess import parse
 from spa_onnx.repair import reconstruct
@@ -37,6 +38,7 @@ from spa_onnx.select import CLOSE, Target, select
 from spa_onnx.sensitivity import sensitivities
 from spa_onnx.sequential import reconstruct_in_order
 from spa_onnx.settings import Settings
+from spa_onnx.shapes import symbolic_dims
 from spa_onnx.validate import validate
 
 Progress = Callable[[str], None]
@@ -78,9 +80,25 @@ class Source:
 def open_source(model: str | Path | onnx.ModelProto) -> Source:
     """Read a model from a path, or take one from memory."""
     if isinstance(model, onnx.ModelProto):
+        check_model(model)
         data = model.SerializeToString()
         return Source(model, sha256(data), len(data))
     return Source(*read_model(Path(model)))
+
+
+def _read(source: Source, dims: Mapping[str, int] | None, settings: Settings) -> Analysis:
+    """The analysis of a model. Raises UsageError where `dims` or `exclude` name what the model does not have."""
+    known = list(dict.fromkeys(name for name, *_ in symbolic_dims(feeds(source.proto.graph))))
+    for name in dims or {}:
+        if name not in known:
+            raise UsageError(f"no symbolic dimension of an input is called {name!r}: there is {', '.join(map(repr, known)) or 'none'}")
+    model = Model.of(source.proto, dims)
+    for pattern in settings.patterns():
+        if not any(excluded(model, pattern)):
+            raise UsageError(
+                f"--exclude {pattern.pattern!r} matches the name of no node and of no tensor; spa-onnx groups MODEL shows names"
+            )
+    return analyse(model, settings.patterns(), inexact=settings.width, attention=settings.attention)
 
 
 def _quiet(_: str) -> None:
@@ -151,7 +169,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     source = open_source(model)
     session = _Trial.of(source, dims or {}, data, preprocess) if check or settings.needs_statistics else None
     clock("analyse")
-    analysis = analyse(Model.of(source.proto, dims), settings.patterns(), inexact=width, attention=attention)
+    analysis = _read(source, dims, settings)
     known: Calibration | None = None
     values: dict[str, Array] = {}
     how = ""
@@ -189,7 +207,7 @@ def apply_plan(
     repairs = settings.repair != "none"
     session = _Trial.of(source, dims or {}, data, preprocess) if check or repairs else None
     clock("analyse")
-    analysis = analyse(Model.of(source.proto, dims), settings.patterns(), inexact=settings.width, attention=settings.attention)
+    analysis = _read(source, dims, settings)
     check_plan(plan, analysis)
     known = _calibration(analysis, settings, session, clock) if repairs else None
     return _Job(source, analysis, plan, session, known, clock, check, measure_latency).carry_out()
@@ -206,7 +224,7 @@ def inspect(
     """Only the analysis: which channels go together and which may not go. Arguments as in `prune`."""
     settings = Settings(0.5, exclude=tuple(exclude), width=width, attention=attention)
     settings.check()
-    return analyse(Model.of(open_source(model).proto, dims), settings.patterns(), inexact=width, attention=attention)
+    return _read(open_source(model), dims, settings)
 
 
 def _calibration(analysis: Analysis, settings: Settings, trial: _Trial | None, clock: Progress) -> Calibration | None:

@@ -132,7 +132,8 @@ def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, rep
     if repaired or rewritten.inexact:
         why = "weights were repaired" if repaired else f"{len(rewritten.inexact)} nodes normalise over a removed axis"
         return Verdict(None, SEEDS, (*notes, f"{why}, so outputs were not compared with the masked model's"))
-    return Verdict(_compare(model, rewritten, fed, got), SEEDS, notes)
+    gap, blind = _compare(model, rewritten, fed, got)
+    return Verdict(gap, SEEDS, (*notes, *blind))
 
 
 def _at_other_sizes(model: Model, dims: Mapping[str, int]) -> list[Feed]:
@@ -232,11 +233,14 @@ def _finite(outputs: list[list[Array]]) -> bool:
     return all(np.isfinite(array).all() for arrays in outputs for array in arrays if array.dtype.kind == "f")
 
 
-def _compare(model: Model, rewritten: Rewritten, fed: list[Feed], got: list[list[Array]]) -> float:
+def _compare(model: Model, rewritten: Rewritten, fed: list[Feed], got: list[list[Array]]) -> tuple[float | None, tuple[str, ...]]:
+    """(largest difference, what could not be compared). Raises ValidationError where the models differ."""
     masked = _reference(model, rewritten.removal, fed, got)
     worst = 0.0
+    told: set[str] = set()
     for feed, outputs in zip(fed, got, strict=True):
         want = runtime.run(masked, feed)
+        told.update(name for name, array in zip(model.outputs, want, strict=True) if _tells(array))
         gap, excess = _worst(want, outputs)
         if excess > 1 and model.quantised:
             gap, excess = min((gap, excess), _in_integers(model, rewritten, feed), key=lambda found: found[1])
@@ -246,7 +250,13 @@ def _compare(model: Model, rewritten: Rewritten, fed: list[Feed], got: list[list
             if not excess <= NOISE * noise:
                 raise ValidationError(_first_difference(model, rewritten, feed))
         worst = max(worst, gap)
-    return worst
+    blind = [name for name in model.outputs if name not in told]
+    return worst if told else None, tuple(f"{name} could not be compared: it holds no finite number on any random input" for name in blind)
+
+
+def _tells(array: Array) -> bool:
+    """Whether there is anything to compare: models that agree in being empty, or NaN all over, agree in nothing."""
+    return bool(array.size) and (array.dtype.kind != "f" or bool(np.isfinite(array).any()))
 
 
 def _in_integers(model: Model, rewritten: Rewritten, feed: Feed) -> tuple[float, float]:

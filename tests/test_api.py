@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from importlib import resources
@@ -16,6 +17,7 @@ from command import MODELS, save, spa_process, tiny
 
 import spa_onnx
 from spa_onnx.errors import GateError, RefusedError, RuleError, UsageError, ValidationError
+from spa_onnx.pipeline import inspect
 
 RESNET = MODELS / "digits_resnet.onnx"
 FAST = {"ratio": 0.4, "criterion": "l1", "check": False}
@@ -188,6 +190,24 @@ def test_external_data_that_is_missing_or_cut_off_is_refused(tmp_path, keep):
         data.write_bytes(content[:keep])
     with pytest.raises(RefusedError, match=r"m\.data|does not fit its shape"):
         spa_onnx.prune(path, **FAST)
+
+
+def test_a_model_whose_weights_onnx_save_has_taken_away_is_refused_by_name(tmp_path):
+    proto = onnx.load(RESNET)
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    first = proto.graph.initializer[0].name
+    for call in (lambda: spa_onnx.prune(proto, **FAST), lambda: inspect(proto)):
+        with pytest.raises(RefusedError, match=re.escape(f"no values for '{first}'")):
+            call()
+    onnx.load_external_data_for_model(proto, str(tmp_path))
+    assert spa_onnx.prune(proto, **FAST).report.params[1] < spa_onnx.prune(proto, **FAST).report.params[0]
+
+
+def test_a_damaged_model_in_memory_is_refused_by_name():
+    proto = tiny()
+    proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
+    with pytest.raises(RefusedError, match="does not fit its shape"):
+        spa_onnx.prune(proto, **FAST)
 
 
 def test_external_data_elsewhere_is_not_read(tmp_path):

@@ -121,6 +121,8 @@ USAGE_ERRORS = {
     "multiple_0": (("--ratio", "0.5", "--multiple", "0"), "--multiple"),
     "seed_negative": (("--ratio", "0.5", "--seed", "-1"), "--seed"),
     "dim": (("--ratio", "0.5", "--dim", "batch"), "NAME=SIZE"),
+    "dim_of_no_input": (("--ratio", "0.5", "--dim", "batsch=2"), "'batsch': there is none"),
+    "exclude_of_nothing": (("--ratio", "0.5", "--exclude", "conv9"), "'conv9' matches the name of no node and of no tensor"),
     "option": (("--ratio", "0.5", "--frobnicate"), "--frobnicate"),
     "data_missing": (("--ratio", "0.5", "--data", "no.npz"), "no.npz does not exist"),
 }

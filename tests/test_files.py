@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING
 
 import onnx
@@ -154,6 +157,59 @@ def test_a_folder_that_vanished_is_one_clear_error(tmp_path):
     with pytest.raises(SpaError, match="cannot write"):
         write_files({tmp_path / "gone" / "a": b"one"})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("broken", ["model", "plan", "report"])
+def test_a_move_that_fails_undoes_those_before_it(tmp_path, monkeypatch, broken, links):
+    """A model without its plan, or with the plan of another run, is worse than none."""
+    (tmp_path / "model").write_bytes(b"old model")
+    (tmp_path / "report").write_bytes(b"old report")
+    move = files.Path.replace
+
+    def failing(self, target):
+        if target == tmp_path / broken and self.name.startswith(".spa-onnx") and not self.name.endswith(".old"):
+            raise OSError(5, "Input/output error")
+        return move(self, target)
+
+    def refused(*_, **__):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(files.Path, "replace", failing)
+    if not links:
+        monkeypatch.setattr(files.os, "link", refused)
+    with pytest.raises(RefusedError, match="Input/output error; nothing was written"):
+        write_files({tmp_path / name: b"new" for name in ("model", "plan", "report")})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"model": b"old model", "report": b"old report"}
+
+
+def test_what_another_run_has_written_meanwhile_is_replaced_only_by_force(tmp_path):
+    (tmp_path / "plan").write_bytes(b"another's")
+    with pytest.raises(UsageError, match=r"plan was written by another process meanwhile.*--force"):
+        write_files({tmp_path / "model": b"ours", tmp_path / "plan": b"ours"}, force=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"plan": b"another's"}
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_runs_that_end_at_the_same_time_never_mix_their_files(tmp_path, force):
+    script = (
+        "import sys, time; from pathlib import Path; from spa_onnx.files import write_files\n"
+        "who, start = sys.argv[1].encode(), float(sys.argv[2])\n"
+        "time.sleep(max(start - time.time(), 0))\n"
+        "for _ in range(30):\n"
+        "    try: write_files({Path('model'): who, Path('plan'): who, Path('report'): who}, force=sys.argv[3] == 'True')\n"
+        "    except Exception as error: print(type(error).__name__)\n"
+    )
+    start = str(time.time() + 1.5)
+    runs = [
+        subprocess.Popen([sys.executable, "-c", script, str(who), start, str(force)], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        for who in range(3)
+    ]
+    said = "".join(run.communicate(timeout=60)[0] for run in runs)
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(left) == {"model", "plan", "report"}
+    assert len(set(left.values())) == 1
+    assert said == ("" if force else "UsageError\n" * 89)
 
 
 # --- targets -----------------------------------------------------------------------------------------------------------------

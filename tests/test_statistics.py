@@ -109,6 +109,22 @@ def test_channel_moments_equal_numpy():
         np.testing.assert_allclose(found[name][1], tensor.var(axis=axes), rtol=1e-4, atol=1e-5)
 
 
+def test_channel_moments_of_a_graph_input_are_those_of_the_samples():
+    """A BatchNormalization in front of everything standardises the raw input."""
+    model = Model.of(
+        net(
+            "float[N,4,5,5] x",
+            "float[4] scale, float[4] bias, float[4] mean, float[4] variance, float[5,4,1,1] w",
+            "n = BatchNormalization(x, scale, bias, mean, variance) y = Conv(n, w)",
+        )()
+    )
+    samples = 3 * images(6) + 1
+    found = channel_moments(model, model.proto, ["x"], batches(samples, [4, 2]))
+    np.testing.assert_allclose(found["x"][0], samples.mean(axis=(0, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(found["x"][1], samples.var(axis=(0, 2, 3)), rtol=1e-5)
+    assert calibrate(model, {"N": 2}, None, 8, 0).feeds
+
+
 # --- batch statistics ----------------------------------------------------------------------------------------------------
 
 NORM = "float[5] {0}1, float[5] {0}2, float[5] {0}3, float[5] var{0}"

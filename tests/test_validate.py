@@ -17,7 +17,7 @@ from spa_onnx.errors import ValidationError
 from spa_onnx.model import Model
 from spa_onnx.plan import Plan
 from spa_onnx.rewrite import Rewritten, rewrite
-from spa_onnx.validate import TOLERANCE, difference, mask, validate
+from spa_onnx.validate import TOLERANCE, Verdict, difference, mask, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -364,3 +364,32 @@ def test_the_indices_of_a_gather_are_not_masked():
     (group,) = analysis.prunable()[:1]
     rewritten = rewrite(analysis, Plan({group.name: np.asarray([1])}, ""))
     assert validate(analysis.model, rewritten, {}).gap < 1e-5
+
+
+# --- what cannot be compared -------------------------------------------------------------------------------------------------
+
+
+def verdict_of(nodes: str, outputs: str = "float[N,4,4,4] y") -> Verdict:
+    """Validation of a plan for a net whose channels `p` are cut."""
+    analysis = analyse(Model.of(net("float[N,3,4,4] x", "float[8,3,1,1] w1, float[4,8,1,1] w2", nodes, outputs)()))
+    return validate(analysis.model, rewrite(analysis, Plan({"w1[0]": np.asarray([1, 4])}, "")), analysis.model.inference.dims)
+
+
+def test_outputs_that_are_not_numbers_anywhere_are_not_said_to_agree():
+    verdict = verdict_of("p = Conv(x, w1) q = Conv(p, w2) e = Exp(q) n = Neg(e) y = Log(n)")
+    assert verdict.gap is None
+    assert verdict.notes == ("y could not be compared: it holds no finite number on any random input",)
+
+
+def test_one_output_that_is_not_a_number_leaves_the_others_compared():
+    verdict = verdict_of(
+        "p = Conv(x, w1) q = Conv(p, w2) y = Relu(q) e = Exp(q) n = Neg(e) z = Log(n)", "float[N,4,4,4] y, float[N,4,4,4] z"
+    )
+    assert verdict.gap is not None
+    assert verdict.notes == ("z could not be compared: it holds no finite number on any random input",)
+
+
+def test_an_output_with_some_numbers_is_compared():
+    verdict = verdict_of("p = Conv(x, w1) q = Conv(p, w2) y = Log(q)")
+    assert verdict.gap is not None
+    assert verdict.notes == ()

@@ -31,7 +31,9 @@ def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.P
         elif node.index not in inside:
             yield from facts(node, model)
             yield from _computed_inputs(node, model)
-    yield from _excluded(model, exclude)
+    for pattern in exclude:
+        for name, where in excluded(model, pattern):
+            yield from _pin_tensor(model, name, f"excluded by {pattern.pattern!r}", where)
 
 
 def _weights_among_sizes(node: Node, model: Model) -> Iterator[Pin]:
@@ -54,17 +56,15 @@ def _computed_inputs(node: Node, model: Model) -> Iterator[Pin]:
             yield from _pin_tensor(model, name, "computed from shapes", name)
 
 
-def _excluded(model: Model, patterns: Sequence[re.Pattern[str]]) -> Iterator[Pin]:
-    for pattern in patterns:
-        why = f"excluded by {pattern.pattern!r}"
-        for node in model.nodes:
-            if pattern.search(node.name):
-                for name in (*node.inputs, *node.outputs):
-                    yield from _pin_tensor(model, name, why, node.name)
-            else:
-                for name in (*node.inputs, *node.outputs):
-                    if name and pattern.search(model.source.get(name, name)):
-                        yield from _pin_tensor(model, name, why, name)
+def excluded(model: Model, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+    """(tensor, the name that matched): the tensors whose name the pattern matches, and all tensors of nodes whose name it matches."""
+    for node in model.nodes:
+        whole = pattern.search(node.name)
+        for name in (*node.inputs, *node.outputs):
+            if whole:
+                yield name, node.name
+            elif name and pattern.search(model.source.get(name, name)):
+                yield name, name
 
 
 def _pin_tensor(model: Model, name: str, why: str, where: str) -> Iterator[Pin]:

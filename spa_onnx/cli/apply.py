@@ -31,4 +31,4 @@ def command(model: Path, plan: Path, output: Path | None, *, as_json: bool, no_v
     check, dims = not no_validate, dict(given.pop("dims"))
     with options.progress(pipeline.STEPS) as progress:
         result = pipeline.apply_plan(model, read_plan(plan), check=check, measure_latency=check, dims=dims, progress=progress, **given)
-    write_result(result, model, target, data=given["data"], as_json=as_json)
+    write_result(result, model, target, data=given["data"], as_json=as_json, force=force)

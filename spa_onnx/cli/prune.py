@@ -95,4 +95,4 @@ def command(model: Path, output: Path | None, output_option: Path | None, **give
     check = not given.pop("no_validate")
     with options.progress(pipeline.STEPS) as progress:
         result = pipeline.prune(model, dims=dict(given.pop("dims")), check=check, measure_latency=check, progress=progress, **given)
-    write_result(result, model, target, plan=plan, report=report, data=given["data"], as_json=as_json)
+    write_result(result, model, target, plan=plan, report=report, data=given["data"], as_json=as_json, force=force)

@@ -25,11 +25,12 @@ def write_result(
     target: Path,
     *,
     as_json: bool,
+    force: bool,
     plan: Path | None = None,
     report: Path | None = None,
     data: str | None = None,
 ) -> None:
-    """Write all outputs or none, and print the report on stdout. data: on which the drift was measured."""
+    """Write all outputs or none, and print the report on stdout. force: replace files that exist. data: on which the drift was measured."""
     contents = {target: serialise(result.model, target)}
     if plan is not None:
         contents[plan] = (json.dumps(result.plan, indent=1) + "\n").encode()
@@ -37,7 +38,7 @@ def write_result(
         from spa_onnx.report.html import render  # noqa: PLC0415 - needs the extra `report`
 
         contents[report] = render(result, model, target).encode()
-    write_files(contents)
+    write_files(contents, force=force)
     if as_json:
         show_json(result_record(result, target))
     else:
