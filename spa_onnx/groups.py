@@ -14,6 +14,9 @@ from spa_onnx.rules.shuffle import Chain
 POSITIONS = "positions, not channels"
 """The cause of pins on the height of a kernel and the like."""
 
+UNREAD = "no operator reads it"
+"""The cause of pins on weights that have no use."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -55,5 +58,12 @@ class Analysis:
 
     def pinned(self) -> tuple[Group, ...]:
         """Groups that hold weights and cannot lose channels; positions (the height of a kernel) are not channels."""
-        held = (group for group in self.groups if group.pinned and group.cause != POSITIONS)
-        return tuple(g for g in held if any(len(g.owner[axis]) > 1 for axis in g.weights(self.model)))
+        return tuple(group for group in self._held() if group.cause != POSITIONS)
+
+    def positions(self) -> tuple[Group, ...]:
+        """The axes of weights that count positions: the height and width of kernels, the places of an embedding."""
+        return tuple(group for group in self._held() if group.cause == POSITIONS)
+
+    def _held(self) -> Iterator[Group]:
+        held = (group for group in self.groups if group.pinned)
+        return (g for g in held if any(len(g.owner[axis]) > 1 for axis in g.weights(self.model)))

@@ -25,7 +25,7 @@ from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.facts import Indices
 from spa_onnx.files import check_model, read_model
 from spa_onnx.fold import Array
-from spa_onnx.groups import Analysis
+from spa_onnx.groups import UNREAD, Analysis
 from spa_onnx.importance import fill_in, score_groups
 from spa_onnx.model import Model, feeds, parameters
 from spa_onnx.plan import Plan, check_plan, sha256
@@ -329,7 +329,7 @@ def _is_excluded(consumer: Consumer, settings: Settings) -> bool:
 
 
 def _nothing(analysis: Analysis, settings: Settings) -> str:
-    pinned = sorted(analysis.pinned(), key=lambda group: -group.size)
+    pinned = sorted(analysis.pinned(), key=lambda group: (group.cause == UNREAD, -group.size))
     if settings.exclude and any("excluded by" in group.pinned for group in pinned):
         return f"nothing to prune: --exclude {' '.join(settings.exclude)} leaves no group free; exclude less"
     if not pinned:

@@ -88,9 +88,10 @@ def _reason(network: Network, alike: _Alike) -> Pin:
     pins: list[Pin] = [pin for axis in axes for pin in network.graph.nodes[axis].get("pins", ())]
     if pins:
         return min(pins, key=lambda pin: pin.why == POSITIONS)
-    if any(len(network.classes[number].pinned) <= 1 for number in alike.owner):
-        return Pin(axes[0], "the only index of its axis")
-    return Pin(axes[0], "tied to channels that are pinned")
+    lone = [network.classes[number].axes[0] for number in alike.owner if len(network.classes[number].pinned) <= 1]
+    if lone:
+        return Pin(axes[0], "tied to an axis that has no other index", str(lone[0]))
+    return next(filter(None, map(network.cause, axes)), Pin(axes[0], "tied to channels that are pinned"))
 
 
 def _label(total: int, links: list[tuple[Indices, Indices]]) -> Indices:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from spa_onnx.facts import Axis, Fact, Pin
+from spa_onnx.groups import UNREAD
 from spa_onnx.model import Model
 from spa_onnx.node import Node
 from spa_onnx.rules import RULES, facts
@@ -15,13 +16,7 @@ from spa_onnx.rules.shuffle import Chain, chain_facts
 
 def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.Pattern[str]] = ()) -> Iterator[Fact]:
     """What every node demands, the graph's own inputs and outputs included."""
-    for what, names in (("input", model.inputs), ("output", model.outputs)):
-        for name in names:
-            yield from _pin_tensor(model, name, f"graph {what}", name)
-    for name, node in model.nested.items():
-        yield from _pin_tensor(model, name, "a weight in a branch or body", str(node))
-    for name in model.sparse:
-        yield from _pin_tensor(model, name, "stored as a sparse tensor; store it dense to have it cut", name)
+    yield from _kept(model)
     inside = {node.index for chain in reorderings for node in chain.nodes}
     for chain in reorderings:
         yield from chain_facts(chain, model)
@@ -36,10 +31,25 @@ def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.P
             yield from _pin_tensor(model, name, f"excluded by {pattern.pattern!r}", where)
 
 
+def _kept(model: Model) -> Iterator[Pin]:
+    """The interface, and weights that no operator of the graph itself reads as they are."""
+    for what, names in (("input", model.inputs), ("output", model.outputs)):
+        for name in names:
+            yield from _pin_tensor(model, name, f"graph {what}", name)
+    for name, node in model.nested.items():
+        yield from _pin_tensor(model, name, "a weight in a branch or body", str(node))
+    for name in model.sparse:
+        yield from _pin_tensor(model, name, "stored as a sparse tensor; store it dense to have it cut", name)
+    read = {*model.consumers, *model.source.values(), *model.outputs}
+    for name in model.constants:
+        if model.is_float(name) and name not in read:
+            yield from _pin_tensor(model, name, UNREAD, name)
+
+
 def _weights_among_sizes(node: Node, model: Model) -> Iterator[Pin]:
     """Shape arithmetic has no rules, so a weight that takes part in it (scaled by the root of a size, say) stays."""
     for name in node.inputs if node.op not in ("Shape", "Size") else ():
-        if name and model.value(name) is None:
+        if name and (model.value(name) is None or model.is_float(name)):
             yield from _pin_tensor(model, name, "computed with sizes", str(node))
 
 

@@ -87,8 +87,8 @@ def _milliseconds(value: float) -> str:
     return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
 
 
-def _some(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _some(number: int, what: str, many: str = "") -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {many or what + 's'}"
 
 
 def _columns(first: str, *numbers: str, last: str = "") -> Table:
@@ -194,15 +194,19 @@ def show_groups(analysis: Analysis, model: Path) -> None:
         _print(console, table)
     console.print(f"\n{_some(len(pinned), 'group')} with weights cannot")
     if pinned:
-        table = _columns("group", "channels", last="why")
+        table = _columns("group", "channels", "weights", last="why")
         for group in pinned:
-            table.add_row(escape(group.name), str(group.size), escape(group.pinned))
+            table.add_row(escape(group.name), str(group.size), str(len(list(group.weights(analysis.model)))), escape(group.pinned))
         _print(console, table)
         reasons = Counter(group.cause for group in pinned).most_common(MOST_REASONS)
-        if reasons[0][1] == 1:
-            return
-        console.print("\nmost frequent reasons")
-        _print(console, _facts((f"{times} x", why) for why, times in reasons))
+        if reasons[0][1] > 1:
+            console.print("\nmost frequent reasons")
+            _print(console, _facts((f"{times} x", why) for why, times in reasons))
+    places = sum(len(group.owner[axis]) > 1 for group in analysis.positions() for axis in group.weights(analysis.model))
+    if places:
+        console.print(
+            f"\n{_some(places, 'axis of a weight', 'axes of weights')} hold positions, as the height of a kernel, and not channels"
+        )
 
 
 def show_explanation(analysis: Analysis, axis: Axis, found: Sequence[Explanation]) -> None:

@@ -34,7 +34,7 @@ def result_record(result: Result, target: Path) -> dict[str, Any]:
 
 
 def groups_record(analysis: Analysis) -> list[dict[str, Any]]:
-    """What `groups --json` prints: groups that hold weights, those that can lose channels first."""
+    """What `groups --json` prints: groups that hold weights, those that can lose channels first, those that hold only positions last."""
     prunable = {group.name for group in analysis.prunable()}
     return [
         {
@@ -44,7 +44,7 @@ def groups_record(analysis: Analysis) -> list[dict[str, Any]]:
             "why": group.pinned,
             "axes": [str(axis) for axis in group.owner],
         }
-        for group in (*analysis.prunable(), *analysis.pinned())
+        for group in (*analysis.prunable(), *analysis.pinned(), *analysis.positions())
     ]
 
 

@@ -9,6 +9,9 @@ from spa_onnx.model import Model
 from spa_onnx.node import Node
 from spa_onnx.rules.registry import rule
 
+PICKS = "picks from it by index, so every index keeps its place"
+"""Said of the axes that the indices name."""
+
 
 def _matched(node: Node, model: Model, pairs: Iterator[tuple[Axis, Axis]]) -> Iterator[Coupling]:
     """Axes of the same size lose the same indices."""
@@ -18,7 +21,7 @@ def _matched(node: Node, model: Model, pairs: Iterator[tuple[Axis, Axis]]) -> It
             yield from same(a, b, size, f"{node} picks along other axes")
 
 
-@rule("GatherElements", "ScatterElements", "Scatter")
+@rule("GatherElements", "ScatterElements", "Scatter", silence=PICKS)
 def elements(node: Node, model: Model) -> Iterator[Fact]:
     """y[i, j] = x[index[i, j], j]; scattering, y = x but y[index[i, j], j] = updates[i, j]."""
     x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -30,7 +33,7 @@ def elements(node: Node, model: Model) -> Iterator[Fact]:
     yield from _matched(node, model, ((Axis(index, d), Axis(t, d)) for t in (x, *node.inputs[2:], y) for d in others))
 
 
-@rule("GatherND")
+@rule("GatherND", silence=PICKS)
 def gather_nd(node: Node, model: Model) -> Iterator[Fact]:
     """y[b, i] = x[b, index[b, i]]: the last axis of the index names positions on k axes of x; the axes behind those are carried."""
     x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -41,7 +44,7 @@ def gather_nd(node: Node, model: Model) -> Iterator[Fact]:
     yield from _matched(node, model, ((Axis(x, d), Axis(y, d - named + lead)) for d in range(named, len(model.shape(x) or ()))))
 
 
-@rule("ScatterND")
+@rule("ScatterND", silence=PICKS)
 def scatter_nd(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x but y[index[i]] = updates[i]: the last axis of the index names positions on k axes of x; the axes behind those are carried."""
     x, index, updates, y = *node.inputs[:3], node.outputs[0]

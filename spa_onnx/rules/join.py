@@ -75,7 +75,7 @@ def _cuts(node: Node, model: Model) -> dict[int, range] | None:
     return {a % len(shape): range(*slice(s, None if t < 0 and e < -shape[a] else e, t).indices(shape[a])) for a, s, e, t in written}
 
 
-@rule("Slice", parameters=(1, 2, 3, 4))
+@rule("Slice", parameters=(1, 2, 3, 4), silence="takes a part of it that is known only while running")
 def slice_(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x[start:end:step] along some axes: index j of y is index start + j * step of x; what is left out is free."""
     x, y, cuts = node.inputs[0], node.outputs[0], _cuts(node, model)
@@ -158,7 +158,7 @@ def _places(cut: Cut, axis: Axis, wanted: np.ndarray) -> np.ndarray:
     return np.searchsorted(cut.kept(axis), wanted).astype(np.int64)
 
 
-@rule("Gather", parameters=())
+@rule("Gather", silence="picks from it by index, so every index keeps its place")
 def gather(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x taken at `indices` along `axis`; constant indices pick channels, others (token ids) need the axis whole."""
     x, indices, y = node.inputs[0], node.inputs[1], node.outputs[0]

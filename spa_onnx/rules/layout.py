@@ -44,7 +44,7 @@ def blocks(before: Shape, after: Shape) -> Iterator[tuple[list[int], list[int]]]
         yield first, second
 
 
-@rule("Reshape", "Squeeze", "Unsqueeze", "Flatten", parameters=(1,))
+@rule("Reshape", "Squeeze", "Unsqueeze", "Flatten", parameters=(1,), silence="deals its elements out to several axes anew")
 def reshape(node: Node, model: Model) -> Iterator[Fact]:
     """The same elements in row-major order under another shape.
 

@@ -20,10 +20,14 @@ RuleFunction: TypeAlias = Callable[[Node, Model], Iterator[Fact]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule function and the input positions that are parameters (shapes, pads, axes) and carry no channels."""
+    """A rule function and the input positions that are parameters (shapes, pads, axes) and carry no channels.
+
+    silence: what the operator does with an axis about which the rule says nothing, for the reason that users read.
+    """
 
     function: RuleFunction
     parameters: frozenset[int]
+    silence: str = "needs all of it"
 
 
 RULES: dict[str, Rule] = {}
@@ -32,14 +36,14 @@ WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """Operators that run graphs of their own, on what enters them."""
 
 
-def rule(*operators: str, parameters: tuple[int, ...] = ()) -> Callable[[RuleFunction], RuleFunction]:
+def rule(*operators: str, parameters: tuple[int, ...] = (), silence: str = "needs all of it") -> Callable[[RuleFunction], RuleFunction]:
     """Register one function for these operators. Raises ValueError where one of them has a rule already."""
 
     def register(function: RuleFunction) -> RuleFunction:
         for operator in operators:
             if operator in RULES:
                 raise ValueError(f"{operator} has two rules: {RULES[operator].function.__name__}, {function.__name__}")
-            RULES[operator] = Rule(function, frozenset(parameters))
+            RULES[operator] = Rule(function, frozenset(parameters), silence)
         return function
 
     return register
@@ -56,8 +60,9 @@ def facts(node: Node, model: Model) -> Iterator[Fact]:
         return
     carriers = _carriers(node, entry, model)
     for slot in entry.parameters:
-        if slot < len(node.inputs) and not model.is_constant(node.inputs[slot]):
-            yield from _pin_all(node.inputs[slot], model, f"input {slot} of {node.op} is computed from it", str(node))
+        if node.input(slot) and (model.is_float(node.inputs[slot]) or not model.is_constant(node.inputs[slot])):
+            what = "is a setting, not channels" if model.is_constant(node.inputs[slot]) else "is computed from it"
+            yield from _pin_all(node.inputs[slot], model, f"input {slot} of {node.op} {what}", str(node))
     if any(model.shape(name) is None or UNKNOWN in (model.shape(name) or ()) for name in carriers):
         for name in carriers:
             yield from _pin_all(name, model, "its size depends on data", str(node))
@@ -90,7 +95,7 @@ def _checked(node: Node, model: Model, entry: Rule, carriers: list[str]) -> Iter
     for name in carriers:
         for dim, size in enumerate(model.shape(name) or ()):
             if size > 1 and Axis(name, dim) not in said:
-                yield Pin(Axis(name, dim), f"{node.op} needs all of it", f"{node}, {name}[{dim}]")
+                yield Pin(Axis(name, dim), f"{node.op} {entry.silence}", f"{node}, {name}[{dim}]")
 
 
 def _check(fact: Fact, model: Model) -> None:
