@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from spa_onnx.analysis.zeros import Zeros, sums_what_is_left
 from spa_onnx.facts import Axis, Fact, Pin
 from spa_onnx.groups import UNREAD
 from spa_onnx.model import Model
@@ -17,18 +18,32 @@ from spa_onnx.rules.shuffle import Chain, chain_facts
 def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.Pattern[str]] = ()) -> Iterator[Fact]:
     """What every node demands, the graph's own inputs and outputs included."""
     yield from _kept(model)
-    inside = {node.index for chain in reorderings for node in chain.nodes}
-    for chain in reorderings:
-        yield from chain_facts(chain, model)
-    for node in model.nodes:
-        if model.is_folded(node):
-            yield from _weights_among_sizes(node, model)
-        elif node.index not in inside:
-            yield from facts(node, model)
-            yield from _computed_inputs(node, model)
+    yield from _demanded(model, reorderings)
     for pattern in exclude:
         for name, where in excluded(model, pattern):
             yield from _pin_tensor(model, name, f"excluded by {pattern.pattern!r}", where)
+
+
+def _demanded(model: Model, reorderings: Sequence[Chain]) -> Iterator[Fact]:
+    """What every node demands, and every channel shuffle in the place of its nodes."""
+    zeros = Zeros(model) if sums_what_is_left(model) else None
+    first = {chain.nodes[0].index: chain for chain in reorderings}
+    inside = {node.index for chain in reorderings for node in chain.nodes}
+    for node in model.nodes:
+        if node.index in first:
+            chain = first[node.index]
+            found: list[Fact] = list(chain_facts(chain, model))
+            yield from found
+            if zeros is not None:
+                zeros.chain(chain.outputs, found)
+        elif model.is_folded(node):
+            yield from _weights_among_sizes(node, model)
+        elif node.index not in inside:
+            found = list(facts(node, model))
+            yield from found
+            yield from _computed_inputs(node, model)
+            if zeros is not None:
+                yield from zeros.node(node, found, RULES[node.op].parameters if node.op in RULES else frozenset())
 
 
 def _kept(model: Model) -> Iterator[Pin]:

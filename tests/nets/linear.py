@@ -168,4 +168,27 @@ NETS: dict[str, Build] = {
     "arg_max_channels": tokens("i = ArgMax<axis=2>(a) c = Cast<to=1>(i) b = MatMul(a, w2) z = Mul(b, c)", "float[8,7] w2", into=7),
     "top_k_positions": tokens("z, i = TopK<axis=1>(a, k)", "int64[1] k = {3}"),
     "top_k_channels": tokens("t, i = TopK(a, k) b = MatMul(t, w2) z = Tanh(b)", "int64[1] k = {3}, float[3,7] w2", into=7),
+    **{
+        f"linear_attention_{name}": net(
+            "float[2,5,6] x",
+            "float[6,8] wq, float[6,8] wk, float[6,8] wv, float[8,4] wo, float one, float low = {-0.5}, float high = {0.5}",
+            f"q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) {maps} "
+            "t = Transpose<perm=[0,2,1]>(f) s = MatMul(e, t) o = MatMul(s, v) y = MatMul(o, wo)",
+        )
+        for name, maps in {
+            "exp": "e = Exp(q) f = Exp(k)",
+            "elu_plus_one": "g = Elu(q) e = Add(g, one) h = Elu(k) f = Add(h, one)",
+            "relu": "e = Relu(q) f = Relu(k)",
+            "one_linear": "e = Exp(q) f = Identity(k)",
+            "scaled_by_itself": "g = Sigmoid(q) e = Mul(g, q) f = Exp(k)",
+            "clipped_around_zero": "e = Clip(q, low, high) f = Exp(k)",
+            "clipped_above_zero": "e = Clip(q, high) f = Exp(k)",
+        }.items()
+    },
+    "einsum_of_what_is_not_zero": net(
+        "float[2,5,6] x",
+        "float[6,8] wq, float[6,8] wk, float[6,8] wv, float[8,4] wo",
+        "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) e = Sigmoid(q) f = Softplus(k) "
+        'o = Einsum<equation="bnd,bmd,bmv->bnv">(e, f, v) y = MatMul(o, wo)',
+    ),
 }

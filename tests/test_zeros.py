@@ -1,0 +1,45 @@
+"""Which operators make something else of zero: held against onnxruntime, and against the law."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from law import violation
+from nets import NETS
+from nets.build import net
+
+from spa_onnx import runtime
+from spa_onnx.analysis import zeros
+from spa_onnx.errors import RefusedError
+from spa_onnx.rules import RULES
+from spa_onnx.rules.elementwise import UNARY
+
+
+@pytest.mark.parametrize("operator", [name for name in UNARY if "." not in name])
+def test_an_operator_keeps_zero_exactly_if_the_table_says_so(operator):
+    attributes = "<to=1>" if operator == "Cast" else ""
+    opened = None
+    for opset in (24, 22, 20):
+        try:
+            opened = runtime.session(net("float[2,3] x", "float[3] w", f"y = {operator}{attributes}(x)", "float[2,3] y", opset=opset)())
+            break
+        except RefusedError:
+            continue
+    if opened is None:
+        pytest.skip("takes no floats, or onnxruntime has no kernel")
+    (made,) = runtime.run(opened, {"x": np.zeros((2, 3), np.float32)})
+    keeps = operator in zeros.KEEPS
+    assert not keeps or not made.any(), "zero becomes something else"
+    if not keeps:
+        assert operator in {"Binarizer", "IsInf", "IsNaN", "Not", "BitwiseNot"} or made.any(), "zero stays zero, so the table may say so"
+
+
+def test_the_table_names_operators_that_have_a_rule():
+    assert set(zeros.KEEPS) <= set(RULES)
+
+
+def test_a_table_that_takes_an_exponential_for_zero_breaks_the_law(monkeypatch):
+    name = "linear_attention_exp"
+    assert violation(NETS[name](), 0) == ""
+    monkeypatch.setattr(zeros, "KEEPS", {**zeros.KEEPS, "Exp": zeros._first})
+    assert "differs" in violation(NETS[name](), 0)
