@@ -21,6 +21,9 @@ CONVOLUTIONAL = (
 ).split()
 """Real pretrained convolutional networks from many exporters."""
 
+EXACT = [*CONVOLUTIONAL, *"basic_pitch lytnet_320x240 oww_hey_jarvis stories260k_llama_ts17 stories260k_llama_dynamo18".split()]
+"""All real float models that run and have no recurrent operator; attention and branches are among them."""
+
 
 def machine(*libraries: str) -> str:
     """One line: processor, cores, and the versions that matter, those of more libraries included."""

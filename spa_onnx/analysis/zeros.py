@@ -1,7 +1,7 @@
 """What channels that go leave behind: an index whose weights are zero holds zero, until an operator makes something else of it.
 
 A product of two activations that sums over such indices adds f(0) * g(0) for each of them to the masked model, and nothing to the pruned
-one: exp(q) @ exp(k) in linear attention, say. So what it sums over stays, unless one of the factors surely holds zeros there.
+one: exp(q) @ exp(k) in linear attention, say. So what it sums over stays, unless one of the factors holds zeros there.
 """
 
 from __future__ import annotations
@@ -88,7 +88,13 @@ KEEPS: Mapping[str, Keeps] = {
     "Clip": _clip,
     "Pad": _pad,
 }
-"""Operator -> whether its output holds zeros where channels go, by what its inputs hold there. Others make something else of zero."""
+"""Operator -> whether its output holds zeros where channels go, by what its inputs hold there."""
+
+ENDS = (
+    "Acos Acosh BitwiseNot Cos Cosh Equal Exp GreaterOrEqual HardSigmoid Hardmax IsInf IsNaN LessOrEqual Log LogSoftmax Not Reciprocal "
+    "Sigmoid Softmax Softplus"
+).split()
+"""Operators that make something else of zero. Of any other that is in neither table nothing is known, and validation has to tell."""
 
 
 def sums_what_is_left(model: Model) -> bool:
@@ -118,8 +124,8 @@ class Zeros:
     def node(self, node: Node, facts: Sequence[Fact], parameters: frozenset[int]) -> Iterator[Pin]:
         """Follow one node, and pin what it sums over where neither factor holds zeros. parameters: inputs without channels."""
         carriers = [name for slot, name in enumerate(node.inputs) if name and slot not in parameters]
-        rule = KEEPS.get(node.op)
-        if rule is not None:
+        if node.op not in ENDS:
+            rule = KEEPS.get(node.op, _any)
             self._follow(node.outputs, facts, lambda axes: rule(node, self._model, [self._held(name, axes) for name in carriers]))
         if node.op in PRODUCTS:
             yield from self._summed(node, facts)
