@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from shared import EXACT, MODELS, VERIFY, machine, other_tool
+from shared import EXACT, MODELS, RECURRENT_AND_QUANTISED, VERIFY, machine, other_tool
 
 import spa_onnx
 from spa_onnx import runtime
@@ -148,7 +148,7 @@ def outcome(path: Path, setting: str, rtol: str) -> Outcome:
 def main() -> int:
     """Print the table; the exit status counts the results that the checker does not accept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=EXACT)
+    parser.add_argument("models", nargs="*", default=[*EXACT, *RECURRENT_AND_QUANTISED])
     parser.add_argument("--setting", action="append", choices=list(SETTINGS), help="several may be given; default: all")
     parser.add_argument("--rtol", default="1e-3", help="handed to the checker")
     given = parser.parse_args()

@@ -24,6 +24,11 @@ CONVOLUTIONAL = (
 EXACT = [*CONVOLUTIONAL, *"basic_pitch lytnet_320x240 oww_hey_jarvis stories260k_llama_ts17 stories260k_llama_dynamo18".split()]
 """All real float models that run and have no recurrent operator; attention and branches are among them."""
 
+RECURRENT_AND_QUANTISED = (
+    "mbv2_100_224_tfl_qdq st_ssd_onnx_q yolov8n_int8 ppocr_en_v2_rec gtcrn_simple dtln_model_1 silero_vad_16k_op15"
+).split()
+"""Real models with recurrent operators, or with weights of 8 bits."""
+
 
 def machine(*libraries: str) -> str:
     """One line: processor, cores, and the versions that matter, those of more libraries included."""
