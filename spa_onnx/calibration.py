@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -11,15 +11,20 @@ import onnx
 from spa_onnx.consumers import Consumer, consumers
 from spa_onnx.cut import Removal
 from spa_onnx.data import Samples
+from spa_onnx.errors import RefusedError
+from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
 from spa_onnx.repair import correct_normalisation, normalisations
 from spa_onnx.runtime import Feed
-from spa_onnx.statistics import ChannelMoments, Moments, channel_moments, feed_size, observe
+from spa_onnx.statistics import ChannelMoments, Moments, Schedule, channel_moments, feed_size, inputs_of, observe
 from spa_onnx.synthetic import has_stored_statistics, synthetic_feeds, with_batch_statistics
 
-BUDGET = 256 * 2**20
-"""Bytes of captured tensors held at a time."""
+MEMORY = 2 * 10**9
+"""Bytes that collecting may take if nothing is said."""
+
+COPIES = 4
+"""A tensor takes up to so many times its size while it is worked on."""
 
 LARGEST_BATCH = 64
 
@@ -34,7 +39,7 @@ class Calibration:
     """statistics: index of a consumer's node -> moments of its input. made_up: whether the samples are, with batch statistics.
 
     feeds: the samples, in batches. samples: how many. normalised: inputs of BatchNormalizations -> moments of their channels, for
-    made-up samples.
+    made-up samples. passes: which tensors are captured together.
     """
 
     model: Model
@@ -44,6 +49,7 @@ class Calibration:
     samples: int
     made_up: bool
     normalised: Mapping[str, ChannelMoments] = field(default_factory=dict)
+    passes: Sequence[Sequence[str]] = ()
 
     def describe(self) -> str:
         """How many samples of which kind, for people."""
@@ -59,27 +65,73 @@ class Calibration:
         """How stored normalisation statistics have to move after repair: constant -> new value; nothing for real samples."""
         if not self.normalised:
             return {}
-        after = channel_moments(self.model, self.run(repaired), sorted(self.normalised), self.feeds)
+        passes = [sorted(set(names) & set(self.normalised)) for names in self.passes]
+        after = channel_moments(self.model, self.run(repaired), sorted(self.normalised), self.feeds, [names for names in passes if names])
         return correct_normalisation(self.model, self.normalised, after, removal)
 
 
-def calibrate(model: Model, dims: Mapping[str, int], samples: Samples | None, count: int, seed: int) -> Calibration:
-    """Run the dense model on at most `count` samples, given or made up, and collect the moments of every consumer's input."""
-    found = tuple(consumers(model))
-    per_sample = 4 * sum(prod(model.shape(name) or ()) for name in {c.data for c in found}) // max(dims_batch(model), 1)
-    batch = max(1, min(LARGEST_BATCH, BUDGET // max(per_sample, 1)))
+def calibrate(
+    model: Model,
+    dims: Mapping[str, int],
+    samples: Samples | None,
+    count: int,
+    seed: int,
+    *,
+    memory: int = MEMORY,
+    of: Container[Axis] | None = None,
+) -> Calibration:
+    """Run the dense model on at most `count` samples, given or made up, and collect the moments of every consumer's input.
+
+    memory: bytes that all this may hold. of: only consumers that sum over one of these axes. Raises RefusedError where the matrices
+    alone need more.
+    """
+    found = tuple(consumer for consumer in consumers(model) if of is None or consumer.axis in of)
+    names = {node.inputs[0] for node in normalisations(model)} if samples is None else set()
+    sizes = {name: sample_bytes(model, name) for name in {*names, *(consumer.data for consumer in found)}}
+    room = _room(model, found, memory)
+    batch = max(1, min(LARGEST_BATCH, room // (COPIES * max(sizes.values(), default=1))))
     if samples is not None:
         chosen = samples.head(count, batch)
         feeds: Sequence[Feed] = chosen.feeds()
-        number = len(chosen)
+        number, batch = len(chosen), chosen.batch
     else:
         elements = max(prod((model.shape(name) or (1,))[1:]) for name in model.inputs)
         feeds = synthetic_feeds(model, dims, max(min(count, count * USUAL_INPUT // elements), FEWEST), batch, seed)
         number = sum(map(feed_size, feeds))
     bare = Calibration(model, found, {}, feeds, number, samples is None)
-    names = sorted({node.inputs[0] for node in normalisations(model)}) if bare.made_up else []
-    seen = observe(model, bare.run(model.proto), found, names, feeds, bare.samples, seed)
-    return replace(bare, statistics=seen.products, normalised=seen.channels)
+    passes = tuple(_passes(model, sizes, room // batch))
+    seen = observe(model, bare.run(model.proto), found, sorted(names), feeds, Schedule(number, seed, passes))
+    return replace(bare, statistics=seen.products, normalised=seen.channels, passes=passes)
+
+
+def sample_bytes(model: Model, name: str) -> int:
+    """What one sample of a tensor takes, as float32."""
+    return 4 * abs(prod(model.shape(name) or ())) // max(dims_batch(model), 1)
+
+
+def _room(model: Model, found: Sequence[Consumer], memory: int) -> int:
+    """What is left for tensors beside the matrices that are collected and those that are made of the largest of them."""
+    sizes = [8 * inputs_of(consumer, model) ** 2 for consumer in found]
+    held = sum(size * consumer.blocks for size, consumer in zip(sizes, found, strict=True)) + COPIES * max(sizes, default=0)
+    if held > memory:
+        raise RefusedError(
+            f"the statistics of {len(found)} products take {held / 1e9:.2f} GB, and --memory is {memory / 1e9:.2f} GB; allow more, "
+            "--exclude the widest layers, or use a --criterion on weights"
+        )
+    return max(memory - held, memory // 8)
+
+
+def _passes(model: Model, sizes: Mapping[str, int], room: int) -> Iterator[tuple[str, ...]]:
+    """Tensors that fit together, in the order of the graph. room: bytes per sample."""
+    order = {name: number for number, name in enumerate((*model.inputs, *(o for node in model.nodes for o in node.outputs)))}
+    names: list[str] = []
+    for name in sorted(sizes, key=lambda tensor: order.get(tensor, -1)):
+        if names and COPIES * sum(sizes[other] for other in (*names, name)) > room:
+            yield tuple(names)
+            names = []
+        names.append(name)
+    if names:
+        yield tuple(names)
 
 
 def dims_batch(model: Model) -> int:

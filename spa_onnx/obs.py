@@ -24,7 +24,9 @@ TINY = 1e-100
 def damped(gram: Matrix, damping: float = DAMPING) -> Matrix:
     """H with lambda added to its diagonal: (inputs, inputs). A matrix of zeros becomes the identity."""
     strength = damping * float(np.trace(gram)) / len(gram)
-    return gram + (strength if strength > TINY else 1.0) * np.eye(len(gram))
+    result = np.array(gram, dtype=np.float64)
+    result.flat[:: len(gram) + 1] += strength if strength > TINY else 1.0
+    return result
 
 
 def saliency(weight: Matrix, inverse: Matrix, blocks: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -102,9 +104,11 @@ class Surgeon:
         going = np.isin(self._left, numbers)
         gone, stay = self._blocks[going].ravel(), np.ones(len(self._inverse), bool)
         stay[gone] = False
-        across = self._inverse[np.ix_(gone, stay)]
-        pivot = np.linalg.solve(self._inverse[np.ix_(gone, gone)], across)
-        self._weight = self._weight[:, stay] - self._weight[:, gone] @ pivot
-        self._inverse = self._inverse[np.ix_(stay, stay)] - across.T @ pivot
+        rows, kept = self._inverse[gone], np.flatnonzero(stay)
+        across = rows[:, kept]
+        pivot = np.linalg.solve(rows[:, gone], across)
+        self._weight = self._weight[:, kept] - self._weight[:, gone] @ pivot
+        self._inverse = self._inverse[kept].take(kept, axis=1)
+        self._inverse -= across.T @ pivot
         places = np.cumsum(stay) - 1
         self._left, self._blocks = self._left[~going], places[self._blocks[~going]]

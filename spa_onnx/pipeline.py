@@ -14,7 +14,7 @@ import onnx
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.analysis.demands import excluded
-from spa_onnx.calibration import Calibration, calibrate
+from spa_onnx.calibration import Calibration, MEMORY, calibrate
 from spa_onnx.consumers import Consumer
 from spa_onnx.cost import UNITS, PlanCost, macs, per_channel
 from spa_onnx.criteria import CRITERIA, WITH_STATISTICS, Evidence
@@ -37,7 +37,7 @@ from spa_onnx.rounds import joined, narrowed, shares, widened
 from spa_onnx.select import CLOSE, Target, select
 from spa_onnx.sensitivity import sensitivities
 from spa_onnx.sequential import reconstruct_in_order
-from spa_onnx.settings import Settings
+from spa_onnx.settings import Settings, parse_bytes
 from spa_onnx.shapes import symbolic_dims
 from spa_onnx.validate import validate
 
@@ -126,6 +126,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     measure_latency: bool = False,
     data: object = None,
     preprocess: str | None = None,
+    memory: str | int = MEMORY,
     dims: Mapping[str, int] | None = None,
     progress: Progress = _quiet,
 ) -> Result:
@@ -142,7 +143,8 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     left (`obs`), only biases (`mean`), or `none`; the default is `obs` for criteria that measure losses. samples: how many are looked at.
     check: validate the result in onnxruntime. data: inputs to calibrate on and, with labels, to report accuracy on: a path or name as for
     `--data` (docs/data.md), a mapping of arrays, an object with `get_next()`, or an iterable of feeds; without it samples are made up.
-    preprocess: what becomes of pixels, as for `--preprocess`. dims: sizes of symbolic dimensions, by name.
+    preprocess: what becomes of pixels, as for `--preprocess`. memory: what statistics may take while they are collected, `2GB` or a
+    number of bytes. dims: sizes of symbolic dimensions, by name.
     progress: called with the name of each step.
 
     Raises UsageError, RefusedError (with the reason) or ValidationError; the given model is never changed.
@@ -167,7 +169,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     clock = _Clock(progress)
     clock("load")
     source = open_source(model)
-    session = _Trial.of(source, dims or {}, data, preprocess) if check or settings.needs_statistics else None
+    session = _Trial.of(source, dims or {}, data, preprocess, memory) if check or settings.needs_statistics else None
     clock("analyse")
     analysis = _read(source, dims, settings)
     known: Calibration | None = None
@@ -183,7 +185,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     return _Job(source, analysis, plan, session, known, clock, check, measure_latency, values, how).carry_out()
 
 
-def apply_plan(
+def apply_plan(  # noqa: PLR0913 - every option of the command line has its argument
     model: str | Path | onnx.ModelProto,
     plan: Plan,
     *,
@@ -191,10 +193,11 @@ def apply_plan(
     measure_latency: bool = False,
     data: object = None,
     preprocess: str | None = None,
+    memory: str | int = MEMORY,
     dims: Mapping[str, int] | None = None,
     progress: Progress = _quiet,
 ) -> Result:
-    """Carry out a saved plan, its repair included; `data`, `preprocess` as in `prune`.
+    """Carry out a saved plan, its repair included; `data`, `preprocess`, `memory` as in `prune`.
 
     Raises RefusedError where it was made for another model.
     """
@@ -205,7 +208,7 @@ def apply_plan(
         raise RefusedError(f"the plan was made for another model (SHA-256 {plan.sha256[:12]}..., this one has {source.sha256[:12]}...)")
     settings = Settings.of(plan.settings)
     repairs = settings.repair != "none"
-    session = _Trial.of(source, dims or {}, data, preprocess) if check or repairs else None
+    session = _Trial.of(source, dims or {}, data, preprocess, memory) if check or repairs else None
     clock("analyse")
     analysis = _read(source, dims, settings)
     check_plan(plan, analysis)
@@ -233,7 +236,8 @@ def _calibration(analysis: Analysis, settings: Settings, trial: _Trial | None, c
         return None
     clock("collect")
     dims = runtime.working_dims(analysis.model, trial.session, trial.dims)
-    return calibrate(analysis.model, dims, trial.samples, settings.samples, settings.seed)
+    cut = {axis for group in analysis.prunable() for axis in group.owner}
+    return calibrate(analysis.model, dims, trial.samples, settings.samples, settings.seed, memory=trial.memory, of=cut)
 
 
 def choose(
@@ -348,16 +352,17 @@ class _Trial:
     session: Any
     dims: Mapping[str, int]
     samples: Samples | None
+    memory: int
 
     @classmethod
-    def of(cls, source: Source, given: Mapping[str, int], data: object, preprocess: str | None) -> _Trial:
+    def of(cls, source: Source, given: Mapping[str, int], data: object, preprocess: str | None, memory: str | int) -> _Trial:
         """Raises RefusedError where the original does not run: what cannot be run cannot be checked."""
         how = parse(preprocess) if preprocess else None
         if how and data is None:
             raise UsageError("preprocess is for given data; name some")
         opened = runtime.session(source.proto, optimise=True, what="the original model")
         samples = None if data is None else read_samples(data, source.proto, how)
-        return cls(opened, given, samples)
+        return cls(opened, given, samples, parse_bytes(memory))
 
 
 @dataclass(frozen=True, slots=True)

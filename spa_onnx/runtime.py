@@ -44,10 +44,10 @@ def session(proto: onnx.ModelProto, *, optimise: bool = False, what: str = "the 
         raise RefusedError(f"onnxruntime cannot run {what}: {_first_line(error)}") from error
 
 
-def run(opened: ort.InferenceSession, feed: Feed) -> list[Array]:
-    """The outputs for one feed. Raises RefusedError where the run fails."""
+def run(opened: ort.InferenceSession, feed: Feed, names: Sequence[str] | None = None) -> list[Array]:
+    """The outputs for one feed, or only those named. Raises RefusedError where the run fails."""
     try:
-        return [np.asarray(output) for output in opened.run(None, feed)]
+        return [np.asarray(output) for output in opened.run(names, feed)]
     except Exception as error:
         raise RefusedError(f"onnxruntime cannot run the model on the given inputs: {_first_line(error)}") from error
 

@@ -110,6 +110,18 @@ class Settings:
         return {name: getattr(self, name) for name in self.__slots__} | {"exclude": list(self.exclude)}
 
 
+UNITS_OF_BYTES: Mapping[str, int] = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def parse_bytes(text: str | int) -> int:
+    """`2GB`, `512 MiB` or a number as bytes. Raises UsageError for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", str(text).upper())
+    size = int(float(found[1]) * UNITS_OF_BYTES[found[2] or ""]) if found else 0
+    if size < 1:
+        raise UsageError(f"memory {text!r} is not a size like 2GB or 512MiB")
+    return size
+
+
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)

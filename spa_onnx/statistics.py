@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import onnx
@@ -17,10 +18,19 @@ from spa_onnx.model import Model
 from spa_onnx.runtime import Feed
 from spa_onnx.unfold import columns
 
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
 BASE = 2048
 """Columns that even a product with few inputs is given; every further input asks for PER_INPUT more."""
 
 PER_INPUT = 8
+
+FOR_CHANNELS = 128
+"""Samples that are enough for the moments of channels: they have many positions, and are compared on the same samples."""
+
+AT_ONCE = 64 * 2**20
+"""Bytes of columns that are unfolded at a time."""
 
 ROUNDING = 1e-12
 """A variance below this share of the mean square is what rounding leaves of zero."""
@@ -56,10 +66,39 @@ class Moments:
     def covariance(self) -> Matrix:
         """Gram matrix of the centred columns over their number, (blocks, inputs, inputs); exactly zero for constant inputs."""
         mean = self.mean
-        raw = self.gram / max(self.count, 1)
-        centred = raw - mean[:, :, None] * mean[:, None, :]
-        varies = np.einsum("bii->bi", centred) > ROUNDING * np.einsum("bii->bi", raw)
-        return np.where(varies[:, :, None] & varies[:, None, :], centred, 0.0)
+        result = self.gram / max(self.count, 1)
+        energy = np.einsum("bii->bi", result).copy()
+        result -= mean[:, :, None] * mean[:, None, :]
+        constant = np.einsum("bii->bi", result) <= ROUNDING * energy
+        for block, inputs in zip(result, constant, strict=True):
+            block[inputs] = 0.0
+            block[:, inputs] = 0.0
+        return np.asarray(result, dtype=np.float64)
+
+
+class _Sums:
+    """Moments while they are added up, in place: the matrices of wide layers are large."""
+
+    def __init__(self, blocks: int, inputs: int) -> None:
+        self._grams = [np.zeros((inputs, inputs), order="F") for _ in range(blocks)]
+        self._total = np.zeros((blocks, inputs))
+        self._count = 0
+
+    def add(self, x: Matrix) -> None:
+        """More columns, float64 (blocks, inputs, n)."""
+        from scipy.linalg import blas  # noqa: PLC0415 - slow to import, and not needed for criteria on weights
+
+        for number, columns_ in enumerate(x):
+            self._grams[number] = blas.dsyrk(1.0, columns_.T, beta=1.0, c=self._grams[number], trans=1, overwrite_c=1)
+        self._total += x.sum(axis=2)
+        self._count += x.shape[2]
+
+    def moments(self) -> Moments:
+        """The sums; only one triangle of each symmetric matrix was computed."""
+        for gram in self._grams:
+            for row in range(len(gram)):
+                gram[row + 1 :, row] = gram[row, row + 1 :]
+        return Moments(np.stack(self._grams) if len(self._grams) > 1 else self._grams[0][None], self._total, self._count)
 
 
 def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -82,47 +121,96 @@ class Observed:
     channels: Mapping[str, ChannelMoments]
 
 
-def observe(
-    model: Model, proto: onnx.ModelProto, found: Sequence[Consumer], channels: Sequence[str], feeds: Iterable[Feed], count: int, seed: int
-) -> Observed:
-    """Run every feed once, and sum up the inputs of products and the channels of other tensors.
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How to look: samples that the feeds hold, a seed for positions, and the tensors that are captured together, pass by pass."""
 
-    proto: the graph to run, which computes the model's tensors (itself, or with other normalisation). count: samples in all feeds.
-    Consumers whose input is a graph input are read from the feeds.
+    samples: int
+    seed: int
+    passes: Sequence[Sequence[str]]
+
+
+def inputs_of(consumer: Consumer, model: Model) -> int:
+    """How many inputs one of the consumer's products sums over."""
+    return int((model.shape(consumer.weight) or ())[consumer.axis.dim] * consumer.window)
+
+
+def positions_of(consumer: Consumer, model: Model, samples: int) -> int:
+    """How many positions of each sample are looked at."""
+    return -(-(BASE + PER_INPUT * inputs_of(consumer, model)) // samples)
+
+
+def sample_keys(feed: Feed, seed: int) -> NDArray[np.uint32]:
+    """A number for each sample that depends on what it holds and on nothing else, uint32 (samples,)."""
+    size = feed_size(feed)
+    arrays = [np.ascontiguousarray(array) for array in feed.values() if array.ndim and len(array) == size]
+    keys = []
+    for number in range(size):
+        key = seed
+        for array in arrays:
+            key = zlib.crc32(array[number].tobytes(), key)
+        keys.append(key)
+    return np.asarray(keys, np.uint32)
+
+
+def _portions(data: Array, keys: NDArray[np.uint32], values: int) -> Iterator[tuple[Array, NDArray[np.uint32]]]:
+    """(data, keys) of so many samples that their columns stay below AT_ONCE. values: in the columns of one sample."""
+    rows, rest = divmod(len(data), len(keys))
+    step = len(keys) if rest else max(1, AT_ONCE // (8 * values))
+    for start in range(0, len(keys), step):
+        yield (data if rest else data[start * rows : (start + step) * rows]), keys[start : start + step]
+
+
+def _opened(proto: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceSession | None:
+    return runtime.session(with_outputs(proto, names), optimise=True, what="the model with its inner tensors as outputs") if names else None
+
+
+def observe(
+    model: Model, proto: onnx.ModelProto, found: Sequence[Consumer], channels: Sequence[str], feeds: Iterable[Feed], schedule: Schedule
+) -> Observed:
+    """Run the feeds, and sum up the inputs of products and the channels of other tensors.
+
+    proto: the graph to run, which computes the model's tensors (itself, or with other normalisation). Consumers whose input is a graph
+    input are read from the feeds. What is found depends neither on the order of the samples nor on how they are put into feeds.
     """
-    names = sorted({*channels, *(consumer.data for consumer in found if consumer.data not in model.inputs)})
-    opened = (
-        runtime.session(with_outputs(proto, names), optimise=True, what="the model with its inner tensors as outputs") if names else None
-    )
-    rng = np.random.default_rng(seed)
-    products: dict[int, Moments] = {}
+    products = {c.node.index: _Sums(c.blocks, inputs_of(c, model)) for c in found}
     sums: dict[str, ChannelSums] = {}
-    for feed in feeds:
-        tensors = {**feed, **(dict(zip(names, runtime.run(opened, feed), strict=True)) if opened else {})}
-        for consumer in found:
-            data = consumer.numbers(np.asarray(tensors[consumer.data]))
-            seen = Moments.of(columns(consumer, model, data, positions(consumer, model, count), rng))
-            products[consumer.node.index] = products[consumer.node.index] + seen if consumer.node.index in products else seen
-        for name in channels:
-            seen_there = ChannelSums.of(tensors[name])
-            sums[name] = sums[name] + seen_there if name in sums else seen_there
-    return Observed(products, {name: total.moments() for name, total in sums.items()})
+    for names in schedule.passes:
+        inner = [name for name in names if name not in model.inputs]
+        here, seen = [c for c in found if c.data in names], [name for name in channels if name in names]
+        opened = _opened(proto, inner)
+        looked_at = {consumer.data for consumer in here}
+        count = 0
+        for feed in feeds:
+            if count >= FOR_CHANNELS:
+                seen, inner = [], [name for name in inner if name in looked_at]
+                if not looked_at:
+                    break
+            tensors = {**feed, **(dict(zip(inner, runtime.run(opened, feed, inner), strict=True)) if opened and inner else {})}
+            count += feed_size(feed)
+            keys = sample_keys(feed, schedule.seed)
+            for consumer in here:
+                positions = positions_of(consumer, model, schedule.samples)
+                for part, some in _portions(
+                    consumer.numbers(np.asarray(tensors[consumer.data])), keys, positions * inputs_of(consumer, model)
+                ):
+                    products[consumer.node.index].add(columns(consumer, model, part, positions, some))
+            for name in seen:
+                more = ChannelSums.of(tensors[name])
+                sums[name] = sums[name] + more if name in sums else more
+    moments = {index: total.moments() for index, total in products.items()}
+    return Observed(moments, {name: total.moments() for name, total in sums.items()})
 
 
 def collect(model: Model, proto: onnx.ModelProto, found: Sequence[Consumer], feeds: Sequence[Feed], seed: int) -> Mapping[int, Moments]:
-    """Only the moments of each consumer's input, by the index of its node; arguments as in `observe`."""
-    return observe(model, proto, found, (), feeds, sum(map(feed_size, feeds)), seed).products
+    """Only the moments of each consumer's input, by the index of its node, in one pass; arguments as in `observe`."""
+    schedule = Schedule(sum(map(feed_size, feeds)), seed, [sorted({consumer.data for consumer in found})])
+    return observe(model, proto, found, (), feeds, schedule).products
 
 
 def feed_size(feed: Feed) -> int:
     """Samples in a feed."""
     return next((len(array) for array in feed.values() if array.ndim), 1)
-
-
-def positions(consumer: Consumer, model: Model, samples: int) -> int:
-    """How many positions of each sample are looked at."""
-    inputs = int((model.shape(consumer.weight) or ())[consumer.axis.dim] * consumer.window)
-    return -(-(BASE + PER_INPUT * inputs) // samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +223,10 @@ class ChannelSums:
 
     @classmethod
     def of(cls, tensor: Array) -> ChannelSums:
-        """Of a tensor (samples, channels, ...). Squares are summed sample by sample in its own precision, samples in float64."""
+        """Of a tensor (samples, channels, ...). Each sample is summed in its own precision, samples in float64."""
         flat = tensor.reshape(*tensor.shape[:2], -1).astype(np.promote_types(tensor.dtype, np.float32), copy=False)
-        first, second = flat.sum(axis=2, dtype=np.float64), np.einsum("ncp,ncp->nc", flat, flat).astype(np.float64)
-        return cls(first.sum(axis=0), second.sum(axis=0), flat.shape[0] * flat.shape[2])
+        first, second = flat @ np.ones(flat.shape[2], flat.dtype), np.einsum("ncp,ncp->nc", flat, flat)
+        return cls(first.sum(axis=0, dtype=np.float64), second.sum(axis=0, dtype=np.float64), flat.shape[0] * flat.shape[2])
 
     def __add__(self, other: ChannelSums) -> ChannelSums:
         return ChannelSums(self.first + other.first, self.second + other.second, self.count + other.count)
@@ -149,6 +237,11 @@ class ChannelSums:
         return mean, np.maximum(self.second / self.count - np.square(mean), 0.0)
 
 
-def channel_moments(model: Model, proto: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Feed]) -> Mapping[str, ChannelMoments]:
-    """(mean, variance) of every channel (axis 1) of these tensors over samples and positions, float64 (channels,)."""
-    return observe(model, proto, (), names, feeds, 0, 0).channels
+def channel_moments(
+    model: Model, proto: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Feed], passes: Sequence[Sequence[str]] = ()
+) -> Mapping[str, ChannelMoments]:
+    """(mean, variance) of every channel (axis 1) of these tensors over samples and positions, float64 (channels,).
+
+    passes: which of them are captured together; all where nothing is said.
+    """
+    return observe(model, proto, (), names, feeds, Schedule(0, 0, passes or [names])).channels

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import TypeAlias
+
 import numpy as np
+from numpy.typing import NDArray
 
 from spa_onnx.consumers import Consumer, Matrix
 from spa_onnx.fold import Array
@@ -11,28 +15,59 @@ from spa_onnx.model import Model
 AUTO_PADS = ("SAME_UPPER", "SAME_LOWER")
 
 
-def columns(consumer: Consumer, model: Model, data: Array, positions: int, rng: np.random.Generator) -> Matrix:
+Draw: TypeAlias = "np.random.Generator | NDArray[np.uint32]"
+"""How positions are chosen: drawn alike for all samples of a batch, or by a key of each sample, whatever batch it is in."""
+
+
+def columns(consumer: Consumer, model: Model, data: Array, positions: int, draw: Draw) -> Matrix:
     """Inputs of randomly chosen positions, float64 (blocks, inputs, samples * positions).
 
     data: the consumer's input, with the samples along its first axis. positions: at most this many output positions per sample, drawn
-    without repetition and alike for all samples of a batch; all of them where there are no more.
+    without repetition; all of them where there are no more. Keys stand for samples; data with more rows than keys has several rows of
+    each sample, one after the other.
     """
     if consumer.node.op == "Conv":
-        return _patches(consumer, model, data, positions, rng)
+        return _patches(consumer, model, data, positions, draw)
     if consumer.node.op == "ConvTranspose":
-        flat = data.reshape(*data.shape[:2], -1)
-        chosen = _choose(flat.shape[2], positions, rng)
-        return np.asarray(flat[:, :, chosen].transpose(1, 0, 2).reshape(1, flat.shape[1], -1), dtype=np.float64)
-    rows = data.reshape(-1, data.shape[-1])
-    chosen = _choose(len(rows), positions * len(data), rng)
-    return np.asarray(rows[chosen].T[None], dtype=np.float64)
+        return _take(data.reshape(*data.shape[:2], -1), _places(len(data), data[0, 0].size, positions, draw)[:, None], 1)
+    if isinstance(draw, np.random.Generator):
+        rows = data.reshape(-1, data.shape[-1])
+        return np.asarray(rows[_choose(len(rows), positions * len(data), draw)].T[None], dtype=np.float64)
+    samples = len(draw) if len(data) % len(draw) == 0 else len(data)
+    by_sample = data.reshape(samples, -1, data.shape[-1])
+    return _take(by_sample.transpose(0, 2, 1), _places(samples, by_sample.shape[1], positions, draw)[:, None], 1)
 
 
 def _choose(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
     return np.arange(count) if count <= most else np.sort(rng.choice(count, most, replace=False))
 
 
-def _patches(consumer: Consumer, model: Model, data: Array, positions: int, rng: np.random.Generator) -> Matrix:
+@lru_cache(maxsize=8)
+def _shuffled(count: int) -> NDArray[np.int64]:
+    return np.random.default_rng(count).permutation(count)
+
+
+def _places(samples: int, count: int, most: int, draw: Draw) -> NDArray[np.int64]:
+    """Positions for each sample, (samples, positions): a key says where in one shuffled order its sample starts."""
+    if isinstance(draw, np.random.Generator) or count <= most:
+        common = np.arange(count) if count <= most else _choose(count, most, draw)  # type: ignore[arg-type]
+        return np.broadcast_to(common, (samples, len(common)))
+    rows = max(samples // len(draw), 1)
+    keys = np.resize(np.repeat(draw, rows), samples).astype(np.int64) + np.arange(samples) % rows * most
+    return np.asarray(_shuffled(count)[(keys[:, None] + np.arange(most)) % count])
+
+
+def _take(data: Array, places: NDArray[np.int64], blocks: int) -> Matrix:
+    """Data (samples, channels, positions) at places (samples, window, positions taken) as (blocks, channels/blocks * window, columns)."""
+    samples, channels = data.shape[:2]
+    window, count = places.shape[1:]
+    result = np.empty((blocks, channels // blocks * window, samples, count))
+    for number in range(samples):
+        result[:, :, number] = np.take(data[number], places[number], axis=1).reshape(blocks, -1, count)
+    return result.reshape(blocks, -1, samples * count)
+
+
+def _patches(consumer: Consumer, model: Model, data: Array, positions: int, draw: Draw) -> Matrix:
     """Windows of a convolution's input, with its pads, strides and dilations: (groups, C/g * k, samples * positions)."""
     kernel = (model.shape(consumer.weight) or ())[2:]
     rank = len(kernel)
@@ -40,22 +75,16 @@ def _patches(consumer: Consumer, model: Model, data: Array, positions: int, rng:
     dilations = consumer.node.attributes.get("dilations", (1,) * rank)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     begin, end = _pads(consumer, data.shape[2:], strides, reach)
-    padded = np.pad(data, [(0, 0), (0, 0), *zip(begin, end, strict=True)])
+    padded = np.pad(data, [(0, 0), (0, 0), *zip(begin, end, strict=True)]) if any((*begin, *end)) else data
     sizes = [(n - r) // s + 1 for n, r, s in zip(padded.shape[2:], reach, strides, strict=True)]
-    chosen = np.unravel_index(_choose(int(np.prod(sizes)), positions, rng), sizes)
-    index = []
+    corners, offsets = np.zeros(sizes, np.int64), np.zeros(kernel, np.int64)
     for axis in range(rank):
-        shape = [1] * (rank + 1)
-        shape[axis + 1] = kernel[axis]
-        offsets = (np.arange(kernel[axis]) * dilations[axis]).reshape(shape)
-        index.append(chosen[axis].reshape(-1, *[1] * rank) * strides[axis] + offsets)
-    window = (slice(None), slice(None), *index)
-    taken = padded[window]  # (samples, channels, positions, kernel...)
-    samples, channels, count = taken.shape[:3]
-    blocks = consumer.blocks
-    shaped = taken.reshape(samples, blocks, channels // blocks, count, consumer.window)
-    flat = shaped.transpose(1, 2, 4, 0, 3).reshape(blocks, channels // blocks * consumer.window, samples * count)
-    return np.asarray(flat, dtype=np.float64)
+        stride = int(np.prod(padded.shape[3 + axis :], dtype=np.int64))
+        corners += (np.arange(sizes[axis]) * strides[axis] * stride).reshape([-1 if n == axis else 1 for n in range(rank)])
+        offsets += (np.arange(kernel[axis]) * dilations[axis] * stride).reshape([-1 if n == axis else 1 for n in range(rank)])
+    chosen = corners.ravel()[_places(len(data), corners.size, positions, draw)]
+    places = offsets.reshape(1, -1, 1) + chosen[:, None]
+    return _take(padded.reshape(*padded.shape[:2], -1), places, consumer.blocks)
 
 
 def _pads(consumer: Consumer, sizes: tuple[int, ...], strides: tuple[int, ...], reach: list[int]) -> tuple[list[int], list[int]]:

@@ -13,9 +13,13 @@ from onnx import helper, numpy_helper
 from spa_onnx import runtime
 from spa_onnx.calibration import calibrate
 from spa_onnx.consumers import consumers
+from spa_onnx.data import read_samples
+from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.model import Model
-from spa_onnx.statistics import Moments, channel_moments, collect, with_outputs
+from spa_onnx.settings import parse_bytes
+from spa_onnx.statistics import Moments, Schedule, channel_moments, collect, observe, positions_of, with_outputs
 from spa_onnx.synthetic import dead_leaves, has_stored_statistics, synthetic_feeds, with_batch_statistics
+from spa_onnx.unfold import columns
 
 MIXED = net(
     "float[N,4,5,5] x",
@@ -83,10 +87,10 @@ def test_collecting_equals_a_direct_computation():
     found = collected(model, batches(x, [3, 4]))
     c, e = runtime.run(runtime.session(with_outputs(model.proto, ["c", "e"])), {"x": x})
     c, e = c.astype(np.float64), e.astype(np.float64)
-    for name, columns in (("w2", np.moveaxis(c, 1, 0).reshape(6, -1)), ("w3", e.T)):
-        np.testing.assert_allclose(found[name].gram[0], columns @ columns.T, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(found[name].total[0], columns.sum(axis=1), rtol=1e-5, atol=1e-5)
-        assert found[name].count == columns.shape[1]
+    for name, matrix in (("w2", np.moveaxis(c, 1, 0).reshape(6, -1)), ("w3", e.T)):
+        np.testing.assert_allclose(found[name].gram[0], matrix @ matrix.T, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[name].total[0], matrix.sum(axis=1), rtol=1e-5, atol=1e-5)
+        assert found[name].count == matrix.shape[1]
     padded = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)]).astype(np.float64)
     total = [[padded[:, ch, i : i + 5, j : j + 5].sum() for ch in (2, 3) for i in range(3) for j in range(3)]]
     np.testing.assert_allclose(found["w1"].total[1:], total, rtol=1e-5, atol=1e-5)
@@ -252,3 +256,96 @@ def test_dead_leaves_have_about_unit_variance():
     drawn = np.stack([dead_leaves((3, 16, 16), rng) for _ in range(64)])
     assert drawn.shape == (64, 3, 16, 16)
     assert 0.8 < drawn.std() < 1.2
+
+
+# --- memory --------------------------------------------------------------------------------------------------------------
+
+BIG = net(
+    "float[N,3,24,24] x",
+    "float[8,3,3,3] w1, float[8,8,3,3] w2, float[6,8,3,3] w3, float[4,6,1,1] w4",
+    "a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, w2) d = Relu(c) e = Conv<pads=[1,1,1,1]>(d, w3) f = Relu(e) "
+    "y = Conv(f, w4)",
+    "float[N,4,24,24] y",
+)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 100))
+def test_neither_batches_nor_order_nor_passes_matter_where_positions_are_drawn(sizes, seed):
+    """Each sample has positions of its own, whatever batch it is in and whenever it comes."""
+    model = Model.of(BIG())
+    count = sum(sizes)
+    x = np.random.default_rng(seed).standard_normal((count, 3, 24, 24)).astype(np.float32)
+    found = list(consumers(model))
+    assert all(positions_of(consumer, model, 10 * count) < 24 * 24 for consumer in found)
+
+    def seen(feeds, passes):
+        moments = observe(model, model.proto, found, ["a"], feeds, Schedule(10 * count, seed, passes))
+        return {c.weight: moments.products[c.node.index] for c in found}, moments.channels["a"]
+
+    together = ["a", "b", "d", "f", "x"]
+    whole, channels = seen([{"x": x}], [together])
+    shuffled = x[np.random.default_rng(seed).permutation(count)]
+    for feeds, passes in (
+        (batches(x, sizes), [together]),
+        ([{"x": shuffled}], [together]),
+        (batches(shuffled, sizes[::-1]), [["x"], ["b", "a"], ["d", "f"]]),
+        ([{"x": x}], [[name] for name in together]),
+    ):
+        other, found_channels = seen(feeds, passes)
+        assert_alike(whole, other)
+        for one, two in zip(channels, found_channels, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_look_at_positions_of_their_own():
+    model = Model.of(BIG())
+    (consumer, *_) = consumers(model)
+    data = np.arange(24 * 24, dtype=np.float32).reshape(1, 1, 24, 24) + np.zeros((4, 3, 1, 1), np.float32)
+    centre = columns(consumer, model, data, 9, np.array([1, 20, 300, 4000], np.uint32))[0, 4].reshape(4, 9)
+    assert all(len(set(row)) == 9 for row in centre.tolist())
+    assert len({frozenset(row) for row in centre.tolist()}) == 4
+
+
+def test_rows_of_a_sequence_belong_to_their_sample():
+    model = Model.of(net("float[N,50,6] x", "float[6,4] w", "y = MatMul(x, w)", "float[N,50,4] y")())
+    x = np.random.default_rng(0).standard_normal((8, 50, 6)).astype(np.float32)
+    found = list(consumers(model))
+    whole = observe(model, model.proto, found, (), [{"x": x}], Schedule(400, 0, [["x"]])).products
+    parts = observe(model, model.proto, found, (), batches(x[::-1], [3, 1, 4]), Schedule(400, 0, [["x"]])).products
+    for key, moments in whole.items():
+        assert moments.count == parts[key].count == 8 * positions_of(found[0], model, 400)
+        np.testing.assert_allclose(moments.gram, parts[key].gram, rtol=1e-12)
+
+
+@pytest.mark.parametrize("memory", [3 * 10**5, 2 * 10**6, 10**9])
+def test_a_budget_decides_about_passes_and_batches_and_not_about_statistics(memory):
+    model = Model.of(BIG())
+    x = np.random.default_rng(0).standard_normal((40, 3, 24, 24)).astype(np.float32)
+    samples = read_samples({"x": x}, model.proto)
+    plenty = calibrate(model, {"N": 2}, samples, 40, 0)
+    known = calibrate(model, {"N": 2}, samples, 40, 0, memory=memory)
+    assert (len(plenty.feeds), len(plenty.passes)) == (1, 1)
+    assert (len(known.feeds) > 1) == (memory < 10**8)
+    assert (len(known.passes) > 1) == (memory < 10**8)
+    for key, moments in plenty.statistics.items():
+        np.testing.assert_allclose(moments.gram, known.statistics[key].gram, rtol=1e-5, atol=1e-3)
+
+
+def test_matrices_that_do_not_fit_are_refused_with_their_size():
+    wide = net("float[N,2000] x", "float[2000,8] w1, float[8,4] w2", "a = MatMul(x, w1) b = Relu(a) y = MatMul(b, w2)", "float[N,4] y")
+    with pytest.raises(RefusedError, match=r"statistics of 2 products take 0\.16 GB, and --memory is 0\.01 GB"):
+        calibrate(Model.of(wide()), {"N": 2}, None, 8, 0, memory=10**7)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GB", 2 * 10**9), ("1.5 GiB", 3 * 2**29), ("512mb", 512 * 10**6), ("7", 7), (7, 7), ("3k", 3000)]
+)
+def test_sizes_are_read_as_people_write_them(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "2 TB", "1e9", "0", 0, -3, "nan"])
+def test_sizes_that_are_none_are_wrong_usage(text):
+    with pytest.raises(UsageError, match="is not a size like 2GB"):
+        parse_bytes(text)

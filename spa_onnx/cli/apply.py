@@ -16,6 +16,7 @@ from spa_onnx.cli import options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write; default: MODEL with .pruned.onnx.")
 @options.data_option
 @options.preprocess_option
+@options.memory_option
 @options.json_option
 @options.dim_option
 @options.validate_option

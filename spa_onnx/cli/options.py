@@ -90,6 +90,15 @@ preprocess_option = click.option(
 )
 
 
+memory_option = click.option(
+    "--memory",
+    default="2GB",
+    show_default=True,
+    metavar="SIZE",
+    help="What statistics may take while they are collected: with less, fewer layers are looked at in one pass.",
+)
+
+
 def existing(source: str | None) -> tuple[Path, ...]:
     """The path of a source of samples, where it is a file: outputs must not replace it."""
     return (Path(source),) if source is not None and Path(source).is_file() else ()

@@ -54,6 +54,7 @@ from spa_onnx.cli import options
 )
 @options.data_option
 @options.preprocess_option
+@options.memory_option
 @click.option(
     "--samples", type=click.IntRange(min=1), default=256, show_default=True, metavar="N", help="How many samples to calibrate on."
 )
