@@ -17,7 +17,7 @@ from spa_onnx.analysis.demands import excluded
 from spa_onnx.calibration import Calibration, MEMORY, calibrate
 from spa_onnx.consumers import Consumer
 from spa_onnx.cost import UNITS, PlanCost, macs, per_channel
-from spa_onnx.criteria import CRITERIA, WITH_STATISTICS, Evidence
+from spa_onnx.criteria import CRITERIA, LOSSES, WITH_STATISTICS, Evidence
 from spa_onnx.cut import Removal
 from spa_onnx.data import Samples, read_samples
 from spa_onnx.drift import drift
@@ -140,7 +140,8 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     normalise: how the scores of all that a channel owns are combined and groups made comparable. exclude: regular expressions; nodes
     and tensors whose name matches stay whole. multiple: channel counts stay multiples of it. width: also prune axes that a norm runs
     over, which is not exact. attention: it loses whole `heads`, `width` inside each head, or `none`. repair: refit what is
-    left (`obs`), only biases (`mean`), or `none`; the default is `obs` for criteria that measure losses. samples: how many are looked at.
+    left (`obs`), only biases (`mean`), or `none`; the default is `obs` for obspa, `mean` for activation-variance,
+    else `none`. samples: how many are looked at.
     check: validate the result in onnxruntime. data: inputs to calibrate on and, with labels, to report accuracy on: a path or name as for
     `--data` (docs/data.md), a mapping of arrays, an object with `get_next()`, or an iterable of feeds; without it samples are made up.
     preprocess: what becomes of pixels, as for `--preprocess`. memory: what statistics may take while they are collected, `2GB` or a
@@ -251,13 +252,14 @@ def choose(
     if known is not None:
         evidence = Evidence(analysis.model, settings.seed, known.consumers, known.statistics)
     scores = score_groups(groups, CRITERIA[settings.criterion], evidence, settings.aggregate, settings.normalise)
-    if settings.criterion in WITH_STATISTICS:
+    if settings.criterion in LOSSES:
         scored = [group for group in groups if group.name in scores]
         if known is not None and settings.scope != "local" and scored:
             clock("weigh")
             saved = np.maximum(per_channel(analysis.model, scored, settings.unit()), 1.0)
             weights = sensitivities(analysis, scored, scores, known) / saved
             scores |= {group.name: scores[group.name] * weight for group, weight in zip(scored, weights.tolist(), strict=True)}
+    if settings.criterion in WITH_STATISTICS:
         scores = fill_in(scores, score_groups(groups, CRITERIA[FALLBACK], evidence))
     if not scores:
         raise RefusedError(f"criterion {settings.criterion} knows nothing about any of the {len(groups)} groups; use --criterion l1")

@@ -10,7 +10,7 @@ from typing import Any
 
 from spa_onnx.analysis import ATTENTION
 from spa_onnx.cost import UNITS
-from spa_onnx.criteria import CRITERIA, WITH_STATISTICS
+from spa_onnx.criteria import CRITERIA, LOSSES, OWN_REPAIR, WITH_STATISTICS
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.importance import AGGREGATIONS, NORMALISATIONS
 from spa_onnx.repair import REPAIRS
@@ -37,10 +37,9 @@ class Settings:
     rounds: int = 1
 
     def __post_init__(self) -> None:
-        """Fill in what follows from the criterion: losses compare across groups and come with their repair."""
-        informed = self.criterion in WITH_STATISTICS
-        object.__setattr__(self, "scope", self.scope or ("global" if informed else "local"))
-        object.__setattr__(self, "repair", self.repair or ("obs" if informed else "none"))
+        """Fill in what follows from the criterion: losses compare across groups, and some scores come with their repair."""
+        object.__setattr__(self, "scope", self.scope or ("global" if self.criterion in LOSSES else "local"))
+        object.__setattr__(self, "repair", self.repair or OWN_REPAIR.get(self.criterion, "none"))
 
     @property
     def needs_statistics(self) -> bool:

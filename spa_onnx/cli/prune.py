@@ -36,7 +36,7 @@ from spa_onnx.cli import options
     "--scope",
     type=options.Name("spa_onnx.select:SCOPES"),
     help="What is ranked together: each group, all channels, or groups of the same shape. All save as many MACs as `local`. "
-    "Default: global for obspa, else local.",
+    "Default: global for obspa and perturbation, else local.",
 )
 @click.option(
     "--aggregate",
@@ -61,7 +61,7 @@ from spa_onnx.cli import options
 @click.option(
     "--repair",
     type=options.Name("spa_onnx.repair:REPAIRS"),
-    help="Refit the surviving weights, only their biases, or nothing. Default: obs for obspa, else none.",
+    help="Refit the surviving weights, only their biases, or nothing. Default: obs for obspa, mean for activation-variance, else none.",
 )
 @click.option("--no-repair", is_flag=True, help="The same as --repair none: surviving weights stay as they are.")
 @options.exclude_option

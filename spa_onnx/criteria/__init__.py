@@ -1,10 +1,14 @@
 """Importance criteria: a table from name to function. To add one, see docs/new_criterion.md."""
 
-from spa_onnx.criteria import obs, weights
+from spa_onnx.criteria import activations, obs, weights
 from spa_onnx.criteria.evidence import Criterion, Evidence, Scores
 
 CRITERIA: dict[str, Criterion] = {
     "obspa": obs.obspa,
+    "wanda": activations.wanda,
+    "activation-variance": activations.activation_variance,
+    "activation-mean": activations.activation_mean,
+    "perturbation": activations.perturbation,
     "l1": weights.l1,
     "l2": weights.l2,
     "linf": weights.linf,
@@ -14,7 +18,13 @@ CRITERIA: dict[str, Criterion] = {
     "random": weights.random,
 }
 
-WITH_STATISTICS = frozenset({"obspa"})
-"""Criteria that look at the inputs of products too. Their scores are losses, compared per multiply-accumulate saved."""
+LOSSES = frozenset({"obspa", "perturbation"})
+"""Criteria whose scores are relative losses: they compare across groups, per cost that a channel saves."""
 
-__all__ = ["CRITERIA", "WITH_STATISTICS", "Criterion", "Evidence", "Scores"]
+WITH_STATISTICS = LOSSES | {"wanda", "activation-variance", "activation-mean"}
+"""Criteria that look at the inputs of products too."""
+
+OWN_REPAIR = {"obspa": "obs", "activation-variance": "mean"}
+"""Criterion -> the repair that its scores take for granted."""
+
+__all__ = ["CRITERIA", "LOSSES", "OWN_REPAIR", "WITH_STATISTICS", "Criterion", "Evidence", "Scores"]

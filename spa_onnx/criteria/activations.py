@@ -1,0 +1,90 @@
+"""Criteria that look at weights and at the inputs of the products that read a channel.
+
+Each gives every index of a weight's input axis a score: float64 of shape (indices,). Inputs of the kernel's positions, and of groups of a
+convolution, are added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_onnx.consumers import Consumer, Matrix
+from spa_onnx.criteria.evidence import Evidence, Scores
+from spa_onnx.groups import Group
+from spa_onnx.statistics import Moments
+
+Measure = Callable[[Matrix, Moments], Matrix]
+"""(weight (blocks, rows, inputs), moments of the inputs) -> score of each input, (blocks, inputs)."""
+
+
+def _readers(group: Group, evidence: Evidence) -> Iterator[tuple[Consumer, Matrix, Moments]]:
+    """The products that sum over the group's channels, with their weight and the moments of their inputs."""
+    for consumer in evidence.consumers:
+        weight = evidence.model.constant(consumer.weight)
+        moments = (evidence.statistics or {}).get(consumer.node.index)
+        if consumer.axis in group.owner and weight is not None and moments is not None and moments.count:
+            yield consumer, consumer.matrix(weight), moments
+
+
+def _scores(group: Group, evidence: Evidence, measure: Measure) -> Scores:
+    found: Scores = []
+    for consumer, weight, moments in _readers(group, evidence):
+        score = measure(weight, moments)
+        found.append((consumer.axis, score.reshape(len(score), -1, consumer.window).sum(axis=(0, 2))))
+    return found
+
+
+def _mean_square(moments: Moments) -> Matrix:
+    return np.asarray(np.einsum("bii->bi", moments.gram) / moments.count, dtype=np.float64)
+
+
+def _variance(moments: Moments) -> Matrix:
+    return np.maximum(_mean_square(moments) - np.square(moments.mean), 0.0)
+
+
+def wanda(group: Group, evidence: Evidence) -> Scores:
+    """Sum over rows of |W_ri| ||X_i||, with the norm over all positions (Sun et al., Wanda, 2024); norms are per position here."""
+    return _scores(group, evidence, lambda weight, moments: np.abs(weight).sum(axis=1) * np.sqrt(_mean_square(moments)))
+
+
+def activation_variance(group: Group, evidence: Evidence) -> Scores:
+    """Fluctuation: var(X_i) ||W_i||^2, what is lost once the bias has taken up the mean (An et al., FLAP, 2024).
+
+    Its compensation is the repair `mean`: b + W_i mean(X_i).
+    """
+    return _scores(group, evidence, lambda weight, moments: _variance(moments) * np.square(weight).sum(axis=1))
+
+
+def activation_mean(group: Group, evidence: Evidence) -> Scores:
+    """|mean(X_i)|: behind a ReLU low for channels that are mostly zero (in the spirit of APoZ, Hu et al., Network Trimming, 2016)."""
+    return _scores(group, evidence, lambda _, moments: np.abs(moments.mean))
+
+
+def perturbation(group: Group, evidence: Evidence) -> NDArray[np.float64]:
+    """Coefficients of a regression of the loss on random masks, float64 (channels,): no gradient, only masked products.
+
+    After Bonsai (Dery et al., Everybody prune now, 2024), with the squared error of the products that read the group, relative to their
+    energy, in place of the loss of the model. With half of the channels gone at random that error is a quadratic form g' Q g of the mask
+    g, and the regression on ever more masks tends to s = Q 1, which is returned: what a channel costs alone, and shares with others.
+    Q_kl is the sum over the inputs i of channel k and j of channel l of (W' W)_ij C_ij, with C the second moments of the inputs.
+    """
+    total = np.zeros(group.size)
+    known = False
+    for consumer, weight, moments in _readers(group, evidence):
+        owners = _owners(group, consumer, len(weight))
+        for matrix, gram, owner in zip(weight, moments.gram / moments.count, owners, strict=True):
+            interaction = (matrix.T @ matrix) * gram
+            energy = float(interaction.sum())
+            owned = owner >= 0
+            if energy > 0:
+                total += np.bincount(owner[owned], interaction[np.ix_(owned, owned)].sum(axis=1) / energy, group.size)
+                known = True
+    return total if known else np.empty(0)
+
+
+def _owners(group: Group, consumer: Consumer, blocks: int) -> NDArray[np.int64]:
+    """The channel that owns each input of each product, (blocks, inputs): products side by side count their inputs alike."""
+    return np.tile(np.repeat(group.owner[consumer.axis], consumer.window), (blocks, 1))
