@@ -49,6 +49,9 @@ STEPS = ("load", "analyse", "collect", "score", "weigh", "select", "rewrite", "v
 FALLBACK = "l1"
 """Orders the channels of groups that no product with known inputs reads."""
 
+MOST_NAMES = 3
+"""Weights that a note names."""
+
 
 @dataclass(slots=True)
 class _Clock:
@@ -367,6 +370,18 @@ class _Trial:
         return cls(opened, given, samples, parse_bytes(memory))
 
 
+def _left_alone(known: Calibration, removal: Removal, values: Mapping[str, Array]) -> Iterator[str]:
+    """The products that lost inputs and still have their old weights."""
+    lost = [consumer for consumer in known.consumers if consumer.axis in removal]
+    kept = sorted({consumer.weight for consumer in lost if consumer.weight not in values})
+    if kept:
+        names = ", ".join(kept[:MOST_NAMES]) + (", ..." if len(kept) > MOST_NAMES else "")
+        yield (
+            f"{len(kept)} of the {len({consumer.weight for consumer in lost})} weights that lost inputs were not refitted, because others "
+            f"read them, their inputs were not finite, or what fits best is out of their type's range: {names}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """A plan about to be carried out. check: whether to validate and measure the result; latency: whether to time it too.
@@ -398,8 +413,8 @@ class _Job:
             report = replace(report, validation=validate(self.analysis.model, cut, dims))
         if repairs:
             self.clock("repair")
-            cut, how = self._repaired(cut)
-            report = replace(report, repair=how)
+            cut, how, notes = self._repaired(cut)
+            report = replace(report, repair=how, notes=(*report.notes, *notes))
             if self.check:
                 validate(self.analysis.model, cut, dims, repaired=True)
         if self.trial is not None and self.check:
@@ -409,15 +424,17 @@ class _Job:
         plan = self.plan.to_json(self.analysis, cut.tensors, cut.inexact, repaired=repairs)
         return Result(cut.proto, plan, replace(report, seconds=self.clock.seconds))
 
-    def _repaired(self, cut: Rewritten) -> tuple[Rewritten, str]:
-        """The same cut with repaired weights, and how."""
+    def _repaired(self, cut: Rewritten) -> tuple[Rewritten, str, tuple[str, ...]]:
+        """The same cut with repaired weights, how, and what was left as it is."""
         if self.known is None:
-            return rewrite(self.analysis, self.plan, self.values), self.repair
+            return rewrite(self.analysis, self.plan, self.values), self.repair, ()
+        refits = self.plan.settings["repair"] == "obs"
         values = _refitted(self.known, cut.removal, Settings.of(self.plan.settings))
         better = rewrite(self.analysis, self.plan, values)
         correction = self.known.correction(better.proto, cut.removal)
         how = f"{self.plan.settings['repair']}: fitted on {self.known.describe()}"
-        return (rewrite(self.analysis, self.plan, values | correction) if correction else better), how
+        notes = tuple(_left_alone(self.known, cut.removal, values)) if refits else ()
+        return (rewrite(self.analysis, self.plan, values | correction) if correction else better), how, notes
 
     def _measured(self, trial: _Trial, report: Report, cut: Rewritten, dims: Mapping[str, int]) -> Report:
         """The drift on the given data, or on random inputs; the latency."""

@@ -55,7 +55,11 @@ def reconstruct(
         if not np.isfinite(new).all():
             continue
         if refits:
-            values[name] = model.stored(name, first.tensor(new, weight))
+            with np.errstate(over="ignore"):
+                fitted = model.stored(name, first.tensor(new, weight))
+            if not np.isfinite(fitted).all():  # out of the type's range: the old weight stays, and so does its bias
+                continue
+            values[name] = fitted
         if centred:
             _refit_bias(model, first, old - new, moments, values)
     return values

@@ -29,6 +29,9 @@ PER_INPUT = 8
 FOR_CHANNELS = 128
 """Samples that are enough for the moments of channels: they have many positions, and are compared on the same samples."""
 
+LARGEST = 1e140
+"""Beyond this, squares and their sums leave the range of float64."""
+
 AT_ONCE = 64 * 2**20
 """Bytes of columns that are unfolded at a time."""
 
@@ -82,23 +85,27 @@ class _Sums:
     def __init__(self, blocks: int, inputs: int) -> None:
         self._grams = [np.zeros((inputs, inputs), order="F") for _ in range(blocks)]
         self._total = np.zeros((blocks, inputs))
-        self._count = 0
+        self.count = 0
 
     def add(self, x: Matrix) -> None:
-        """More columns, float64 (blocks, inputs, n)."""
+        """More columns, float64 (blocks, inputs, n); those that are not finite are left out."""
         from scipy.linalg import blas  # noqa: PLC0415 - slow to import, and not needed for criteria on weights
 
+        if not np.isfinite(x.sum()):
+            x = x[:, :, np.isfinite(x).all(axis=(0, 1)) & (np.abs(x) < LARGEST).all(axis=(0, 1))]
+        if not x.shape[2]:
+            return
         for number, columns_ in enumerate(x):
             self._grams[number] = blas.dsyrk(1.0, columns_.T, beta=1.0, c=self._grams[number], trans=1, overwrite_c=1)
         self._total += x.sum(axis=2)
-        self._count += x.shape[2]
+        self.count += x.shape[2]
 
     def moments(self) -> Moments:
         """The sums; only one triangle of each symmetric matrix was computed."""
         for gram in self._grams:
             for row in range(len(gram)):
                 gram[row + 1 :, row] = gram[row, row + 1 :]
-        return Moments(np.stack(self._grams) if len(self._grams) > 1 else self._grams[0][None], self._total, self._count)
+        return Moments(np.stack(self._grams) if len(self._grams) > 1 else self._grams[0][None], self._total, self.count)
 
 
 def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -198,7 +205,7 @@ def observe(
             for name in seen:
                 more = ChannelSums.of(tensors[name])
                 sums[name] = sums[name] + more if name in sums else more
-    moments = {index: total.moments() for index, total in products.items()}
+    moments = {index: total.moments() for index, total in products.items() if total.count}
     return Observed(moments, {name: total.moments() for name, total in sums.items()})
 
 
