@@ -20,13 +20,16 @@ from spa_onnx.runtime import Feed
 from spa_onnx.statistics import ChannelMoments, Moments, Schedule, channel_moments, feed_size, inputs_of, observe
 from spa_onnx.synthetic import has_stored_statistics, synthetic_feeds, with_batch_statistics
 
-MEMORY = 2 * 10**9
+MEMORY = 25 * 10**8
 """Bytes that collecting may take if nothing is said."""
 
 COPIES = 4
-"""A tensor takes up to so many times its size while it is worked on."""
+"""A matrix takes up to so many times its size while it is worked on."""
 
 LARGEST_BATCH = 64
+
+SMALLEST_BATCH = 8
+"""Rather than run fewer samples at a time, which batch statistics could not do with, tensors are looked at in several passes."""
 
 USUAL_INPUT = 3 * 32 * 32
 """Elements of a sample that is small; of larger ones fewer samples hold as many positions."""
@@ -89,7 +92,8 @@ def calibrate(
     names = {node.inputs[0] for node in normalisations(model)} if samples is None else set()
     sizes = {name: sample_bytes(model, name) for name in {*names, *(consumer.data for consumer in found)}}
     room = _room(model, found, memory)
-    batch = max(1, min(LARGEST_BATCH, room // (COPIES * max(sizes.values(), default=1))))
+    most = room // max(sizes.values(), default=1)
+    batch = max(1, min(LARGEST_BATCH, max(room // max(sum(sizes.values()), 1), SMALLEST_BATCH), most))
     if samples is not None:
         chosen = samples.head(count, batch)
         feeds: Sequence[Feed] = chosen.feeds()
@@ -126,7 +130,7 @@ def _passes(model: Model, sizes: Mapping[str, int], room: int) -> Iterator[tuple
     order = {name: number for number, name in enumerate((*model.inputs, *(o for node in model.nodes for o in node.outputs)))}
     names: list[str] = []
     for name in sorted(sizes, key=lambda tensor: order.get(tensor, -1)):
-        if names and COPIES * sum(sizes[other] for other in (*names, name)) > room:
+        if names and sum(sizes[other] for other in (*names, name)) > room:
             yield tuple(names)
             names = []
         names.append(name)

@@ -76,7 +76,10 @@ def _refit_bias(model: Model, consumer: Consumer, lost: np.ndarray, moments: Mom
     bias = model.weight(consumer.bias)
     if bias is not None:
         shift = np.einsum("bri,bi->br", lost, moments.mean).ravel()
-        values[consumer.bias] = model.stored(consumer.bias, bias.astype(np.float64) + shift.reshape(bias.shape))
+        with np.errstate(over="ignore"):
+            moved = model.stored(consumer.bias, bias.astype(np.float64) + shift.reshape(bias.shape))
+        if np.isfinite(moved).all():
+            values[consumer.bias] = moved
 
 
 def normalisations(model: Model) -> list[Node]:

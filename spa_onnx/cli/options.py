@@ -92,7 +92,7 @@ preprocess_option = click.option(
 
 memory_option = click.option(
     "--memory",
-    default="2GB",
+    default="2.5GB",
     show_default=True,
     metavar="SIZE",
     help="What statistics may take while they are collected: with less, fewer layers are looked at in one pass.",

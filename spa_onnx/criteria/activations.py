@@ -23,7 +23,7 @@ Measure = Callable[[Matrix, Moments], Matrix]
 def _readers(group: Group, evidence: Evidence) -> Iterator[tuple[Consumer, Matrix, Moments]]:
     """The products that sum over the group's channels, with their weight and the moments of their inputs."""
     for consumer in evidence.consumers:
-        weight = evidence.model.constant(consumer.weight)
+        weight = evidence.model.weight(consumer.weight)
         moments = (evidence.statistics or {}).get(consumer.node.index)
         if consumer.axis in group.owner and weight is not None and moments is not None and moments.count:
             yield consumer, consumer.matrix(weight), moments
