@@ -18,7 +18,7 @@ from spa_onnx.model import Model
 from spa_onnx.obs import steer
 from spa_onnx.repair import kept_columns
 from spa_onnx.runtime import Feed
-from spa_onnx.statistics import feed_size, positions
+from spa_onnx.statistics import feed_size, positions_of
 from spa_onnx.unfold import columns
 from spa_onnx.validate import mask
 from spa_onnx.walk import Walk
@@ -87,7 +87,7 @@ def reconstruct_in_order(
             continue
         if consumer.axis not in removal and all(map(np.array_equal, x, z)):  # nothing before it has changed
             continue
-        pairs = _pairs(consumer, model, x, z, positions(consumer, model, count), seed)
+        pairs = _pairs(consumer, model, x, z, positions_of(consumer, model, count), seed)
         cross, gram = pairs.centred() if consumer.bias else (pairs.cross / pairs.count, pairs.gram / pairs.count)
         old = consumer.matrix(weight)
         start = consumer.matrix(_numbers(model, consumer.weight, values[consumer.weight])) if consumer.weight in values else old

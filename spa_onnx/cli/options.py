@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
+WIDEST = 60
+"""A list of names that is longer does not fit beside its option; the help names them."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -28,7 +31,8 @@ class Name(click.ParamType):  # type: ignore[type-arg]
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """The names, for the help."""
         del param, ctx
-        return "[" + "|".join(self.names()) + "]"
+        listed = "[" + "|".join(self.names()) + "]"
+        return listed if len(listed) < WIDEST else "NAME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check that the name is in the table."""

@@ -30,7 +30,12 @@ from spa_onnx.cli import options
     help="Prune and repair in N steps, with statistics collected again; together they save what one would save.",
 )
 @click.option(
-    "--criterion", type=options.Name("spa_onnx.criteria:CRITERIA"), default="obspa", show_default=True, help="How channels are scored."
+    "--criterion",
+    type=options.Name("spa_onnx.criteria:CRITERIA"),
+    default="obspa",
+    show_default=True,
+    help="How channels are scored: obspa, wanda, activation-variance, activation-mean, perturbation, l1, l2, linf, fpgm, lamp, bn-scale, "
+    "random.",
 )
 @click.option(
     "--scope",
