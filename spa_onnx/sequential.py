@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spa_onnx.consumers import Consumer, Matrix
 from spa_onnx.cut import Removal, zeroed
@@ -18,10 +20,12 @@ from spa_onnx.model import Model
 from spa_onnx.obs import steer
 from spa_onnx.repair import kept_columns
 from spa_onnx.runtime import Feed
-from spa_onnx.statistics import feed_size, positions_of
+from spa_onnx.statistics import LARGEST, feed_size, positions_of, sample_keys
 from spa_onnx.unfold import columns
 from spa_onnx.validate import mask
 from spa_onnx.walk import Walk
+
+Keys: TypeAlias = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ def reconstruct_in_order(
     masked = mask(model, removal)
     dense, repaired = Walk(model.proto, feeds), Walk(masked, feeds)
     count = sum(map(feed_size, feeds))
+    keys = [sample_keys(feed, seed) for feed in feeds]
 
     def settle(name: str, value: Array) -> None:
         """Take the value into the repaired model, wherever the constant is read."""
@@ -87,7 +92,9 @@ def reconstruct_in_order(
             continue
         if consumer.axis not in removal and all(map(np.array_equal, x, z)):  # nothing before it has changed
             continue
-        pairs = _pairs(consumer, model, x, z, positions_of(consumer, model, count), seed)
+        pairs = _pairs(consumer, model, x, z, keys, positions_of(consumer, model, count))
+        if pairs is None:
+            continue
         cross, gram = pairs.centred() if consumer.bias else (pairs.cross / pairs.count, pairs.gram / pairs.count)
         old = consumer.matrix(weight)
         start = consumer.matrix(_numbers(model, consumer.weight, values[consumer.weight])) if consumer.weight in values else old
@@ -111,18 +118,15 @@ def _numbers(model: Model, name: str, value: Array) -> Array:
     return np.asarray(model.quantised[name].numbers(value)) if name in model.quantised else value
 
 
-def _pairs(consumer: Consumer, model: Model, x: Sequence[Array], z: Sequence[Array], most: int, seed: int) -> Pairs:
-    """The sums over all batches; positions are drawn alike for both models."""
+def _pairs(consumer: Consumer, model: Model, x: Sequence[Array], z: Sequence[Array], keys: Sequence[Keys], most: int) -> Pairs | None:
+    """The sums over all batches, at the same positions of both models; None where no column is finite."""
     total: Pairs | None = None
-    for number, both in enumerate(zip(x, z, strict=True)):
-        dense, repaired = (columns(consumer, model, consumer.numbers(data), most, _drawn(seed, consumer, number)) for data in both)
-        seen = Pairs.of(dense, repaired)
-        total = seen if total is None else total + seen
-    if total is None:
-        raise ValueError("no samples")
+    for dense, repaired, draw in zip(x, z, keys, strict=True):
+        both = [columns(consumer, model, consumer.numbers(data), most, draw) for data in (dense, repaired)]
+        if not np.isfinite(both[0].sum() + both[1].sum()):
+            usable = [np.isfinite(part).all(axis=(0, 1)) & (np.abs(part) < LARGEST).all(axis=(0, 1)) for part in both]
+            both = [part[:, :, usable[0] & usable[1]] for part in both]
+        if both[0].shape[2]:
+            seen = Pairs.of(both[0], both[1])
+            total = seen if total is None else total + seen
     return total
-
-
-def _drawn(seed: int, consumer: Consumer, batch: int) -> np.random.Generator:
-    """The same positions for the same product and batch."""
-    return np.random.default_rng([seed, consumer.node.index, batch])
