@@ -14,7 +14,7 @@ import onnx
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.analysis.demands import excluded
-from spa_onnx.calibration import Calibration, MEMORY, calibrate
+from spa_onnx.calibration import MEMORY, Calibration, calibrate
 from spa_onnx.consumers import Consumer
 from spa_onnx.cost import UNITS, PlanCost, macs, per_channel
 from spa_onnx.criteria import CRITERIA, LOSSES, WITH_STATISTICS, Evidence

@@ -55,9 +55,8 @@ def reconstruct(
         if not np.isfinite(new).all():
             continue
         if refits:
-            with np.errstate(over="ignore"):
-                fitted = model.stored(name, first.tensor(new, weight))
-            if not np.isfinite(fitted).all():  # out of the type's range: the old weight stays, and so does its bias
+            fitted = in_range(model, name, first.tensor(new, weight))
+            if fitted is None:  # the old weight stays, and so does its bias
                 continue
             values[name] = fitted
         if centred:
@@ -71,14 +70,20 @@ def kept_columns(consumer: Consumer, removal: Removal) -> np.ndarray:
     return (kept[:, None] * consumer.window + np.arange(consumer.window)).ravel()
 
 
+def in_range(model: Model, name: str, numbers: Array) -> Array | None:
+    """New numbers in the form of the constant that holds the old ones; None where its type cannot hold them."""
+    with np.errstate(over="ignore"):
+        stored = model.stored(name, numbers)
+    return stored if np.isfinite(stored).all() else None
+
+
 def _refit_bias(model: Model, consumer: Consumer, lost: np.ndarray, moments: Moments, values: dict[str, Array]) -> None:
     """Add (W - W') mean to the bias: what the removed inputs contributed on average."""
     bias = model.weight(consumer.bias)
     if bias is not None:
         shift = np.einsum("bri,bi->br", lost, moments.mean).ravel()
-        with np.errstate(over="ignore"):
-            moved = model.stored(consumer.bias, bias.astype(np.float64) + shift.reshape(bias.shape))
-        if np.isfinite(moved).all():
+        moved = in_range(model, consumer.bias, bias.astype(np.float64) + shift.reshape(bias.shape))
+        if moved is not None:
             values[consumer.bias] = moved
 
 

@@ -12,6 +12,7 @@ import onnx
 from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array
 from spa_onnx.model import Model, feeds
+from spa_onnx.node import Node
 from spa_onnx.shapes import GUESSES, choose_dims
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ LARGEST_TOKEN = 50
 
 EMBEDDED: Mapping[int, int] = {0: 2, 1: 4, 8: 3}
 """Inputs of EmbedLayerNormalization: ids of words, segments and positions -> the table that they index."""
+
+COUNTS: Mapping[str, int] = {"Attention": 6, "TensorScatter": 2}
+"""Operator -> the input that counts positions: nonpad_kv_seqlen, write_indices."""
 
 
 def session(proto: onnx.ModelProto, *, optimise: bool = False, what: str = "the model") -> ort.InferenceSession:
@@ -92,9 +96,20 @@ def _largest(model: Model, name: str) -> int:
         elif node.op == "com.microsoft.EmbedLayerNormalization":
             tables = [node.input(table) for ids, table in EMBEDDED.items() if node.input(ids) == name]
             bound = min([bound, *((model.shape(table) or (bound,))[0] for table in tables if table)])
+        elif node.op in COUNTS and node.input(COUNTS[node.op]) == name:
+            bound = min(bound, _positions(node, model))
         elif node.op == "Cast":
             bound = min(bound, _largest(model, node.outputs[0]))
     return max(bound, 1)
+
+
+def _positions(node: Node, model: Model) -> int:
+    """How many positions an index may name, or a length may count: those of the keys, or those at which an update still fits."""
+    first, second = (model.shape(node.inputs[slot]) or () for slot in (0, 1))
+    axis = int(node.attributes.get("axis", -2))
+    if len(first) < 2 or len(second) < 2:
+        return 1
+    return second[-2] if node.op == "Attention" else first[axis] - second[axis] + 1
 
 
 def _candidates(model: Model, given: Mapping[str, int]) -> Iterator[dict[str, int]]:

@@ -33,6 +33,9 @@ FEWEST = 8
 SPREAD = 30.0
 """No sensitivity is further than this factor from the middle one: a trial sees few samples."""
 
+SMALLEST = 1e-30
+"""A summed loss below this is rounding."""
+
 
 def sensitivities(
     analysis: Analysis, groups: Sequence[Group], scores: Mapping[str, NDArray[np.float64]], known: Calibration
@@ -80,7 +83,8 @@ class _Bench:
         going = np.argsort(scores, kind="stable")[: max(1, round(group.size * TRIAL))]
         removal = Removal(self._analysis, {group.name: np.sort(going)})
         error = _distance(self._outputs(self._constants(removal)), self._dense)
-        return error / max(float(scores[going].sum()), np.finfo(float).tiny)
+        loss = float(scores[going].sum())
+        return error / loss if loss > SMALLEST else float("nan")
 
     def _constants(self, removal: Removal) -> Feed:
         """The masked weights, those that consumers are refitted with among them."""
@@ -132,9 +136,10 @@ def _distance(got: Sequence[Array], dense: Sequence[Array]) -> float:
     """Mean over the outputs of ||got - dense||^2 / ||dense - mean||^2; outputs that are no numbers or do not vary are left out."""
     found = []
     for a, b in zip(got, dense, strict=True):
-        if a.shape == b.shape and b.dtype.kind in "fiu":
-            x, y = a.astype(np.float64), b.astype(np.float64)
-            varies = float(np.square(y - y.mean(axis=0)).sum()) or float(np.square(y - y.mean()).sum())
-            if np.isfinite(varies) and varies > 0:
-                found.append(float(np.square(x - y).sum()) / varies)
+        if a.shape != b.shape or b.dtype.kind not in "fiu" or not (np.isfinite(a).all() and np.isfinite(b).all()):
+            continue
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        varies = float(np.square(y - y.mean(axis=0)).sum()) or float(np.square(y - y.mean()).sum())
+        if varies > 0:
+            found.append(float(np.square(x - y).sum()) / varies)
     return float(np.mean(found)) if found else float("nan")

@@ -18,7 +18,7 @@ from spa_onnx.cut import Removal, zeroed
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
 from spa_onnx.obs import steer
-from spa_onnx.repair import kept_columns
+from spa_onnx.repair import in_range, kept_columns
 from spa_onnx.runtime import Feed
 from spa_onnx.statistics import LARGEST, feed_size, positions_of, sample_keys
 from spa_onnx.unfold import columns
@@ -87,30 +87,41 @@ def reconstruct_in_order(
         settle(name, value)
     for consumer in found:
         x, z = dense.tensor(consumer.data), repaired.tensor(consumer.data)
-        weight = model.weight(consumer.weight)
-        if weight is None or consumer.weight in model.source or len(model.consumers[consumer.weight]) != 1:
+        weight = _own_weight(consumer, model)
+        untouched = consumer.axis not in removal and all(map(np.array_equal, x, z))  # nothing before it has changed
+        pairs = None if untouched else _pairs(consumer, model, x, z, keys, positions_of(consumer, model, count))
+        if weight is None or pairs is None:
             continue
-        if consumer.axis not in removal and all(map(np.array_equal, x, z)):  # nothing before it has changed
-            continue
-        pairs = _pairs(consumer, model, x, z, keys, positions_of(consumer, model, count))
-        if pairs is None:
-            continue
-        cross, gram = pairs.centred() if consumer.bias else (pairs.cross / pairs.count, pairs.gram / pairs.count)
         old = consumer.matrix(weight)
         start = consumer.matrix(_numbers(model, consumer.weight, values[consumer.weight])) if consumer.weight in values else old
-        kept = kept_columns(consumer, removal)
-        new = np.zeros_like(old)
-        for block in range(len(old)):
-            wanted, inner = old[block] @ cross[block][:, kept], gram[block][np.ix_(kept, kept)]
-            new[block][:, kept] = steer(wanted, inner, start[block][:, kept], pairs.count)
-        if not np.isfinite(new).all():
+        new = _steered(consumer, pairs, old, start, kept_columns(consumer, removal))
+        fitted = in_range(model, consumer.weight, consumer.tensor(new, weight)) if np.isfinite(new).all() else None
+        if fitted is None:
             continue
-        settle(consumer.weight, model.stored(consumer.weight, consumer.tensor(new, weight)))
+        settle(consumer.weight, fitted)
         bias = model.weight(consumer.bias) if consumer.bias else None
         if bias is not None:
             lost = np.einsum("bri,bi->br", old, pairs.dense) - np.einsum("bri,bi->br", new, pairs.repaired)
-            settle(consumer.bias, model.stored(consumer.bias, bias.astype(np.float64) + (lost / pairs.count).reshape(bias.shape)))
+            moved = in_range(model, consumer.bias, bias.astype(np.float64) + (lost / pairs.count).reshape(bias.shape))
+            if moved is not None:
+                settle(consumer.bias, moved)
     return values
+
+
+def _own_weight(consumer: Consumer, model: Model) -> Array | None:
+    """The numbers of the weight, if nothing else reads it."""
+    shared = consumer.weight in model.source or len(model.consumers[consumer.weight]) != 1
+    return None if shared else model.weight(consumer.weight)
+
+
+def _steered(consumer: Consumer, pairs: Pairs, old: Matrix, start: Matrix, kept: NDArray[np.int64]) -> Matrix:
+    """The new weights as a matrix, zero for the inputs that are gone."""
+    cross, gram = pairs.centred() if consumer.bias else (pairs.cross / pairs.count, pairs.gram / pairs.count)
+    new = np.zeros_like(old)
+    for block in range(len(old)):
+        wanted, inner = old[block] @ cross[block][:, kept], gram[block][np.ix_(kept, kept)]
+        new[block][:, kept] = steer(wanted, inner, start[block][:, kept], pairs.count)
+    return new
 
 
 def _numbers(model: Model, name: str, value: Array) -> Array:

@@ -150,7 +150,7 @@ def test_every_step_is_reported_once_and_in_order():
     assert steps == ["load", "analyse", "score", "select", "rewrite", "validate", "measure"]
     steps.clear()
     spa_onnx.prune(tiny(), ratio=0.5, progress=steps.append)
-    assert steps == ["load", "analyse", "collect", "score", "select", "rewrite", "validate", "repair", "measure"]
+    assert steps == ["load", "analyse", "collect", "score", "weigh", "select", "rewrite", "validate", "repair", "measure"]
 
 
 def test_weights_in_another_file_are_counted_and_come_along(tmp_path):

@@ -103,11 +103,7 @@ ONLY: dict[str, set[str]] = {
     "rich": {"report", "cli"},
     "jinja2": {"report"},
     "PIL": {"sources"},
-<<<<<<< HEAD
-    "scipy": {"criteria", "obs"},
-=======
-    "scipy": {"analysis", "criteria", "obs", "statistics"},
->>>>>>> e10b52c (Statistics in bounded memory: --memory decides about passes and batches, and every sample has positions of its own)
+    "scipy": {"criteria", "obs", "statistics"},
 }
 """Library -> the only parts that import it."""
 

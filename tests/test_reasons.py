@@ -32,7 +32,7 @@ def weight_axes(analysis: Analysis) -> Iterator[Axis]:
     model = analysis.model
     names = {name for node in model.nodes for name in node.inputs if name and model.is_float(name)}
     unread = {name for name in model.constants if model.is_float(name) and name not in model.source.values()}
-    for name in sorted(names | unread):
+    for name in sorted(name for name in names | unread if model.is_weight(name)):
         yield from (Axis(name, dim) for dim, size in enumerate(model.shape(name) or ()) if size > 1)
 
 

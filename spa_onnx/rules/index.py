@@ -62,7 +62,7 @@ def tensor_scatter(node: Node, model: Model) -> Iterator[Fact]:
     axis = int(node.attributes.get("axis", -2)) % rank
     others = [d for d in range(rank) if d != axis]
     batch = [(Axis(node.input(2), 0), Axis(y, 0))] if node.input(2) else []
-    yield from _matched(node, model, iter([(Axis(cache, axis), Axis(y, axis)), *batch]))
+    yield from _matched(node, model, iter(batch))  # a position is a number in write_indices: none may go
     yield from _matched(node, model, ((Axis(x, d), Axis(y, d)) for x in (cache, update) for d in others))
 
 
