@@ -164,11 +164,15 @@ class Model:
     def weight(self, tensor: str) -> Array | None:
         """The numbers that a constant stands for: its value, or where it is quantised, what that means; None for other tensors."""
         array = self.constant(tensor)
+        return None if array is None else self.numbers(tensor, array)
+
+    def numbers(self, tensor: str, array: Array) -> Array:
+        """What an array in the form of a constant stands for: itself, or where the constant is quantised float32 of its shape."""
         found = self.quantised.get(tensor)
-        return array if array is None or found is None else found.numbers(array).astype(np.float32)
+        return array if found is None else found.numbers(array).astype(np.float32)
 
     def stored(self, tensor: str, numbers: Array) -> Array:
-        """The inverse of `weight`, as near as the constant's type can come."""
+        """The inverse of `numbers`, as near as the constant's type can come."""
         found = self.quantised.get(tensor)
         return numbers.astype(np.asarray(self.constant(tensor)).dtype) if found is None else found.nearest(numbers)
 

@@ -428,12 +428,12 @@ class _Job:
         """The same cut with repaired weights, how, and what was left as it is."""
         if self.known is None:
             return rewrite(self.analysis, self.plan, self.values), self.repair, ()
-        refits = self.plan.settings["repair"] == "obs"
-        values = _refitted(self.known, cut.removal, Settings.of(self.plan.settings))
+        settings = Settings.of(self.plan.settings)
+        values = _refitted(self.known, cut.removal, settings)
         better = rewrite(self.analysis, self.plan, values)
         correction = self.known.correction(better.proto, cut.removal)
-        how = f"{self.plan.settings['repair']}: fitted on {self.known.describe()}"
-        notes = tuple(_left_alone(self.known, cut.removal, values)) if refits else ()
+        how = f"{settings.repair}: fitted on {self.known.describe()}"
+        notes = tuple(_left_alone(self.known, cut.removal, values)) if settings.repair == "obs" else ()
         return (rewrite(self.analysis, self.plan, values | correction) if correction else better), how, notes
 
     def _measured(self, trial: _Trial, report: Report, cut: Rewritten, dims: Mapping[str, int]) -> Report:

@@ -14,13 +14,13 @@ from spa_onnx.calibration import Calibration
 from spa_onnx.cut import Removal, zeroed
 from spa_onnx.fold import Array
 from spa_onnx.groups import Analysis, Group
+from spa_onnx.mask import mask
 from spa_onnx.model import Model
 from spa_onnx.model import feeds as given
 from spa_onnx.repair import reconstruct
 from spa_onnx.runtime import Feed
 from spa_onnx.shapes import symbolic_dims
 from spa_onnx.statistics import feed_size
-from spa_onnx.validate import mask
 
 TRIAL = 0.25
 """Share of a group's channels that the trial cut takes."""

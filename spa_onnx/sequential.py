@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from spa_onnx.consumers import Consumer, Matrix
 from spa_onnx.cut import Removal, zeroed
 from spa_onnx.fold import Array
+from spa_onnx.mask import mask
 from spa_onnx.model import Model
 from spa_onnx.obs import steer
 from spa_onnx.repair import in_range, kept_columns
 from spa_onnx.runtime import Feed
-from spa_onnx.statistics import LARGEST, feed_size, positions_of, sample_keys
+from spa_onnx.statistics import feed_size, finite, positions_of, sample_keys
 from spa_onnx.unfold import columns
-from spa_onnx.validate import mask
 from spa_onnx.walk import Walk
 
 Keys: TypeAlias = NDArray[np.uint32]
@@ -68,14 +68,15 @@ def reconstruct_in_order(
 ) -> dict[str, Array]:
     """Constant -> new value in the original's shape, for all products with a weight of their own.
 
-    prior: values from `reconstruct`, towards which little known directions are drawn and which stay where a weight is shared. Raises
-    RefusedError where onnxruntime cannot run the model in parts.
+    feeds: the samples, all of which are held while the two models run. prior: values from `reconstruct`, towards which little known
+    directions are drawn and which stay where a weight is shared. Raises RefusedError where onnxruntime cannot run the model in parts.
     """
     values = dict(prior)
     masked = mask(model, removal)
-    dense, repaired = Walk(model.proto, feeds), Walk(masked, feeds)
-    count = sum(map(feed_size, feeds))
-    keys = [sample_keys(feed, seed) for feed in feeds]
+    made = list(feeds)  # they may be decoded or made up anew each time that they are asked for
+    dense, repaired = Walk(model.proto, made), Walk(masked, made)
+    count = sum(map(feed_size, made))
+    keys = [sample_keys(feed, seed) for feed in made]
 
     def settle(name: str, value: Array) -> None:
         """Take the value into the repaired model, wherever the constant is read."""
@@ -93,7 +94,7 @@ def reconstruct_in_order(
         if weight is None or pairs is None:
             continue
         old = consumer.matrix(weight)
-        start = consumer.matrix(_numbers(model, consumer.weight, values[consumer.weight])) if consumer.weight in values else old
+        start = consumer.matrix(model.numbers(consumer.weight, values[consumer.weight])) if consumer.weight in values else old
         new = _steered(consumer, pairs, old, start, kept_columns(consumer, removal))
         fitted = in_range(model, consumer.weight, consumer.tensor(new, weight)) if np.isfinite(new).all() else None
         if fitted is None:
@@ -124,19 +125,11 @@ def _steered(consumer: Consumer, pairs: Pairs, old: Matrix, start: Matrix, kept:
     return new
 
 
-def _numbers(model: Model, name: str, value: Array) -> Array:
-    """What a new value of a constant stands for."""
-    return np.asarray(model.quantised[name].numbers(value)) if name in model.quantised else value
-
-
 def _pairs(consumer: Consumer, model: Model, x: Sequence[Array], z: Sequence[Array], keys: Sequence[Keys], most: int) -> Pairs | None:
     """The sums over all batches, at the same positions of both models; None where no column is finite."""
     total: Pairs | None = None
     for dense, repaired, draw in zip(x, z, keys, strict=True):
-        both = [columns(consumer, model, consumer.numbers(data), most, draw) for data in (dense, repaired)]
-        if not np.isfinite(both[0].sum() + both[1].sum()):
-            usable = [np.isfinite(part).all(axis=(0, 1)) & (np.abs(part) < LARGEST).all(axis=(0, 1)) for part in both]
-            both = [part[:, :, usable[0] & usable[1]] for part in both]
+        both = finite(*(columns(consumer, model, consumer.numbers(data), most, draw) for data in (dense, repaired)))
         if both[0].shape[2]:
             seen = Pairs.of(both[0], both[1])
             total = seen if total is None else total + seen

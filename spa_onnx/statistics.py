@@ -79,6 +79,14 @@ class Moments:
         return np.asarray(result, dtype=np.float64)
 
 
+def finite(*parts: Matrix) -> list[Matrix]:
+    """The columns, float64 (blocks, inputs, n) each, at which no part holds a number that is not finite, or too large to be squared."""
+    if all(np.isfinite(part.sum()) for part in parts):
+        return list(parts)
+    usable = np.logical_and.reduce([(np.isfinite(part) & (np.abs(part) < LARGEST)).all(axis=(0, 1)) for part in parts])
+    return [part[:, :, usable] for part in parts]
+
+
 class _Sums:
     """Moments while they are added up, in place: the matrices of wide layers are large."""
 
@@ -91,8 +99,7 @@ class _Sums:
         """More columns, float64 (blocks, inputs, n); those that are not finite are left out."""
         from scipy.linalg import blas  # noqa: PLC0415 - slow to import, and not needed for criteria on weights
 
-        if not np.isfinite(x.sum()):
-            x = x[:, :, np.isfinite(x).all(axis=(0, 1)) & (np.abs(x) < LARGEST).all(axis=(0, 1))]
+        (x,) = finite(x)
         if not x.shape[2]:
             return
         for number, columns_ in enumerate(x):

@@ -18,12 +18,13 @@ from spa_onnx.cost import macs
 from spa_onnx.criteria import CRITERIA, Evidence
 from spa_onnx.errors import ValidationError
 from spa_onnx.importance import score_groups
+from spa_onnx.mask import mask
 from spa_onnx.model import Model, parameters
 from spa_onnx.plan import Plan
 from spa_onnx.quantised import packed, unpacked
 from spa_onnx.rewrite import rewrite
 from spa_onnx.rules.vanish import vanishes
-from spa_onnx.validate import mask, validate
+from spa_onnx.validate import validate
 
 SHARED = Path(os.environ.get("SHARED_MODELS", Path(__file__).parents[1] / ".." / "shared" / "models"))
 QDQ = [

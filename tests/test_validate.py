@@ -14,10 +14,11 @@ from onnx import helper, numpy_helper
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import ValidationError
+from spa_onnx.mask import mask
 from spa_onnx.model import Model
 from spa_onnx.plan import Plan
 from spa_onnx.rewrite import Rewritten, rewrite
-from spa_onnx.validate import TOLERANCE, Verdict, difference, mask, validate
+from spa_onnx.validate import TOLERANCE, Verdict, difference, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
