@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 from svg import INK, SOFT, box, line, page, path, text
 from walkthrough import analysed, carried_out, classes, pruned
@@ -147,7 +147,8 @@ def _links(analysis: Analysis, group: Group, rows: Mapping[Axis, Row], colour: s
         spans = sorted((coupling.a, coupling.b), key=lambda span: rows[span.axis][1])
         (x, top), (u, bottom) = (rows[span.axis] for span in spans)
         for above, below in zip(spans[0].indices(), spans[1].indices(), strict=True):
-            pairs = zip(above, below, strict=True) if len(above) == len(below) else ((a, b) for a in above for b in below)
+            own = coupling.parts > 1 and len(above) > len(below)  # every part has the lower axis for itself
+            pairs = zip(above, above if own else below, strict=True) if own or len(above) == len(below) else product(above, below)
             for a, b in pairs:
                 yield line((x + (a + 0.5) * CELL, top + CELL), (u + (b + 0.5) * CELL, bottom), colour, 1.3)
 
@@ -164,12 +165,13 @@ def _arcs(owner: Sequence[int], row: Row, colour: str) -> Iterator[str]:
 
 
 def _group_panel(analysis: Analysis, group: Group, y: float, hue: tuple[str, Sequence[str]]) -> tuple[list[str], float]:
+    parted = f", as many go from each of {group.parts} parts" if group.parts > 1 else ""
     parts = [
         box(16, y, (868, 148), "#ffffff", "#e1e6ed", 8),
-        text(LEFT, y + 22, f"group {group.name}: {group.size} channels", 13, bold=True, anchor="start", fill=hue[0]),
+        text(LEFT, y + 22, f"group {group.name}: {group.size} channels{parted}", 13, bold=True, anchor="start", fill=hue[0]),
     ]
     rows: dict[Axis, Row] = {}
-    found = classes(group)
+    found = [(axes, owner.ravel()) for axes, owner in classes(group)]
     longest = max(len(owner) for _, owner in found)
     for place, (axes, owner) in enumerate(found):
         row = LEFT + (longest - len(owner)) / 2 * CELL, y + 50 + place * 66
@@ -213,24 +215,28 @@ def _owner_of(analysis: Analysis, axis: Axis) -> tuple[tuple[str, Sequence[str]]
     """The colours of an axis and the channel of each of its indices."""
     for group, hue in zip(analysis.prunable(), HUES, strict=True):
         if axis in group.owner:
-            return hue, group.owner[axis].tolist()
+            return hue, group.owner[axis].reshape(-1, group.owner[axis].shape[-1])[0].tolist()
     return GREY, list(range((analysis.model.shape(axis.tensor) or ())[axis.dim]))
 
 
-def _matrix(name: str, x: float, y: float, kept: Sequence[Sequence[int]], *, lost: bool) -> Iterator[str]:
-    """Rows and columns of a weight with the colour of their group at the edge; `lost`: all of them, with those that go in white."""
+def _matrix(name: str, x: float, y: float, kept: Sequence[tuple[int, Sequence[int]]], *, lost: bool) -> Iterator[str]:
+    """Rows and columns of a weight with the colour of their group at the edge; `lost`: all of them, with those that go in white.
+
+    kept: the rows that stay, each with the columns that stay in it.
+    """
     analysis = analysed()
     rows, columns = (_owner_of(analysis, Axis(name, dim)) for dim in (0, 1))
-    shown = [list(range(len(owner))) if lost else list(left) for (_, owner), left in zip((rows, columns), kept, strict=True)]
-    for i, row in enumerate(shown[0]):
+    stay = dict(kept)
+    shown = [(row, range(len(columns[1]))) for row in range(len(rows[1]))] if lost else kept
+    for i, (row, inside) in enumerate(shown):
         yield box(x - 10, y + i * GRID, (7, GRID), _shade(rows[0], rows[1][row]), rows[0][0], 0)
-        for j, column in enumerate(shown[1]):
-            stays = row in kept[0] and column in kept[1]
+        for j, column in enumerate(inside):
+            stays = column in stay.get(row, ())
             yield box(x + j * GRID, y + i * GRID, (GRID, GRID), "#dfe7f1" if stays else LOST, "#a9b6c6" if stays else "#dadfe5", 0)
             if not stays:
                 corner = x + j * GRID, y + i * GRID
                 yield line((corner[0] + 3, corner[1] + 3), (corner[0] + GRID - 3, corner[1] + GRID - 3), "#d98880", 1)
-    for j, column in enumerate(shown[1]):
+    for j, column in enumerate(shown[0][1]):
         yield box(x + j * GRID, y - 10, (GRID, 7), _shade(columns[0], columns[1][column]), columns[0][0], 0)
 
 
@@ -242,7 +248,9 @@ def shapes() -> str:
     parts += [text(20, y, what, 13, bold=True, anchor="start", fill=SOFT) for what, y in (("before", 62), ("after", 226))]
     x = 104.0
     for name in ("stem_w", "wide_w", "mix_w", "thin_w", "head_w"):
-        kept = [removal.kept(Axis(name, dim)).tolist() for dim in (0, 1)]
+        every = [range(size) for size in (analysis.model.shape(name) or ())]
+        cuts = [[kept.get(dim, every[dim]) for dim in (0, 1)] for kept in removal.slices(name)]
+        kept = [(int(row), [int(column) for column in columns]) for rows, columns in cuts for row in rows]
         width = max((analysis.model.shape(name) or ())[1] * GRID, 78)
         parts += [*_matrix(name, x, 70, kept, lost=True), *_matrix(name, x, 234, kept, lost=False)]
         for y, model in ((188, analysis.model), (316, after)):

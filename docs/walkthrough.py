@@ -69,7 +69,8 @@ def span_text(span: Span) -> str:
 def fact_lines(fact: Fact) -> Iterator[str]:
     """A fact in words; the options of a choice are indented."""
     if isinstance(fact, Coupling):
-        yield f"Coupling   {span_text(fact.a)} = {span_text(fact.b)}, k < {fact.a.count}"
+        parts = f", in {fact.parts} parts" if fact.parts > 1 else ""
+        yield f"Coupling   {span_text(fact.a)} = {span_text(fact.b)}, k < {fact.a.count}{parts}"
     elif isinstance(fact, Choice):
         yield "Choice"
         for option in fact.options:
@@ -110,9 +111,10 @@ def classes_block() -> str:
     """Every class of the groups that can lose channels."""
     lines = []
     for group in analysed().prunable():
-        lines.append(f"group {group.name}: {group.size} channels")
+        lines.append(f"group {group.name}: {group.size} channels" + (f" in {group.parts} parts" if group.parts > 1 else ""))
         for axes, owner in classes(group):
-            lines.append(f"  {len(owner):2d} indices, owned by channels {' '.join(str(k) for k in owner)}")
+            rows = [" ".join(map(str, row)) for row in np.atleast_2d(owner)]
+            lines.append(f"  {owner.shape[-1]:2d} indices, owned by channels {' and '.join(rows)}")
             lines.append(f"     {', '.join(str(axis) for axis in axes)}")
     return "\n".join(lines)
 
@@ -124,7 +126,7 @@ def scores_block() -> str:
     evidence = Evidence(analysis.model)
     lines = ["L1 norm of each slice"]
     for axis, scores in CRITERIA["l1"](group, evidence):
-        lines.append(f"  {axis!s:<12}" + " ".join(f"{score:5.2f}" for score in scores))
+        lines.append(f"  {axis!s:<12}" + " ".join(f"{score:5.2f}" for score in scores.ravel()))
     lines.append("score of each channel")
     for normalise in ("none", "mean"):
         scores = score_groups([group], CRITERIA["l1"], evidence, "sum", normalise)[group.name]

@@ -161,7 +161,7 @@ class PlanCost:
     def __init__(self, model: Model, groups: Sequence[Group], unit: str = "macs") -> None:
         kind = UNITS[unit]
         self._batch = batch_size(model) if kind.batched else 1
-        owned = [{axis: np.count_nonzero(owner >= 0) / group.size for axis, owner in group.owner.items()} for group in groups]
+        owned = [{axis: group.share(axis) for axis in group.owner} for group in groups]
         touched: dict[Axis, list[tuple[int, float]]] = {}
         for number, axes in enumerate(owned):
             for axis, count in axes.items():

@@ -60,7 +60,7 @@ def explain(analysis: Analysis, axis: Axis) -> Iterator[Explanation]:
     for group in analysis.groups:
         if axis in group.owner:
             steps = _to_pin(analysis, axis, group) if group.pinned else tuple(_reach(analysis, axis, group))
-            yield Explanation(axis, group, steps, int((group.owner[axis] >= 0).sum()))
+            yield Explanation(axis, group, steps, int((group.owner[axis] >= 0).reshape(-1, group.owner[axis].shape[-1]).any(axis=0).sum()))
 
 
 def _inside(analysis: Analysis, group: Group) -> nx.MultiGraph[Axis]:

@@ -61,11 +61,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Coupling:
-    """Channel k of `a` and channel k of `b` are removed together or not at all."""
+    """Channel k of `a` and channel k of `b` are removed together or not at all.
+
+    parts: where more than 1, channel k owns one index in each of so many parts of `a`, and it need not be the same one: each part may
+    lose its own, as long as all lose as many.
+    """
 
     a: Span
     b: Span
     why: str
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if self.a.count != self.b.count:

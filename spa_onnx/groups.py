@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
 
 from spa_onnx.facts import Axis, Indices
 from spa_onnx.model import Model
@@ -24,7 +26,9 @@ class Group:
 
     owner: for each axis, int64 of the axis's size with the channel that owns each index, -1 for none. Matrices and filters come
     first, then vectors, then activations, each in the order of the graph. pinned: empty, or why none of these channels may go.
-    cause: the reason without its place, to be counted.
+    cause: the reason without its place, to be counted. parts: the channels stand in so many parts of equal size, one after the other,
+    each of which loses as many (the groups of a convolution). An axis that every part has for itself has an owner of shape
+    (parts, the axis's size): part p of the tensor along axis 0 has row p.
     """
 
     name: str
@@ -32,6 +36,23 @@ class Group:
     owner: Mapping[Axis, Indices]
     pinned: str = ""
     cause: str = ""
+    parts: int = 1
+
+    @property
+    def steps(self) -> int:
+        """The channels of one part: how often one can be taken from each."""
+        return self.size // self.parts
+
+    def ranked(self, scores: NDArray[np.float64]) -> Indices:
+        """The channels of every part by their score, the lowest first, int64 (steps, parts): a row can go."""
+        order = np.argsort(scores.reshape(self.parts, -1), axis=1, kind="stable")
+        return np.asarray((order + np.arange(self.parts)[:, None] * self.steps).T, dtype=np.int64)
+
+    def share(self, axis: Axis) -> float:
+        """How many indices an axis loses with a channel, on average."""
+        owner = self.owner[axis]
+        rows = owner.size // owner.shape[-1]
+        return int(np.count_nonzero(owner >= 0)) / int(rows) / self.size
 
     def weights(self, model: Model) -> Iterator[Axis]:
         """The axes of weights that the group touches."""
@@ -54,7 +75,7 @@ class Analysis:
 
     def prunable(self) -> tuple[Group, ...]:
         """Groups that can lose channels and hold weights."""
-        return tuple(g for g in self.groups if not g.pinned and g.size > 1 and any(True for _ in g.weights(self.model)))
+        return tuple(g for g in self.groups if not g.pinned and g.steps > 1 and any(True for _ in g.weights(self.model)))
 
     def pinned(self) -> tuple[Group, ...]:
         """Groups that hold weights and cannot lose channels; positions (the height of a kernel) are not channels."""
@@ -66,4 +87,4 @@ class Analysis:
 
     def _held(self) -> Iterator[Group]:
         held = (group for group in self.groups if group.pinned)
-        return (g for g in held if any(len(g.owner[axis]) > 1 for axis in g.weights(self.model)))
+        return (g for g in held if any(g.owner[axis].shape[-1] > 1 for axis in g.weights(self.model)))

@@ -19,8 +19,8 @@ Vector = NDArray[np.float64]
 
 def _gather(scores: Scores, group: Group) -> tuple[NDArray[np.int64], Vector]:
     """(channel, score) of every index that a channel of the group owns."""
-    channels = [group.owner[axis] for axis, _ in scores]
-    owner, values = np.concatenate(channels), np.concatenate([score for _, score in scores])
+    owner = np.concatenate([group.owner[axis].ravel() for axis, _ in scores])
+    values = np.concatenate([score.ravel() for _, score in scores])
     return owner[owner >= 0], values[owner >= 0]
 
 

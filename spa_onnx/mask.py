@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from spa_onnx.cut import Removal, zeroed
+from spa_onnx.cut import Key, Removal, lookup, zeroed
 from spa_onnx.facts import Axis
 from spa_onnx.model import Model
 from spa_onnx.quantised import SCALES
@@ -32,20 +32,18 @@ def mask(model: Model, removal: Removal, only: Container[Axis] | None = None) ->
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     nodes = dict(enumerate(proto.graph.node))
-    made: dict[tuple[str, tuple[tuple[int, bytes], ...]], str] = {}
+    made: dict[tuple[str, Key], str] = {}
     divisors = _divisors(model)
     for node in model.nodes:
         for slot, name in enumerate(node.inputs):
             if not name or not model.is_constant(name) or name in divisors or slot in SCALES.get(node.op, ()):
                 continue
-            shape = model.shape(name) or ()
-            axes = [Axis(name, dim) for dim in range(len(shape)) if only is None or Axis(name, dim) in only]
-            kept = {axis.dim: removal.kept(axis) for axis in axes if axis in removal}
-            if kept:
-                key = (model.source.get(name, name), tuple((dim, k.tobytes()) for dim, k in kept.items()))
+            slices = removal.slices(name, only)
+            if any(slices):
+                key = (model.source.get(name, name), lookup(slices))
                 if key not in made:
                     made[key] = f"{key[0]}__masked_{len(made)}"
-                    array = zeroed(model, name, np.asarray(model.constant(name)), kept)
+                    array = zeroed(model, name, np.asarray(model.constant(name)), slices)
                     proto.graph.initializer.append(numpy_helper.from_array(array, made[key]))
                 nodes[node.index].input[slot] = made[key]
     if proto.ir_version < 4:

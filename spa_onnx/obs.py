@@ -82,16 +82,19 @@ def refit(weight: Matrix, gram: Matrix, kept: NDArray[np.int64]) -> Matrix:
 class Surgeon:
     """One product while blocks of its inputs are removed.
 
-    Keeps W and H^-1 of what is left, so that the next saliency counts those already gone.
+    Keeps W and H^-1 of what is left, so that the next saliency counts those already gone. members: the channel of each block, in
+    ascending order, where the product reads only some of `count` channels.
     """
 
-    def __init__(self, weight: Matrix, gram: Matrix, blocks: NDArray[np.int64]) -> None:
+    def __init__(
+        self, weight: Matrix, gram: Matrix, blocks: NDArray[np.int64], members: NDArray[np.int64] | None = None, count: int = 0
+    ) -> None:
         self.energy = 0.5 * float(np.sum((weight @ gram) * weight))
         self._inverse = inverted(damped(gram))
         self._weight = weight
         self._blocks = blocks
-        self._left = np.arange(len(blocks))
-        self._count = len(blocks)
+        self._left = np.arange(len(blocks)) if members is None else members
+        self._count = count or len(blocks)
 
     def saliency(self) -> NDArray[np.float64]:
         """Loss added by removing each block next, float64 (blocks,); zero for blocks already gone."""

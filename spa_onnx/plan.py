@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from spa_onnx.cut import Slices
 from spa_onnx.errors import RefusedError
 from spa_onnx.facts import Indices
 from spa_onnx.groups import Analysis
@@ -22,18 +23,25 @@ FORMAT = 1
 class TensorCut:
     """A constant of the pruned model and where it comes from.
 
-    name: in the pruned model. source, shape: in the original. kept: axis -> the indices that stay, for axes that lost some.
+    name: in the pruned model. source, shape: in the original. slices: what stayed of the source.
     """
 
     name: str
     source: str
     shape: tuple[int, ...]
-    kept: Mapping[int, Indices]
+    slices: Slices
+
+    @property
+    def kept(self) -> Mapping[int, Indices]:
+        """The only slice."""
+        (kept,) = self.slices
+        return kept
 
     def to_json(self) -> dict[str, Any]:
         """The entry of the plan file."""
-        kept = {str(axis): indices.tolist() for axis, indices in self.kept.items()}
-        return {"name": self.name, "source": self.source, "shape": list(self.shape), "kept": kept}
+        blocks = [{str(axis): indices.tolist() for axis, indices in kept.items()} for kept in self.slices]
+        content = {"kept": blocks[0]} if len(blocks) == 1 else {"blocks": blocks}
+        return {"name": self.name, "source": self.source, "shape": list(self.shape), **content}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,13 @@ class Plan:
     def to_json(self, analysis: Analysis, tensors: tuple[TensorCut, ...], inexact: tuple[str, ...], *, repaired: bool) -> dict[str, Any]:
         """The content of a plan file (docs/cli.md describes it)."""
         groups = [
-            {"name": g.name, "channels": g.size, "removed": self.drop[g.name].tolist(), "axes": [str(axis) for axis in g.owner]}
+            {
+                "name": g.name,
+                "channels": g.size,
+                **({"parts": g.parts} if g.parts > 1 else {}),
+                "removed": self.drop[g.name].tolist(),
+                "axes": [str(axis) for axis in g.owner],
+            }
             for g in analysis.groups
             if g.name in self.drop
         ]
@@ -96,3 +110,9 @@ def check_plan(plan: Plan, analysis: Analysis) -> None:
         sound = len(removed) == len(np.unique(removed)) and 0 < len(removed) < group.size
         if not sound or removed.min() < 0 or removed.max() >= group.size:
             raise RefusedError(f"the plan removes channels {removed.tolist()} of group {name}, which has {group.size}")
+        lost = np.bincount(removed // group.steps, minlength=group.parts)
+        if lost.min() < lost.max() or lost[0] == group.steps:
+            raise RefusedError(
+                f"the plan removes {lost.tolist()} channels from the {group.parts} parts of group {name}: each of {group.steps} "
+                "channels must lose as many, and keep one"
+            )

@@ -46,11 +46,11 @@ def reconstruct(
         first = users[0]
         moments = sum((statistics[user.node.index] for user in users[1:]), statistics[first.node.index])
         old = first.matrix(weight)
-        columns = kept_columns(first, removal)
         centred = bool(first.bias) and len(users) == 1
         gram = moments.covariance() if centred else moments.gram / moments.count
         new = np.zeros_like(old)
         for block in range(len(old)):
+            columns = kept_columns(first, removal, block)
             new[block][:, columns] = refit(old[block], damped(gram[block]), columns) if refits else old[block][:, columns]
         if not np.isfinite(new).all():
             continue
@@ -64,9 +64,10 @@ def reconstruct(
     return values
 
 
-def kept_columns(consumer: Consumer, removal: Removal) -> np.ndarray:
-    """The inputs of the product that stay."""
-    kept = removal.kept(consumer.axis)
+def kept_columns(consumer: Consumer, removal: Removal, block: int) -> np.ndarray:
+    """The inputs that stay of one of the products side by side."""
+    stays = removal.stays(consumer.axis)
+    kept = np.flatnonzero(np.broadcast_to(stays, (consumer.blocks, stays.shape[-1]))[block])
     return (kept[:, None] * consumer.window + np.arange(consumer.window)).ravel()
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
-from spa_onnx.cut import Removal
-from spa_onnx.facts import Axis, Indices
+from spa_onnx.cut import Key, Removal, Slices, lookup, taken
+from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
 from spa_onnx.groups import Analysis
 from spa_onnx.model import Model, graph_constants
@@ -106,36 +106,24 @@ class _Draft:
                 if name and self._model.is_constant(name):
                     uses[self._model.source.get(name, name)].append((node.index, slot, name))
         for source, places in uses.items():
-            shape = self._model.shape(source) or ()
-            variants: dict[tuple[tuple[int, bytes], ...], tuple[str, dict[int, Indices]]] = {}
-            for _, _, name in places:
-                kept = {dim: removal.kept(Axis(name, dim)) for dim in range(len(shape)) if Axis(name, dim) in removal}
-                key = tuple((dim, indices.tobytes()) for dim, indices in kept.items())
-                variants.setdefault(key, (name, kept))
-            if set(variants) != {()} or source in self._values:
-                yield from self._store_variants(source, shape, places, variants, removal)
+            slices = [removal.slices(name) for _, _, name in places]
+            if any(map(any, slices)) or source in self._values:
+                yield from self._store_variants(source, places, slices)
 
-    def _store_variants(
-        self,
-        source: str,
-        shape: tuple[int, ...],
-        places: list[tuple[int, int, str]],
-        variants: dict[tuple[tuple[int, bytes], ...], tuple[str, dict[int, Indices]]],
-        removal: Removal,
-    ) -> Iterator[TensorCut]:
-        """The first variant keeps the name; an uncut one comes first, so that it stays what it was."""
-        names: dict[tuple[tuple[int, bytes], ...], str] = {}
-        array = self._values.get(source, self._model.constant(source))
-        for key in sorted(variants, key=len):
-            names[key] = source if not names else self._new_name(source)
-            kept = variants[key][1]
-            if key or names[key] != source or source in self._values:
-                self._store(names[key], source, _take(array, kept))
-            if key:
-                yield TensorCut(names[key], source, shape, kept)
-        for index, slot, use in places:
-            kept = {dim: removal.kept(Axis(use, dim)) for dim in range(len(shape)) if Axis(use, dim) in removal}
-            self._nodes[index].input[slot] = names[tuple((dim, indices.tobytes()) for dim, indices in kept.items())]
+    def _store_variants(self, source: str, places: list[tuple[int, int, str]], slices: list[Slices]) -> Iterator[TensorCut]:
+        """The first variant keeps the name; an uncut one comes first, so that it stays what it was. slices: of each place."""
+        names: dict[Key, str] = {}
+        array = np.asarray(self._values.get(source, self._model.constant(source)))
+        for each in sorted(slices, key=lambda each: len(each[0])):
+            if lookup(each) in names:
+                continue
+            name = names[lookup(each)] = source if not names else self._new_name(source)
+            if any(each) or name != source or source in self._values:
+                self._store(name, source, taken(array, each))
+            if any(each):
+                yield TensorCut(name, source, self._model.shape(source) or (), each)
+        for (index, slot, _), each in zip(places, slices, strict=True):
+            self._nodes[index].input[slot] = names[lookup(each)]
 
     def _store(self, name: str, source: str, array: Array) -> None:
         """Put a constant's new value where the old one stands, or beside it under a new name."""
@@ -220,13 +208,6 @@ class _Draft:
         _bury(proto.graph, dead_before, self._unused)
         refresh_value_info(proto)
         return proto
-
-
-def _take(array: Array | None, kept: Mapping[int, Indices]) -> Array:
-    result = np.asarray(array)
-    for dim, indices in kept.items():
-        result = np.take(result, indices, axis=dim)
-    return result
 
 
 def _overwrite(tensor: TensorProto, array: Array) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import networkx as nx
 import numpy as np
 
-from spa_onnx.cut import Removal
+from spa_onnx.cut import Removal, put, taken
 from spa_onnx.facts import Axis, Indices
 from spa_onnx.fold import Array
 from spa_onnx.groups import Analysis, Group
@@ -39,11 +39,12 @@ def narrowed(analysis: Analysis, drop: Mapping[str, Indices], removal: Removal, 
         renumbered[channels] = np.arange(len(channels))
         owner: dict[Axis, Indices] = {}
         for axis, numbers in group.owner.items():
-            kept, shape = removal.kept(axis), model.shape(axis.tensor)
-            if shape is not None and len(shape) > axis.dim and shape[axis.dim] == len(kept):
-                owner[axis] = renumbered[numbers[kept]]
+            stays, shape = np.broadcast_to(removal.stays(axis), numbers.shape), model.shape(axis.tensor)
+            left = renumbered[numbers[stays]].reshape(*numbers.shape[:-1], -1)
+            if shape is not None and len(shape) > axis.dim and shape[axis.dim] == left.shape[-1]:
+                owner[axis] = left
         if owner:
-            groups.append(Group(group.name, len(channels), owner, group.pinned, group.cause))
+            groups.append(Group(group.name, len(channels), owner, group.pinned, group.cause, group.parts))
     return Analysis(model, tuple(groups), nx.MultiGraph(), (), {})
 
 
@@ -67,9 +68,7 @@ def widened(model: Model, values: Mapping[str, Array], removal: Removal, before:
         old = before.get(name, model.constant(name))
         if old is None or name in shared:
             continue
-        where = np.ix_(*(removal.kept(Axis(name, dim)) for dim in range(old.ndim)))
-        array = np.array(old)
-        if array[where].shape == value.shape:
-            array[where] = value
-            result[name] = array
+        slices = removal.slices(name)
+        if taken(old, slices).shape == value.shape:
+            result[name] = put(old, slices, value)
     return result

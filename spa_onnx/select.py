@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, lcm
 
 import numpy as np
@@ -22,7 +22,7 @@ Scores = Mapping[str, NDArray[np.float64]]
 
 def step(group: Group, multiple: int) -> int:
     """The smallest number of channels by which every weight axis of the group changes by a multiple of `multiple` indices."""
-    owned = {np.count_nonzero(owner >= 0) // group.size for owner in group.owner.values()}
+    owned = {int(group.share(axis)) for axis in group.owner}
     return lcm(*(multiple // gcd(multiple, count) for count in owned if count))
 
 
@@ -148,9 +148,12 @@ def select(
     whole channels allow. multiple: every channel count that changes stays a multiple of it; groups too small for one multiple stay whole.
     Raises RefusedError where the target is out of reach.
     """
-    chosen = [group for group in groups if group.name in scores]
-    if not chosen:
+    whole = [group for group in groups if group.name in scores]
+    if not whole:
         return {}
+    ranks = [group.ranked(scores[group.name]) for group in whole]
+    scores = {group.name: scores[group.name][rank].mean(axis=1) for group, rank in zip(whole, ranks, strict=True)}
+    chosen = [by_rank(group, rank) if group.parts > 1 else group for group, rank in zip(whole, ranks, strict=True)]
     choice = _Choice(chosen, scores, np.asarray([step(group, multiple) for group in chosen]))
     unit = goal.unit if isinstance(goal, Target) else "macs"
     cost = PlanCost(model, chosen, unit)
@@ -168,10 +171,17 @@ def select(
     if isinstance(goal, Target):
         removed = choice.filled(removed, cost, budget)
     drop = {}
-    for group, count in zip(chosen, removed.tolist(), strict=True):
+    for group, rank, count in zip(chosen, ranks, removed.tolist(), strict=True):
         if count > 0:
-            drop[group.name] = np.sort(np.argsort(scores[group.name], kind="stable")[:count])
+            drop[group.name] = np.sort(rank[:count], axis=None)
     return drop
+
+
+def by_rank(group: Group, ranked: Indices) -> Group:
+    """The group with those channels as one that have the same rank, each in its part. ranked: (ranks, parts)."""
+    rank = np.full(group.size + 1, -1)
+    rank[ranked] = np.arange(len(ranked))[:, None]
+    return replace(group, size=len(ranked), owner={axis: rank[owner] for axis, owner in group.owner.items()}, parts=1)
 
 
 def _check_reach(choice: _Choice, cost: PlanCost, goal: Target, whole: float) -> None:

@@ -80,7 +80,7 @@ class _Bench:
 
     def sensitivity(self, group: Group, scores: NDArray[np.float64]) -> float:
         """Error of the outputs over the summed loss of the trial."""
-        going = np.argsort(scores, kind="stable")[: max(1, round(group.size * TRIAL))]
+        going = group.ranked(scores)[: max(1, round(group.steps * TRIAL))].ravel()
         removal = Removal(self._analysis, {group.name: np.sort(going)})
         error = _distance(self._outputs(self._constants(removal)), self._dense)
         loss = float(scores[going].sum())
@@ -97,7 +97,7 @@ class _Bench:
             for slot, name in enumerate(masked.graph.node[node.index].input):
                 use = node.inputs[slot]
                 if use in refitted:
-                    found[_place(node.index, slot)] = zeroed(model, use, refitted[use], removal.losses(use))
+                    found[_place(node.index, slot)] = zeroed(model, use, refitted[use], removal.slices(use))
                 elif name != model.proto.graph.node[node.index].input[slot]:
                     found[_place(node.index, slot)] = numpy_helper.to_array(fresh[name])
         return found

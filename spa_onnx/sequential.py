@@ -82,7 +82,7 @@ def reconstruct_in_order(
         """Take the value into the repaired model, wherever the constant is read."""
         values[name] = value
         for node in model.consumers[name]:
-            repaired.replace(masked.graph.node[node.index].input[node.inputs.index(name)], zeroed(model, name, value, removal.losses(name)))
+            repaired.replace(masked.graph.node[node.index].input[node.inputs.index(name)], zeroed(model, name, value, removal.slices(name)))
 
     for name, value in prior.items():
         settle(name, value)
@@ -95,7 +95,7 @@ def reconstruct_in_order(
             continue
         old = consumer.matrix(weight)
         start = consumer.matrix(model.numbers(consumer.weight, values[consumer.weight])) if consumer.weight in values else old
-        new = _steered(consumer, pairs, old, start, kept_columns(consumer, removal))
+        new = _steered(consumer, pairs, old, start, [kept_columns(consumer, removal, block) for block in range(len(old))])
         fitted = in_range(model, consumer.weight, consumer.tensor(new, weight)) if np.isfinite(new).all() else None
         if fitted is None:
             continue
@@ -115,13 +115,13 @@ def _own_weight(consumer: Consumer, model: Model) -> Array | None:
     return None if shared else model.weight(consumer.weight)
 
 
-def _steered(consumer: Consumer, pairs: Pairs, old: Matrix, start: Matrix, kept: NDArray[np.int64]) -> Matrix:
-    """The new weights as a matrix, zero for the inputs that are gone."""
+def _steered(consumer: Consumer, pairs: Pairs, old: Matrix, start: Matrix, kept: Sequence[NDArray[np.int64]]) -> Matrix:
+    """The new weights as a matrix, zero for the inputs that are gone. kept: the inputs that stay of each block."""
     cross, gram = pairs.centred() if consumer.bias else (pairs.cross / pairs.count, pairs.gram / pairs.count)
     new = np.zeros_like(old)
-    for block in range(len(old)):
-        wanted, inner = old[block] @ cross[block][:, kept], gram[block][np.ix_(kept, kept)]
-        new[block][:, kept] = steer(wanted, inner, start[block][:, kept], pairs.count)
+    for block, left in enumerate(kept):
+        wanted, inner = old[block] @ cross[block][:, left], gram[block][np.ix_(left, left)]
+        new[block][:, left] = steer(wanted, inner, start[block][:, left], pairs.count)
     return new
 
 

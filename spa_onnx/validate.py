@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from spa_onnx import runtime
-from spa_onnx.cut import Removal
+from spa_onnx.cut import Removal, taken
 from spa_onnx.errors import RefusedError, ValidationError
 from spa_onnx.facts import Axis, Coupling
 from spa_onnx.fold import Array
@@ -221,9 +221,9 @@ def _first_difference(model: Model, rewritten: Rewritten, feed: Feed) -> str:
             continue
         want, got = wanted[name], found[name]
         shape = model.shape(name) or ()
-        for dim in range(min(len(shape), want.ndim)):
-            if Axis(name, dim) in rewritten.removal and want.shape[dim] == shape[dim]:
-                want = np.take(want, rewritten.removal.kept(Axis(name, dim)), axis=dim)
+        same = {dim for dim, size in enumerate(want.shape[: len(shape)]) if size == shape[dim]}
+        slices = rewritten.removal.slices(name)
+        want = taken(want, [{dim: kept for dim, kept in each.items() if dim in same} for each in slices])
         gap = difference(want, got)
         if gap > TOLERANCE["float32"]:
             return (

@@ -23,12 +23,13 @@ class VacuousError(AssertionError):
 
 
 def random_drop(groups: Iterable[Group], seed: int, ratio: float = 0.4) -> dict[str, Indices]:
-    """About `ratio` of the channels of every group, at least one and never all."""
+    """About `ratio` of the channels of every group, at least one and never all; of parts that lose their own as many from each."""
     rng = np.random.default_rng(seed)
     drop = {}
     for group in groups:
-        count = min(max(round(group.size * ratio), 1), group.size - 1)
-        drop[group.name] = np.sort(rng.choice(group.size, count, replace=False))
+        count = min(max(round(group.steps * ratio), 1), group.steps - 1)
+        chosen = [part * group.steps + rng.choice(group.steps, count, replace=False) for part in range(group.parts)]
+        drop[group.name] = np.sort(np.concatenate(chosen))
     return drop
 
 

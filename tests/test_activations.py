@@ -22,6 +22,13 @@ CONV = image("z = Relu(a) q = Conv<pads=[1,1,1,1]>(z, w5, b5)", "float[4,8,3,3] 
 ROWS = net("float[N,6] x", "float[6,8] w1, float[8] b1, float[8,5] w2", "a = MatMul(x, w1) b = Add(a, b1) c = Relu(b) y = MatMul(c, w2)")
 GROUPED = image("z = Relu(a) q = Conv<group=2>(z, w5)", "float[6,4,1,1] w5", batch="N", outputs="y, q")
 
+SHIFTED = image(
+    "l, r = Split<axis=1>(a, s) t = Concat<axis=1>(r, l) z = Add(a, t) q = Conv<group=2>(z, w5)",
+    "float[6,4,1,1] w5, int64[2] s = {4, 4}",
+    batch="N",
+    outputs="y, q",
+)
+
 
 def known(build, samples=40, seed=0):
     """(the group, evidence, the tensors that products read, as (channels, columns), by the name of their weight)."""
@@ -73,8 +80,14 @@ def test_scores_equal_a_direct_computation(name, build):
         np.testing.assert_allclose(score, expected[weight], rtol=1e-4, atol=1e-6)
 
 
-def test_products_side_by_side_are_added_up():
+def test_products_side_by_side_score_their_own_channels():
     group, evidence, tensors = known(GROUPED)
+    (score,) = [score for axis, score in CRITERIA["activation-mean"](group, evidence) if axis.tensor == "w5"]
+    np.testing.assert_allclose(score, np.abs(tensors["w5"].mean(axis=(0, 2, 3))), rtol=1e-4)
+
+
+def test_products_side_by_side_that_lose_the_same_channels_are_added_up():
+    group, evidence, tensors = known(SHIFTED)
     (score,) = [score for axis, score in CRITERIA["activation-mean"](group, evidence) if axis.tensor == "w5"]
     mean = np.abs(tensors["w5"].mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(score, mean[:4] + mean[4:], rtol=1e-4)

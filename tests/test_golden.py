@@ -28,7 +28,8 @@ def described(name: str, build: Build) -> Iterator[str]:
     for group in analysis.groups:
         if group.pinned and group.name not in held:
             continue
-        yield f"{group.name} {group.size}" + (f" pinned: {group.pinned}" if group.pinned else "")
+        parts = f" in {group.parts} parts" if group.parts > 1 else ""
+        yield f"{group.name} {group.size}{parts}" + (f" pinned: {group.pinned}" if group.pinned else "")
         if not group.pinned:
             yield from _axes(group)
     yield ""
@@ -38,7 +39,8 @@ def _axes(group: Group) -> Iterator[str]:
     """The axes of a group, those with the same owners on one line."""
     lines: dict[str, list[str]] = {}
     for axis, owner in group.owner.items():
-        lines.setdefault(compact(owner), []).append(str(axis))
+        rows = "; ".join(map(compact, owner)) if owner.ndim > 1 else compact(owner)
+        lines.setdefault(rows, []).append(str(axis))
     for owners, axes in lines.items():
         yield f"    {' '.join(axes)}" + ("" if owners == f"0..{group.size - 1}" else f"  <- {owners}")
 

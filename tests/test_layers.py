@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "groups": FOUNDATION | {"rules"},
     "analysis": GROUPS,
     "cut": GROUPS,
-    "plan": {"errors", "facts", "groups"},
+    "plan": {"errors", "facts", "groups", "cut"},
     "cost": FOUNDATION | {"groups"},
     "obs": set(),
     "consumers": FOUNDATION,

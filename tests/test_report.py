@@ -46,7 +46,7 @@ def test_prune_shows_costs_groups_pins_drift_and_validation(tmp_path):
     assert all(len(row) == 3 for row in rows.values())
     assert rows["file size"][0] == "331.96 kB"
     assert rows["parameters"][2] == "0.375"
-    assert "7 pruned: they lost 102 of their 256 channels" in text
+    assert "7 pruned: they lost 138 of their 352 channels" in text
     assert "1 x graph output" in text
     assert "pruned == masked" in words
     assert "(on 400 samples of" in words

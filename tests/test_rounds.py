@@ -82,8 +82,9 @@ def test_the_cost_of_a_plan_is_that_of_the_model_it_leaves(model, seed):
     proto = spa_onnx.pipeline.open_source(model).proto
     analysis = analyse(Model.of(proto))
     groups = analysis.prunable()
-    removed = np.array([rng.integers(0, group.size) for group in groups])
-    drop = {g.name: np.sort(rng.choice(g.size, n, replace=False)) for g, n in zip(groups, removed, strict=True) if n}
+    gone = [group.ranked(rng.random(group.size))[: rng.integers(0, group.steps)] for group in groups]
+    drop = {group.name: np.sort(ranks, axis=None) for group, ranks in zip(groups, gone, strict=True)}
+    removed = np.array([ranks.size for ranks in gone])
     left = rewrite(analysis, Plan(drop, "")).proto
     assert PlanCost(analysis.model, groups, "params")(removed) == parameters(left)
     assert PlanCost(analysis.model, groups)(removed) == pytest.approx(UNITS["macs"].whole(Model.of(left)), abs=1)

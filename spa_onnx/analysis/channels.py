@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.analysis.network import Edge, Network
+from spa_onnx.analysis.parts import Loose, equal, loosened
 from spa_onnx.facts import Axis, Indices, Pin
 from spa_onnx.groups import POSITIONS, Group
 from spa_onnx.model import Model
@@ -18,11 +19,12 @@ from spa_onnx.model import Model
 
 @dataclass(frozen=True, slots=True)
 class _Alike:
-    """Channels that touch the same classes. owner: class -> the channel of each of its indices, -1 for none."""
+    """Channels that touch the same classes. owner: class -> the channel of each of its indices, -1 for none. parts: as of a Group."""
 
     owner: Mapping[int, Indices]
     size: int
     pinned: bool
+    parts: int = 1
 
 
 def groups(network: Network) -> Iterator[Group]:
@@ -35,7 +37,7 @@ def groups(network: Network) -> Iterator[Group]:
             owner = {axis: array for number, array in alike.owner.items() for axis in network.classes[number].axes}
             axes = sorted(owner, key=lambda axis: _rank(axis, order, network.model))
             members = {axis: owner[axis] for axis in axes}
-            found.append(Group("", alike.size, members, str(pin or ""), pin.why if pin else ""))
+            found.append(Group("", alike.size, members, str(pin or ""), pin.why if pin else "", alike.parts))
     return _named(sorted(found, key=lambda group: _rank(next(iter(group.owner)), order, network.model)), network.model)
 
 
@@ -58,19 +60,34 @@ def _tensors_in_order(model: Model) -> Iterator[str]:
         yield from (name for name in (*node.inputs, *node.outputs) if name and not model.is_constant(name))
 
 
-def _channels(network: Network, component: list[int], edges: list[Edge]) -> Iterator[_Alike]:
-    """The channels of classes that edges connect."""
-    sizes = [len(network.classes[number].pinned) for number in component]
+def _channels(network: Network, component: list[int], edges: list[Edge]) -> list[_Alike]:
+    """The channels of classes that edges connect; where parts may each lose their own, those of every part."""
+    loose = loosened(network, edges)
+    free = _alike(network, component, loose) if loose else None
+    return free or _alike(network, component, Loose(1, tuple(edges), frozenset())) or []
+
+
+def _alike(network: Network, component: list[int], loose: Loose) -> list[_Alike] | None:
+    """Channels that touch the same classes; None where parts have unequal ones."""
+    held = [np.tile(network.classes[number].pinned, loose.parts if number in loose.own else 1) for number in component]
+    sizes = [len(mask) for mask in held]
     start = dict(zip(component, np.cumsum([0, *sizes]).tolist(), strict=False))
-    labels = _label(sum(sizes), [(edge.left + start[edge.a], edge.right + start[edge.b]) for edge in edges])
+    labels = _label(sum(sizes), [(edge.left + start[edge.a], edge.right + start[edge.b]) for edge in loose.edges])
     pinned = np.zeros(labels.max(initial=-1) + 1, bool)
-    pinned[labels[np.concatenate([network.classes[number].pinned for number in component])]] = True
-    place = np.full(len(pinned), -1)
-    for channels, touched in _by_signature(labels, np.repeat(np.arange(len(component)), sizes), pinned):
+    pinned[labels[np.concatenate(held)]] = True
+    part, place = loose.part_of(labels, start), np.full(len(pinned), -1)
+    found = []
+    for several, touched in _by_signature(labels, np.repeat(np.arange(len(component)), sizes), pinned):
+        parts = equal(part[several], loose.parts)
+        if parts == 0:
+            return None
+        channels = several[np.argsort(part[several], kind="stable")]
         place[channels] = np.arange(len(channels))
         owner = {component[at]: place[labels[start[component[at]] : start[component[at]] + sizes[at]]] for at in touched}
-        yield _Alike(owner, len(channels), bool(pinned[channels[0]]))
+        rows = {number: array.reshape(loose.parts, -1) if number in loose.own else array for number, array in owner.items()}
+        found.append(_Alike(rows, len(channels), bool(pinned[channels[0]]), parts))
         place[channels] = -1
+    return found if any(alike.parts > 1 and not alike.pinned for alike in found) or loose.parts == 1 else None
 
 
 def _lone(network: Network, number: int) -> Iterator[_Alike]:

@@ -25,12 +25,16 @@ class AxisClass:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A coupling between two classes: row k of `left` and row k of `right` hold the indices of channel k, (channels, owned)."""
+    """A coupling between two classes: row k of `left` and row k of `right` hold the indices of channel k, (channels, owned).
+
+    parts: as of the Coupling.
+    """
 
     a: int
     b: int
     left: Indices
     right: Indices
+    parts: int = 1
 
 
 class Network:
@@ -105,7 +109,7 @@ class Network:
             self._connect(coupling)
 
     def _connect(self, coupling: Coupling) -> Edge:
-        edge = Edge(self.of[coupling.a.axis], self.of[coupling.b.axis], coupling.a.indices(), coupling.b.indices())
+        edge = Edge(self.of[coupling.a.axis], self.of[coupling.b.axis], coupling.a.indices(), coupling.b.indices(), coupling.parts)
         for end in {edge.a, edge.b}:
             self._at[end].append(edge)
         self.edges.append(edge)

@@ -1,7 +1,7 @@
 """Criteria that look at weights and at the inputs of the products that read a channel.
 
-Each gives every index of a weight's input axis a score: float64 of shape (indices,). Inputs of the kernel's positions, and of groups of a
-convolution, are added up.
+Each gives every index of a weight's input axis a score: float64 of shape (indices,). Inputs of the kernel's positions are added up, and
+so are those of groups of a convolution that lose the same ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def _scores(group: Group, evidence: Evidence, measure: Measure) -> Scores:
     found: Scores = []
     for consumer, weight, moments in _readers(group, evidence):
         score = measure(weight, moments)
-        found.append((consumer.axis, score.reshape(len(score), -1, consumer.window).sum(axis=(0, 2))))
+        indices = score.reshape(-1, consumer.window).sum(axis=1)
+        found.append((consumer.axis, indices.reshape(-1, group.owner[consumer.axis].size).sum(axis=0)))
     return found
 
 
@@ -87,4 +88,5 @@ def perturbation(group: Group, evidence: Evidence) -> NDArray[np.float64]:
 
 def _owners(group: Group, consumer: Consumer, blocks: int) -> NDArray[np.int64]:
     """The channel that owns each input of each product, (blocks, inputs): products side by side count their inputs alike."""
-    return np.tile(np.repeat(group.owner[consumer.axis], consumer.window), (blocks, 1))
+    owner = np.repeat(group.owner[consumer.axis], consumer.window, axis=-1)
+    return np.broadcast_to(owner, (blocks, owner.shape[-1]))

@@ -17,7 +17,7 @@ from spa_onnx.model import Model
 from spa_onnx.statistics import Moments
 
 Scores: TypeAlias = list[tuple[Axis, Array]]
-"""For each axis that was looked at, a score per index: float64 of shape (indices of the axis,)."""
+"""For each axis that was looked at, a score per index: float64 of as many as its owner has."""
 
 
 @dataclass(frozen=True, slots=True)

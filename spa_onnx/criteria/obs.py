@@ -16,20 +16,20 @@ CHUNK = 16
 """Of the channels left, one in CHUNK (at least one) goes before saliencies are computed again."""
 
 
-def column_blocks(consumer: Consumer, group: Group) -> NDArray[np.int64] | None:
-    """The inputs of the consumer's product that each channel owns, int64 (channels, size); None where it reads none of them.
+def column_blocks(consumer: Consumer, group: Group) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """For each of the products side by side, the inputs that each channel owns, int64 (channels, size), and which channels these are.
 
-    Channels that own unequal numbers of inputs give None too: their losses could not be compared.
+    Nothing where the consumer reads none of the group, or where channels own unequal numbers of inputs: their losses could not be compared.
     """
     owner = group.owner.get(consumer.axis)
-    if owner is None:
-        return None
-    counts = np.bincount(owner[owner >= 0], minlength=group.size)
-    if counts.min() != counts.max() or counts[0] == 0:
-        return None
-    indices = np.argsort(owner, kind="stable")[(owner < 0).sum() :].reshape(group.size, -1)
+    counts = np.zeros(1) if owner is None else np.bincount(owner[owner >= 0], minlength=group.size)
+    if owner is None or counts.min() != counts.max() or counts[0] == 0:
+        return
     window = np.arange(consumer.window)
-    return np.asarray((indices[:, :, None] * consumer.window + window).reshape(group.size, -1), dtype=np.int64)
+    for row in np.broadcast_to(owner, (consumer.blocks, owner.shape[-1])):
+        members = np.unique(row[row >= 0])
+        indices = np.argsort(row, kind="stable")[(row < 0).sum() :].reshape(len(members), -1)
+        yield (indices[:, :, None] * consumer.window + window).reshape(len(members), -1), members
 
 
 def surgeons(group: Group, evidence: Evidence) -> Iterator[Surgeon]:
@@ -37,14 +37,14 @@ def surgeons(group: Group, evidence: Evidence) -> Iterator[Surgeon]:
     if evidence.statistics is None:
         return
     for consumer in evidence.consumers:
-        blocks = column_blocks(consumer, group)
+        columns = list(column_blocks(consumer, group))
         moments = evidence.statistics.get(consumer.node.index)
         weight = evidence.model.weight(consumer.weight)
-        if blocks is None or moments is None or weight is None:
+        if not columns or moments is None or weight is None:
             continue
         gram = moments.covariance() if consumer.bias else moments.gram / moments.count
-        for matrix, inner in zip(consumer.matrix(weight), gram, strict=True):
-            yield Surgeon(matrix, inner, blocks)
+        for matrix, inner, (blocks, members) in zip(consumer.matrix(weight), gram, columns, strict=True):
+            yield Surgeon(matrix, inner, blocks, members, group.size)
 
 
 def obspa(group: Group, evidence: Evidence) -> NDArray[np.float64]:

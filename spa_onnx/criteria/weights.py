@@ -15,12 +15,13 @@ from spa_onnx.groups import Group
 from spa_onnx.model import Model
 
 
-def slices(model: Model, axis: Axis) -> Array:
-    """The slices of a weight along an axis, dequantised, float64 of shape (indices, elements of a slice)."""
+def slices(group: Group, model: Model, axis: Axis) -> Array:
+    """The slices of a weight along an axis, dequantised, float64 of shape (indices, elements of a slice); part by part (see Group)."""
     array = model.weight(axis.tensor)
     if array is None:
         raise RefusedError(f"{axis.tensor} is not a constant, so it has no weights to score")
-    return np.moveaxis(array, axis.dim, 0).reshape(array.shape[axis.dim], -1).astype(np.float64)
+    parts = np.split(array, group.owner[axis].size // array.shape[axis.dim])
+    return np.concatenate([np.moveaxis(part, axis.dim, 0).reshape(part.shape[axis.dim], -1) for part in parts]).astype(np.float64)
 
 
 def scored_axes(group: Group, model: Model) -> list[Axis]:
@@ -32,17 +33,17 @@ def scored_axes(group: Group, model: Model) -> list[Axis]:
 
 def l1(group: Group, evidence: Evidence) -> Scores:
     """Sum of absolute values (Li et al., Pruning Filters for Efficient ConvNets, 2017)."""
-    return [(axis, np.abs(slices(evidence.model, axis)).sum(axis=1)) for axis in scored_axes(group, evidence.model)]
+    return [(axis, np.abs(slices(group, evidence.model, axis)).sum(axis=1)) for axis in scored_axes(group, evidence.model)]
 
 
 def l2(group: Group, evidence: Evidence) -> Scores:
     """Euclidean norm."""
-    return [(axis, np.sqrt(np.square(slices(evidence.model, axis)).sum(axis=1))) for axis in scored_axes(group, evidence.model)]
+    return [(axis, np.sqrt(np.square(slices(group, evidence.model, axis)).sum(axis=1))) for axis in scored_axes(group, evidence.model)]
 
 
 def linf(group: Group, evidence: Evidence) -> Scores:
     """Largest absolute value."""
-    return [(axis, np.abs(slices(evidence.model, axis)).max(axis=1)) for axis in scored_axes(group, evidence.model)]
+    return [(axis, np.abs(slices(group, evidence.model, axis)).max(axis=1)) for axis in scored_axes(group, evidence.model)]
 
 
 def fpgm(group: Group, evidence: Evidence) -> Scores:
@@ -51,7 +52,7 @@ def fpgm(group: Group, evidence: Evidence) -> Scores:
 
     found = []
     for axis in scored_axes(group, evidence.model):
-        rows = slices(evidence.model, axis)
+        rows = slices(group, evidence.model, axis)
         found.append((axis, cdist(rows, rows).sum(axis=1)))
     return found
 
@@ -60,7 +61,7 @@ def lamp(group: Group, evidence: Evidence) -> Scores:
     """Squared norm over the sum of all squared norms that are not smaller (Lee et al., LAMP, 2021), slice by slice."""
     found = []
     for axis in scored_axes(group, evidence.model):
-        energy = np.square(slices(evidence.model, axis)).sum(axis=1)
+        energy = np.square(slices(group, evidence.model, axis)).sum(axis=1)
         order = np.argsort(energy, kind="stable")
         not_smaller = np.cumsum(energy[order][::-1])[::-1]
         score = np.empty_like(energy)
@@ -72,7 +73,7 @@ def lamp(group: Group, evidence: Evidence) -> Scores:
 def bn_scale(group: Group, evidence: Evidence) -> Scores:
     """Absolute scale of the BatchNormalization behind each channel (Liu et al., Network Slimming, 2017)."""
     scales = {node.inputs[1] for node in evidence.model.nodes if node.op == "BatchNormalization"}
-    return [(axis, np.abs(slices(evidence.model, axis)).sum(axis=1)) for axis in group.owner if axis.tensor in scales]
+    return [(axis, np.abs(slices(group, evidence.model, axis)).sum(axis=1)) for axis in group.owner if axis.tensor in scales]
 
 
 def random(group: Group, evidence: Evidence) -> Scores:

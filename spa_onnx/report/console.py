@@ -20,7 +20,7 @@ from spa_onnx.comparison import Comparison
 from spa_onnx.drift import Drift
 from spa_onnx.explain import Explanation, Step, pin_at_end
 from spa_onnx.facts import Axis
-from spa_onnx.groups import Analysis
+from spa_onnx.groups import Analysis, Group
 from spa_onnx.result import Report, Result
 
 WIDTH = 120
@@ -202,7 +202,7 @@ def show_groups(analysis: Analysis, model: Path) -> None:
         if reasons[0][1] > 1:
             console.print("\nmost frequent reasons")
             _print(console, _facts((f"{times} x", why) for why, times in reasons))
-    places = sum(len(group.owner[axis]) > 1 for group in analysis.positions() for axis in group.weights(analysis.model))
+    places = sum(group.owner[axis].shape[-1] > 1 for group in analysis.positions() for axis in group.weights(analysis.model))
     if places:
         console.print(
             f"\n{_some(places, 'axis of a weight', 'axes of weights')} hold positions, as the height of a kernel, and not channels"
@@ -216,7 +216,7 @@ def show_explanation(analysis: Analysis, axis: Axis, found: Sequence[Explanation
         console.print(f"{escape(str(axis))} belongs to no group: its indices are not cut by any rule", soft_wrap=True)
     for one in found:
         state = "cannot be cut" if one.group.pinned else "can be cut" + (", together with" if one.steps else "")
-        what = f"{one.indices} of its indices are {_some(one.group.size, 'channel')} that {state}"
+        what = f"{one.indices} of its indices are {_some(one.group.size, 'channel')}{_parts(one.group)} that {state}"
         console.print(f"[bold]{escape(str(axis))}[/bold]: {what}", soft_wrap=True)
         for indent, forks, step in _tree(axis, one.steps):
             room = " " * min(2 * indent, DEEPEST)
@@ -224,6 +224,11 @@ def show_explanation(analysis: Analysis, axis: Axis, found: Sequence[Explanation
             console.print(f"{room}      {escape(step.why)}", soft_wrap=True)
         if one.group.pinned:
             console.print(f"  stopped: {escape(pin_at_end(analysis, one))}", soft_wrap=True)
+
+
+def _parts(group: Group) -> str:
+    """What parts ask of a group."""
+    return f", as many from each of {group.parts} parts," if group.parts > 1 else ""
 
 
 def _tree(axis: Axis, steps: Sequence[Step]) -> Iterator[tuple[int, bool, Step]]:

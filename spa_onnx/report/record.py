@@ -40,6 +40,7 @@ def groups_record(analysis: Analysis) -> list[dict[str, Any]]:
         {
             "name": group.name,
             "channels": group.size,
+            "parts": group.parts,
             "prunable": group.name in prunable,
             "why": group.pinned,
             "axes": [str(axis) for axis in group.owner],

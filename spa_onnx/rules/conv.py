@@ -27,12 +27,12 @@ def conv(node: Node, model: Model) -> Iterator[Fact]:
         return
     inputs, outputs = (channels // groups, filters // groups)
     aligned: tuple[Coupling | Pin, ...] = (
-        *_pair(_aligned(Axis(x, 1), groups, inputs), Span(Axis(w, 1), inputs), f"{node} reads channel k of every group"),
-        *_pair(_aligned(Axis(w, 0), groups, outputs), _aligned(Axis(y, 1), groups, outputs), f"{node} keeps its groups equally large"),
+        Coupling(_aligned(Axis(x, 1), groups, inputs), Span(Axis(w, 1), inputs), f"{node} reads as many of every group", groups),
+        Coupling(_aligned(Axis(w, 0), groups, outputs), _aligned(Axis(y, 1), groups, outputs), _equally(node), groups),
     )
     blocks: tuple[Coupling | Pin, ...] = (
-        *_pair(_block(Axis(x, 1), groups, inputs), _block(Axis(w, 0), groups, outputs), f"{node} loses whole groups"),
-        *_pair(_block(Axis(w, 0), groups, outputs), _block(Axis(y, 1), groups, outputs), f"{node} loses whole groups"),
+        Coupling(_block(Axis(x, 1), groups, inputs), _block(Axis(w, 0), groups, outputs), f"{node} loses whole groups"),
+        Coupling(_block(Axis(w, 0), groups, outputs), _block(Axis(y, 1), groups, outputs), f"{node} loses whole groups"),
         *_stay(model, Axis(w, 1), node),
     )
     yield _grouped(node, aligned, blocks, groups, inputs)
@@ -51,13 +51,14 @@ def conv_transpose(node: Node, model: Model) -> Iterator[Fact]:
         yield from same(Axis(w, 1), Axis(y, 1), filters, f"{node} writes channel k with W[:, k]")
         return
     inputs, outputs = (channels // groups, filters // groups)
-    tied = _aligned(Axis(x, 1), groups, inputs)
     aligned: tuple[Coupling | Pin, ...] = (
-        *_pair(tied, _aligned(Axis(w, 0), groups, inputs), f"{node} keeps its groups equally large"),
-        *_pair(_aligned(Axis(y, 1), groups, outputs), Span(Axis(w, 1), outputs), f"{node} writes channel k of every group"),
+        Coupling(_aligned(Axis(x, 1), groups, inputs), _aligned(Axis(w, 0), groups, inputs), _equally(node), groups),
+        Coupling(
+            _aligned(Axis(y, 1), groups, outputs), Span(Axis(w, 1), outputs), f"{node} writes as many channels of every group", groups
+        ),
     )
     blocks: tuple[Coupling | Pin, ...] = (
-        *_pair(_block(Axis(x, 1), groups, inputs), _block(Axis(y, 1), groups, outputs), f"{node} loses whole groups"),
+        Coupling(_block(Axis(x, 1), groups, inputs), _block(Axis(y, 1), groups, outputs), f"{node} loses whole groups"),
         *_stay(model, Axis(w, 1), node),
     )
     yield _grouped(node, aligned, blocks, groups, inputs)
@@ -75,8 +76,8 @@ def conv_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
 
 
 def _grouped(node: Node, aligned: tuple[Coupling | Pin, ...], blocks: tuple[Coupling | Pin, ...], groups: int, size: int) -> Choice:
-    """Lose whole groups, or the same channel of every group: groups stay equally large either way."""
-    options = (Option("whole groups", blocks), Option("the same channel of each group", aligned))
+    """Lose whole groups, or as many channels of every group: groups stay equally large either way."""
+    options = (Option("whole groups", blocks), Option("as many channels of each group", aligned))
     return Choice(node.name, options if groups >= size else options[::-1])
 
 
@@ -90,8 +91,8 @@ def _block(axis: Axis, groups: int, size: int) -> Span:
     return Span(axis, groups, inner=size)
 
 
-def _pair(a: Span, b: Span, why: str) -> Iterator[Coupling]:
-    yield Coupling(a, b, why)
+def _equally(node: Node) -> str:
+    return f"{node} keeps its groups equally large"
 
 
 def _stay(model: Model, axis: Axis, node: Node) -> Iterator[Pin]:

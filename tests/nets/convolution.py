@@ -26,6 +26,33 @@ NETS: dict[str, Build] = {
         "b = Conv<group=2>(a, w2, b2) c = Relu(b) z = Conv<group=4>(c, w3)", "float[8,4,1,1] w2, float[8] b2, float[8,2,1,1] w3"
     ),
     "conv_grouped_residual": image("b = Conv<group=2>(a, w2, b2) z = Add(a, b)", "float[8,4,1,1] w2, float[8] b2"),
+    "conv_grouped_shifted": image(
+        "l, r = Split<axis=1>(a, s) t = Concat<axis=1>(r, l) b = Add(a, t) z = Conv<group=2>(b, w2, b2)",
+        "float[12,4,1,1] w2, float[12] b2, int64[2] s = {4, 4}",
+        into=12,
+    ),
+    "conv_grouped_in_other_numbers": image(
+        "b = Conv<group=2>(a, w2) z = Conv<group=3>(b, w3)", "float[24,4,1,1] w2, float[12,8,1,1] w3", into=12
+    ),
+    "conv_grouped_in_turn": image(
+        "b = Conv<group=2, pads=[1,1,1,1]>(a, w2, b2) c = Relu(b) z = Conv<group=2>(c, w3)",
+        "float[12,4,3,3] w2, float[12] b2, float[16,6,1,1] w3",
+        into=16,
+    ),
+    "conv_grouped_shared_weight": image(
+        "b = Conv<group=2>(a, w2) c = Relu(b) d = Conv<group=2>(c, w2) z = Sigmoid(d)", "float[8,4,1,1] w2"
+    ),
+    "conv_grouped_weight_computed": image(
+        "m = Sigmoid(w2) v = Mul(m, s) z = Conv<group=2>(a, v)", "float[12,4,1,1] w2, float[12,1,1,1] s", into=12
+    ),
+    "conv_grouped_weight_scaled_per_input": image(
+        "v = Mul(w2, s) z = Conv<group=2>(a, v)", "float[12,4,1,1] w2, float[1,4,1,1] s", into=12
+    ),
+    "conv_grouped_weight_transposed": image("v = Transpose<perm=[1,0,2,3]>(w2) z = Conv<group=2>(a, v)", "float[4,12,1,1] w2", into=12),
+    "conv_grouped_gated": image(
+        "b = Conv<group=2>(a, w2) g = GlobalAveragePool(b) h = Conv(g, f1) i = Relu(h) j = Conv(i, f2) k = Sigmoid(j) z = Mul(b, k)",
+        "float[8,4,1,1] w2, float[5,8,1,1] f1, float[8,5,1,1] f2",
+    ),
     "conv_grouped_writes_output": net(
         "float[2,3,5,5] x",
         "float[8,3,1,1] w1, float[8] b1, float[6,4,1,1] w2, float[6] b2",

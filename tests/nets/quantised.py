@@ -81,6 +81,11 @@ NETS: dict[str, Build] = {
         "float sa = {0.05}, uint8 za = {100}, int8[6,8,1,1] w2, float[6] scale2, int8[6] z2 = {0, 0, 0, 0, 0, 0}, float sb = {2.0}, int32[6] bias2",
         into=6,
     ),
+    "dequantised_conv_groups": image(
+        "v = DequantizeLinear<axis=0>(w2, scale2, z2) z = Conv<group=2>(a, v, b2)",
+        "int8[6,4,1,1] w2, float[6] scale2, int8[6] z2 = {0, 0, 0, 0, 0, 0}, float[6] b2",
+        into=6,
+    ),
     "qlinear_conv_groups": image(
         "q = QuantizeLinear(a, sa, za) b = QLinearConv<group=2>(q, sa, za, w2, s2, z2, sb, za) z = DequantizeLinear(b, sb, za)",
         "float sa = {0.05}, uint8 za = {100}, uint8[6,4,1,1] w2, float s2 = {0.01}, uint8 z2 = {128}, float sb = {0.1}",
