@@ -98,6 +98,17 @@ def test_the_same_channel_of_every_part_goes_where_something_else_ties_them(name
     assert parts_read_last(CONVOLUTIONS[name]()) == {1}
 
 
+@pytest.mark.parametrize(("groups", "width", "parts"), [(4, 8, 4), (8, 8, 1), (16, 16, 16), (2, 2, 1)])
+def test_whole_groups_go_where_they_are_many_and_small(groups, width, parts):
+    wide = groups * width
+    proto = net(
+        _INPUT,
+        f"float[{wide},3,1,1] w1, float[{wide},{width},1,1] w2, float[4,{wide},1,1] w3",
+        f"a = Conv(x, w1) b = Conv<group={groups}>(a, w2) y = Conv(b, w3)",
+    )()
+    assert parts_read_last(proto) == {parts}
+
+
 @pytest.mark.parametrize("name", ["qlinear_conv_groups", "dequantised_conv_groups"])
 def test_quantised_weights_have_parts_too(name):
     proto = QUANTISED[name]()

@@ -11,6 +11,9 @@ from spa_onnx.rules.elementwise import broadcast
 from spa_onnx.rules.follow import Cut, Edit, SetAttribute, follow
 from spa_onnx.rules.registry import rule
 
+ENOUGH = 16
+"""Channels of a group that leave a choice, also in multiples of 8."""
+
 
 @rule("Conv", "com.microsoft.FusedConv")
 def conv(node: Node, model: Model) -> Iterator[Fact]:
@@ -76,9 +79,12 @@ def conv_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
 
 
 def _grouped(node: Node, aligned: tuple[Coupling | Pin, ...], blocks: tuple[Coupling | Pin, ...], groups: int, size: int) -> Choice:
-    """Lose whole groups, or as many channels of every group: groups stay equally large either way."""
+    """Lose whole groups, or as many channels of every group: groups stay equally large either way.
+
+    Channels of a group rather than the group wherever there are enough of them (docs/results/group_convolutions.md).
+    """
     options = (Option("whole groups", blocks), Option("as many channels of each group", aligned))
-    return Choice(node.name, options if groups >= size else options[::-1])
+    return Choice(node.name, options if groups >= size and size < ENOUGH else options[::-1])
 
 
 def _aligned(axis: Axis, groups: int, size: int) -> Span:
