@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from shared import EXACT, MODELS, RECURRENT_AND_QUANTISED, VERIFY, machine, other_tool
+from shared import EXACT, MODELS, RECURRENT_AND_QUANTISED, VERIFY, checker_options, machine, other_tool
 
 import spa_onnx
 from spa_onnx import runtime
@@ -140,7 +140,7 @@ def outcome(path: Path, setting: str, rtol: str) -> Outcome:
     if "width" in setting and not result.plan["inexact"]:
         return Outcome(None, "-")
     with tempfile.TemporaryDirectory() as folder:
-        line = verify(path, result.model, result.plan, Path(folder), "--rtol", rtol)
+        line = verify(path, result.model, result.plan, Path(folder), "--rtol", rtol, *checker_options(path.stem))
     found = Outcome(result.report.params[1] / result.report.params[0], line)
     return found if found.fine else Outcome(found.kept, line + conditioning(path, dict(result.plan)))
 

@@ -45,3 +45,11 @@ def other_tool() -> dict[str, float]:
         if match:
             found[match.group(1)] = float(match.group(2))
     return found
+
+
+def checker_options(name: str) -> list[str]:
+    """What the index beside the models says that the outside checker needs to be told about a model's inputs."""
+    for line in (MODELS / "INDEX.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"| {name} |"):
+            return re.findall(r"--(?:dim|set)|(?<=--dim )\w+=\d+|(?<=--set )\w+=\d+", line)
+    return []

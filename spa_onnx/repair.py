@@ -47,7 +47,7 @@ def reconstruct(
         moments = sum((statistics[user.node.index] for user in users[1:]), statistics[first.node.index])
         old = first.matrix(weight)
         centred = bool(first.bias) and len(users) == 1
-        gram = moments.covariance() if centred else moments.gram / moments.count
+        gram = moments.hessian(centred=centred)
         new = np.zeros_like(old)
         for block in range(len(old)):
             columns = kept_columns(first, removal, block)

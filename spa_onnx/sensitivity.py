@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from spa_onnx import runtime
 from spa_onnx.calibration import Calibration
 from spa_onnx.cut import Removal, zeroed
+from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array
 from spa_onnx.groups import Analysis, Group
 from spa_onnx.mask import mask
@@ -28,7 +29,7 @@ TRIAL = 0.25
 PASSES = 2
 """All trials together run at most this many times as many samples through the model as calibration did, but FEWEST each."""
 
-FEWEST = 8
+FEWEST = 2
 
 SPREAD = 30.0
 """No sensitivity is further than this factor from the middle one: a trial sees few samples."""
@@ -40,13 +41,18 @@ SMALLEST = 1e-30
 def sensitivities(
     analysis: Analysis, groups: Sequence[Group], scores: Mapping[str, NDArray[np.float64]], known: Calibration
 ) -> NDArray[np.float64]:
-    """Relative error of the outputs per unit of summed loss, over the middle one; float64 (groups,). Ones where outputs tell nothing.
+    """Relative error of the outputs per unit of summed loss, over the middle one; float64 (groups,).
+
+    Ones where outputs tell nothing, or onnxruntime cannot run the model with its weights as inputs.
 
     Each group by itself loses its TRIAL least important channels, its consumers are refitted, and some samples run through.
     """
     samples = max(FEWEST, PASSES * known.samples // max(len(groups), 1))
-    bench = _Bench(analysis, groups, known, _some(analysis.model, known.feeds, samples))
-    found = np.asarray([bench.sensitivity(group, scores[group.name]) for group in groups])
+    try:
+        bench = _Bench(analysis, groups, known, _some(analysis.model, known.feeds, samples))
+        found = np.asarray([bench.sensitivity(group, scores[group.name]) for group in groups])
+    except RefusedError:  # some kernels want constants for weights: layer-wise losses still say which channels go
+        return np.ones(len(groups))
     usable = np.isfinite(found) & (found > 0)
     if not usable.any():
         return np.ones(len(groups))

@@ -15,6 +15,7 @@ from spa_onnx import runtime
 from spa_onnx.consumers import Consumer, Matrix
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
+from spa_onnx.obs import SUPPORT
 from spa_onnx.runtime import Feed
 from spa_onnx.unfold import columns
 
@@ -77,6 +78,24 @@ class Moments:
             block[inputs] = 0.0
             block[:, inputs] = 0.0
         return np.asarray(result, dtype=np.float64)
+
+    def hessian(self, *, centred: bool) -> Matrix:
+        """What inputs have in common, as far as so many columns tell, (blocks, inputs, inputs); about the mean, or about zero.
+
+        With fewer than SUPPORT columns per input, covariances are drawn towards zero by inputs / (inputs + columns): few columns make
+        inputs look as if they could replace each other (Ledoit & Wolf, A well-conditioned estimator for large-dimensional covariance
+        matrices, 2004, with a fixed share). Variances and means stay.
+        """
+        result, mean = self.covariance(), self.mean
+        inputs = result.shape[1]
+        if self.count < SUPPORT * inputs:
+            variances = np.einsum("bii->bi", result).copy()
+            result *= self.count / (self.count + inputs)
+            for block, variance in zip(result, variances, strict=True):
+                np.fill_diagonal(block, variance)
+        elif not centred:
+            return self.gram / self.count
+        return result if centred else result + mean[:, :, None] * mean[:, None, :]
 
 
 def finite(*parts: Matrix) -> list[Matrix]:

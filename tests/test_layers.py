@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "obs": set(),
     "consumers": FOUNDATION,
     "unfold": FOUNDATION | {"consumers"},
-    "statistics": FOUNDATION | {"consumers", "unfold", "runtime"},
+    "statistics": FOUNDATION | {"consumers", "unfold", "runtime", "obs"},
     "tokens": FOUNDATION,
     "synthetic": FOUNDATION | {"runtime", "tokens"},
     "repair": FOUNDATION | {"groups", "cut", "consumers", "obs", "statistics"},

@@ -16,6 +16,7 @@ from spa_onnx.consumers import consumers
 from spa_onnx.data import read_samples
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.model import Model
+from spa_onnx.obs import SUPPORT
 from spa_onnx.settings import parse_bytes
 from spa_onnx.statistics import Moments, Schedule, channel_moments, collect, observe, positions_of, with_outputs
 from spa_onnx.synthetic import dead_leaves, has_stored_statistics, synthetic_feeds, with_batch_statistics
@@ -71,6 +72,17 @@ def test_addition_is_merging(blocks, inputs, first, second, seed):
     np.testing.assert_allclose(both.mean, x.mean(axis=2), rtol=1e-12, atol=1e-12)
     for block in range(blocks):
         np.testing.assert_allclose(both.covariance()[block], np.cov(x[block], bias=True).reshape(inputs, inputs), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_few_columns_say_little_of_what_inputs_have_in_common(centred):
+    x = np.random.default_rng(0).standard_normal((1, 20, 20 * SUPPORT)) + 1
+    many, few = Moments.of(x), Moments.of(x[:, :, :10])
+    np.testing.assert_allclose(many.hessian(centred=centred)[0], np.cov(x[0], bias=True) if centred else x[0] @ x[0].T / (20 * SUPPORT))
+    found, plain = few.hessian(centred=centred)[0], few.covariance()[0]
+    mean = 0 if centred else few.mean[0][:, None] * few.mean[0][None, :]
+    np.testing.assert_allclose(found - mean, np.where(np.eye(20, dtype=bool), plain, plain / 3), atol=1e-12)
+    assert np.linalg.eigvalsh(found).min() > 10 * abs(np.linalg.eigvalsh(plain).min())  # ten columns span ten of twenty directions
 
 
 def test_the_covariance_of_a_constant_is_zero():

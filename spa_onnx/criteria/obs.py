@@ -42,7 +42,7 @@ def surgeons(group: Group, evidence: Evidence) -> Iterator[Surgeon]:
         weight = evidence.model.weight(consumer.weight)
         if not columns or moments is None or weight is None:
             continue
-        gram = moments.covariance() if consumer.bias else moments.gram / moments.count
+        gram = moments.hessian(centred=bool(consumer.bias))
         for matrix, inner, (blocks, members) in zip(consumer.matrix(weight), gram, columns, strict=True):
             yield Surgeon(matrix, inner, blocks, members, group.size)
 
