@@ -9,6 +9,7 @@ from math import prod
 import onnx
 
 from spa_onnx.consumers import Consumer, consumers
+from spa_onnx.cost import macs
 from spa_onnx.cut import Removal
 from spa_onnx.data import Samples
 from spa_onnx.errors import RefusedError
@@ -31,10 +32,10 @@ LARGEST_BATCH = 64
 SMALLEST_BATCH = 8
 """Rather than run fewer samples at a time, which batch statistics could not do with, tensors are looked at in several passes."""
 
-USUAL_INPUT = 3 * 32 * 32
-"""Elements of a sample that is small; of larger ones fewer samples hold as many positions."""
+WORK = 250 * 10**9
+"""Multiply-accumulates that made-up samples may cost together: of large models and inputs fewer are made, but FEWEST."""
 
-FEWEST = 32
+FEWEST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,8 @@ def calibrate(
         feeds: Sequence[Feed] = chosen.feeds()
         number, batch = len(chosen), chosen.batch
     else:
-        elements = max(prod((model.shape(name) or (1,))[1:]) for name in model.inputs)
-        feeds = synthetic_feeds(model, dims, max(min(count, count * USUAL_INPUT // elements), FEWEST), batch, seed)
+        wanted = min(count, max(WORK * dims_batch(model) // max(macs(model), 1), FEWEST))
+        feeds = synthetic_feeds(model, dims, wanted, min(batch, wanted), seed)
         number = sum(map(feed_size, feeds))
     bare = Calibration(model, found, {}, feeds, number, samples is None)
     passes = tuple(_passes(model, sizes, room // batch))

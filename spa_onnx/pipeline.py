@@ -49,6 +49,9 @@ STEPS = ("load", "analyse", "collect", "score", "weigh", "select", "rewrite", "v
 FALLBACK = "l1"
 """Orders the channels of groups that no product with known inputs reads."""
 
+LEEWAY = 2.0
+"""Where samples are made up no group loses more than so many times what all would lose alike: such samples stir deep layers too little."""
+
 MOST_NAMES = 3
 """Weights that a note names."""
 
@@ -267,7 +270,8 @@ def choose(
     if not scores:
         raise RefusedError(f"criterion {settings.criterion} knows nothing about any of the {len(groups)} groups; use --criterion l1")
     clock("select")
-    drop = select(groups, analysis.model, scores, settings.goal(), settings.scope, settings.multiple)
+    leeway = LEEWAY if known is not None and known.made_up else np.inf
+    drop = select(groups, analysis.model, scores, settings.goal(), settings.scope, settings.multiple, leeway=leeway)
     if not drop and must:
         largest = max(group.size for group in groups)
         goal = settings.target or f"ratio {settings.ratio}"

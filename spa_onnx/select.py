@@ -82,9 +82,12 @@ class _Choice:
         """The same share of every group."""
         return _rounded(_local(self.sizes, ratio), self.sizes, self.steps)
 
-    def ranked(self, model: Model, scope: str, ratio: float) -> tuple[Callable[[float], Counts], float]:
-        """(channels that go when a share of every ranking goes, the smallest share that makes a difference)."""
-        most = np.minimum(np.ceil(self.sizes * (1 + ratio) / 2).astype(np.int64), self.sizes - 1)
+    def ranked(self, model: Model, scope: str, most_share: float) -> tuple[Callable[[float], Counts], float]:
+        """(channels that go when a share of every ranking goes, the smallest share that makes a difference).
+
+        most_share: of its channels that a group may lose.
+        """
+        most = np.minimum(np.ceil(self.sizes * most_share).astype(np.int64), self.sizes - 1)
         members: dict[Hashable, list[int]] = defaultdict(list)
         for number, group in enumerate(self.groups):
             members[SCOPES[scope](group, model)].append(number)
@@ -140,12 +143,15 @@ def select(
     goal: float | Target,
     scope: str = "local",
     multiple: int = 1,
+    *,
+    leeway: float = np.inf,
 ) -> dict[str, Indices]:
     """Group name -> the channels that go, sorted; groups that lose none are left out.
 
     goal: share of the channels of every group under `local`; under the other scopes as many channels go as save the same
     multiply-accumulates, and no group loses more than half of what `local` would leave it. Or a target, met from below as closely as
     whole channels allow. multiple: every channel count that changes stays a multiple of it; groups too small for one multiple stay whole.
+    leeway: no group loses more than so many times the share that `local` takes, at least 1.
     Raises RefusedError where the target is out of reach.
     """
     whole = [group for group in groups if group.name in scores]
@@ -167,7 +173,7 @@ def select(
         ratio, removed = goal, choice.local(goal)
         budget = cost(removed)
     if scope != "local":
-        _, removed = choice.closest(*choice.ranked(model, scope, ratio), cost, budget)
+        _, removed = choice.closest(*choice.ranked(model, scope, min((1 + ratio) / 2, leeway * ratio)), cost, budget)
     if isinstance(goal, Target):
         removed = choice.filled(removed, cost, budget)
     drop = {}

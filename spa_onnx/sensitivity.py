@@ -45,7 +45,8 @@ def sensitivities(
 
     Ones where outputs tell nothing, or onnxruntime cannot run the model with its weights as inputs.
 
-    Each group by itself loses its TRIAL least important channels, its consumers are refitted, and some samples run through.
+    Each group by itself loses its TRIAL least important channels, its consumers are refitted, and some samples run through. On made-up
+    samples none counts as less sensitive than the middle one: outputs may only seem not to need what such samples do not stir.
     """
     samples = max(FEWEST, PASSES * known.samples // max(len(groups), 1))
     try:
@@ -57,7 +58,7 @@ def sensitivities(
     if not usable.any():
         return np.ones(len(groups))
     middle = float(np.median(found[usable]))
-    return np.clip(np.where(usable, found, middle) / middle, 1 / SPREAD, SPREAD)
+    return np.clip(np.where(usable, found, middle) / middle, 1.0 if known.made_up else 1 / SPREAD, SPREAD)
 
 
 def _some(model: Model, feeds: Iterable[Feed], most: int) -> list[Feed]:

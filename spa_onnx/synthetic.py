@@ -15,15 +15,13 @@ from onnx import helper, numpy_helper
 
 from spa_onnx.fold import Array
 from spa_onnx.model import Model, feeds
+from spa_onnx.pictures import HALF_WIDTH, pictures
 from spa_onnx.runtime import Feed, random_feed
 from spa_onnx.shapes import symbolic_dims
 from spa_onnx.tokens import token_values
 
 IR_WITHOUT_LISTED_CONSTANTS = 4
 """From this IR version on, initializers need not be listed as graph inputs."""
-
-ROOT_3 = 3.0**0.5
-"""Half the width of a uniform distribution with variance one."""
 
 
 def has_stored_statistics(model: Model) -> bool:
@@ -32,9 +30,9 @@ def has_stored_statistics(model: Model) -> bool:
 
 
 def synthetic_feeds(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:
-    """Made-up samples, in batches where the batch is free: images as dead leaves or noise, tokens within their table.
+    """Made-up samples, in batches where the batch is free: images as pictures, tokens within their table.
 
-    Float images are dead leaves (statistics of natural images) where the graph stores no BatchNormalization, else uniform noise.
+    Where the graph stores BatchNormalizations, whose statistics make up for what samples lack, float images are uniform noise alone.
     """
     inputs = feeds(model.proto.graph)
     free = {name for name, position, _ in symbolic_dims(inputs) if position == 0}
@@ -53,35 +51,18 @@ def synthetic_feeds(model: Model, dims: Mapping[str, int], samples: int, batch: 
 
 
 def _dress(array: Array, rng: np.random.Generator, *, natural: bool) -> Array:
+    """What stands for a batch of images, where the array looks like one: pictures, or noise."""
     if array.ndim != 4 or array.dtype.kind not in "fiu" or (array.dtype.kind != "f" and array.dtype.itemsize > 1):
         return array
     if array.dtype.kind == "f" and not natural:
-        return rng.uniform(-ROOT_3, ROOT_3, array.shape).astype(array.dtype)
+        return rng.uniform(-HALF_WIDTH, HALF_WIDTH, array.shape).astype(array.dtype)
     last = array.shape[-1] in (1, 3, 4) and array.shape[1] > 4
-    layout = (0, 3, 1, 2) if last else (0, 1, 2, 3)
-    shape = tuple(array.shape[axis] for axis in layout)
-    images = np.stack([dead_leaves(shape[1:], rng) for _ in range(shape[0])])
+    count, channels, height, width = (array.shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
+    images = pictures(count, (channels, height, width), rng)
     if array.dtype.kind != "f":
         low = np.iinfo(array.dtype).min
-        images = np.clip(np.rint((images / ROOT_3 + 1) * 127.5), 0, 255) + low
-    return np.ascontiguousarray(images.transpose(np.argsort(layout))).astype(array.dtype)
-
-
-def dead_leaves(shape: tuple[int, ...], rng: np.random.Generator, leaves: int = 120) -> Array:
-    """An image of overlapping discs whose radii follow a power law, float64 (channels, height, width), about unit variance.
-
-    Occlusion gives it the edges and the 1/f spectrum of natural images (Lee, Mumford & Huang 2001).
-    """
-    channels, height, width = shape
-    rows, columns = np.mgrid[:height, :width]
-    image = np.broadcast_to(rng.uniform(-ROOT_3, ROOT_3, (channels, 1, 1)), shape).copy()
-    smallest, largest = 0.02 * max(height, width) + 0.5, 0.5 * max(height, width)
-    radii = (rng.uniform(largest**-2, smallest**-2, leaves)) ** -0.5
-    for radius in radii:
-        y, x = rng.uniform(-radius, height + radius), rng.uniform(-radius, width + radius)
-        inside = (rows - y) ** 2 + (columns - x) ** 2 < radius**2
-        image[:, inside] = rng.uniform(-ROOT_3, ROOT_3, (channels, 1))
-    return np.asarray(image)
+        images = np.rint((images / HALF_WIDTH + 1) * 127.5) + low
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1) if last else images).astype(array.dtype)
 
 
 def with_batch_statistics(model: Model, proto: onnx.ModelProto) -> onnx.ModelProto:

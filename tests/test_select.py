@@ -125,6 +125,17 @@ def test_no_group_loses_more_than_half_of_what_local_would_leave_it(analysis, sc
             assert len(drop.get(group.name, ())) <= np.ceil(group.size * (1 + ratio) / 2)
 
 
+@pytest.mark.parametrize("leeway", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("ratio", [0.2, 0.5])
+def test_with_little_leeway_no_group_loses_much_more_than_the_others(analysis, leeway, ratio):
+    groups = analysis.prunable()
+    scores = {g.name: np.full(g.size, float(n)) + np.arange(g.size) / 1000 for n, g in enumerate(groups)}
+    drop = select(groups, analysis.model, scores, ratio, "global", leeway=leeway)
+    assert all(len(drop.get(group.name, ())) <= np.ceil(group.size * leeway * ratio) for group in groups)
+    saved = [cost_of(analysis, gone) for gone in (drop, select(groups, analysis.model, scores, ratio))]
+    assert saved[0] <= saved[1] + leeway * dearest_channel(analysis)
+
+
 def test_global_takes_from_the_group_with_the_lowest_scores_first():
     found = analyse(Model.of(stack()))
     scores = {g.name: np.linspace(0, 1, g.size) + (0 if g.name == "w2[0]" else 10) for g in found.prunable()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from nets.build import net
@@ -56,6 +58,14 @@ def test_a_branch_without_effect_is_no_free_ride():
     found = measured(branches(0.0), samples((6,), 200))
     assert min(found.values()) >= 1 / SPREAD
     assert max(found.values()) <= SPREAD
+
+
+def test_made_up_samples_make_no_group_less_sensitive_than_the_middle_one():
+    analysis, known = known_of(branches(0.1), samples((6,), 200))
+    scores = score_groups(analysis.prunable(), CRITERIA["obspa"], Evidence(analysis.model, 0, known.consumers, known.statistics))
+    given, made = (sensitivities(analysis, analysis.prunable(), scores, replace(known, made_up=m)) for m in (False, True))
+    assert given.min() < 1
+    assert np.array_equal(made, np.maximum(given, 1))
 
 
 def test_outputs_that_never_vary_say_nothing():

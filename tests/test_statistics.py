@@ -10,16 +10,17 @@ from hypothesis import strategies as st
 from nets.build import net
 from onnx import helper, numpy_helper
 
-from spa_onnx import runtime
+from spa_onnx import calibration, runtime
 from spa_onnx.calibration import calibrate
 from spa_onnx.consumers import consumers
+from spa_onnx.cost import macs
 from spa_onnx.data import read_samples
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.model import Model
 from spa_onnx.obs import SUPPORT
 from spa_onnx.settings import parse_bytes
 from spa_onnx.statistics import Moments, Schedule, channel_moments, collect, observe, positions_of, with_outputs
-from spa_onnx.synthetic import dead_leaves, has_stored_statistics, synthetic_feeds, with_batch_statistics
+from spa_onnx.synthetic import has_stored_statistics, synthetic_feeds, with_batch_statistics
 from spa_onnx.unfold import columns
 
 MIXED = net(
@@ -263,11 +264,12 @@ def test_images_are_smooth_only_where_no_statistics_are_stored():
     assert roughness(Model.of(net(*IMAGE)())) > 1.7
 
 
-def test_dead_leaves_have_about_unit_variance():
-    rng = np.random.default_rng(0)
-    drawn = np.stack([dead_leaves((3, 16, 16), rng) for _ in range(64)])
-    assert drawn.shape == (64, 3, 16, 16)
-    assert 0.8 < drawn.std() < 1.2
+@pytest.mark.parametrize(("work", "made"), [(0, 16), (10**6, 20), (10**12, 40)])
+def test_large_models_are_shown_fewer_made_up_samples(monkeypatch, work, made):
+    model = Model.of(BIG())
+    whole = macs(model) // model.shape("x")[0]
+    monkeypatch.setattr(calibration, "WORK", work * 20 * whole // 10**6)
+    assert calibrate(model, {"N": 8}, None, 40, 0).samples == made
 
 
 # --- memory --------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,87 @@
+"""Made-up pictures with the statistics of photographs: edges, a 1/f spectrum, shading, and colours that go together.
+
+Dead leaves (Lee, Mumford & Huang, Occlusion models for natural images, 2001), each leaf with a colour, a texture and a slope of light.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spa_onnx.fold import Array
+
+HALF_WIDTH = 3.0**0.5
+"""Of a uniform distribution with variance one; no value of a picture lies further from zero."""
+
+LEAVES = 150
+
+TEXTURES = 16
+"""Different ones in a set of pictures."""
+
+SMALLEST, LARGEST = 0.015, 0.5
+"""Radii of leaves as shares of the longer side; how often one occurs falls with the third power of its radius."""
+
+HUE = 0.45
+"""Standard deviation of a channel about the grey of its leaf."""
+
+SQUARE = 1 / 3
+"""Share of leaves with corners."""
+
+
+def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
+    """So many pictures, float64 (count, channels, height, width), between -HALF_WIDTH and HALF_WIDTH."""
+    textures = np.stack([_texture(shape, rng) for _ in range(min(TEXTURES, count))])
+    return np.stack([_picture(shape, textures, rng) for _ in range(count)])
+
+
+def _picture(shape: tuple[int, int, int], textures: Array, rng: np.random.Generator) -> Array:
+    """The leaf that lies on top of each position, then what it looks like there."""
+    channels, height, width = shape
+    side = max(height, width)
+    smallest = min(SMALLEST + 0.5 / side, LARGEST)
+    radius = side * rng.uniform(LARGEST**-2, smallest**-2, LEAVES) ** -0.5
+    radius[0] = 4 * side  # the ground
+    centre = rng.uniform(-radius, np.array([[height], [width]]) + radius)
+    centre[:, 0] = height / 2, width / 2
+    angle, flat, square = rng.uniform(0, np.pi, LEAVES), rng.uniform(0.4, 1.0, LEAVES), rng.random(LEAVES) < SQUARE
+    top = _stack((height, width), centre, radius, angle, flat, square)
+    grey = rng.uniform(-HALF_WIDTH, HALF_WIDTH, (LEAVES, 1))
+    colour = np.clip(grey + HUE * rng.standard_normal((LEAVES, channels)), -HALF_WIDTH, HALF_WIDTH)
+    slope = rng.uniform(-0.9, 0.9, LEAVES) / radius
+    rows, columns = np.ogrid[:height, :width]
+    along = (rows - centre[0][top]) * np.cos(angle)[top] + (columns - centre[1][top]) * np.sin(angle)[top]
+    texture = rng.integers(len(textures), size=LEAVES)[top]
+    image = colour.T[:, top] + textures[texture, np.arange(channels)[:, None, None], rows, columns] + slope[top] * along
+    return np.asarray(np.clip(image, -HALF_WIDTH, HALF_WIDTH))
+
+
+def _stack(size: tuple[int, int], centre: Array, radius: Array, angle: Array, flat: Array, square: Array) -> Array:
+    """The number of the last leaf over each position, int64 (height, width)."""
+    top = np.zeros(size, np.int64)
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    low = np.maximum((centre - HALF_WIDTH * radius).astype(int), 0)  # no corner of a leaf is further
+    high = np.maximum((centre + HALF_WIDTH * radius).astype(int) + 1, 0)
+    cos, sin = np.cos(angle), np.sin(angle)
+    for leaf in range(1, len(radius)):
+        box = (slice(low[0, leaf], high[0, leaf]), slice(low[1, leaf], high[1, leaf]))
+        down, right = rows[box[0]] - centre[0, leaf], columns[:, box[1]] - centre[1, leaf]
+        along = down * cos[leaf] + right * sin[leaf]
+        across = (right * cos[leaf] - down * sin[leaf]) / flat[leaf]
+        far = np.maximum(np.abs(along), np.abs(across)) if square[leaf] else np.sqrt(along**2 + across**2)
+        top[box][far < radius[leaf]] = leaf
+    return top
+
+
+def _texture(shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
+    """Noise with a power spectrum of f^-2a, some of it crossed by stripes; most of it common to all channels."""
+    channels, height, width = shape
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    frequency[0, 0] = np.inf
+    noise = np.fft.rfft2(rng.standard_normal((channels + 1, height, width))) / frequency ** rng.uniform(0.5, 1.6)
+    waves = np.fft.irfft2(noise, (height, width))
+    mixed = waves[-1] + 0.3 * waves[:-1]
+    result = mixed / max(float(mixed.std()), 1e-12) * rng.uniform(0, 0.5)
+    if rng.random() < 1 / 3:
+        angle, pace = rng.uniform(0, np.pi), rng.uniform(0.05, 1.0)
+        rows, columns = np.ogrid[:height, :width]
+        result += rng.uniform(0.2, 0.9) * np.sign(np.sin(pace * (rows * np.cos(angle) + columns * np.sin(angle))))
+    return np.asarray(result)
