@@ -32,7 +32,7 @@ LARGEST_BATCH = 64
 SMALLEST_BATCH = 8
 """Rather than run fewer samples at a time, which batch statistics could not do with, tensors are looked at in several passes."""
 
-WORK = 250 * 10**9
+WORK = 500 * 10**9
 """Multiply-accumulates that made-up samples may cost together: of large models and inputs fewer are made, but FEWEST."""
 
 FEWEST = 16
@@ -54,6 +54,11 @@ class Calibration:
     made_up: bool
     normalised: Mapping[str, ChannelMoments] = field(default_factory=dict)
     passes: Sequence[Sequence[str]] = ()
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether samples are made up, and no stored statistics see to it that inner layers are stirred as by real ones."""
+        return self.made_up and not self.normalised
 
     def describe(self) -> str:
         """How many samples of which kind, for people."""
@@ -100,7 +105,7 @@ def calibrate(
         feeds: Sequence[Feed] = chosen.feeds()
         number, batch = len(chosen), chosen.batch
     else:
-        wanted = min(count, max(WORK * dims_batch(model) // max(macs(model), 1), FEWEST))
+        wanted = min(count, max(WORK // max(macs(model), 1), FEWEST))
         feeds = synthetic_feeds(model, dims, wanted, min(batch, wanted), seed)
         number = sum(map(feed_size, feeds))
     bare = Calibration(model, found, {}, feeds, number, samples is None)

@@ -21,10 +21,10 @@ TINY = 1e-100
 """Below this, lambda is as good as zero: its inverse times a weight might overflow."""
 
 
-def damped(gram: Matrix, damping: float = DAMPING) -> Matrix:
-    """H with lambda added to its diagonal: (inputs, inputs). A matrix of zeros becomes the identity."""
+def damped(gram: Matrix, damping: float = DAMPING, *, overwrite: bool = False) -> Matrix:
+    """H with lambda added to its diagonal: (inputs, inputs). A matrix of zeros becomes the identity. overwrite: whether `gram` may."""
     strength = damping * float(np.trace(gram)) / len(gram)
-    result = np.array(gram, dtype=np.float64)
+    result = gram if overwrite else np.array(gram, dtype=np.float64)
     result.flat[:: len(gram) + 1] += strength if strength > TINY else 1.0
     return result
 
@@ -35,9 +35,9 @@ def saliency(weight: Matrix, inverse: Matrix, blocks: NDArray[np.int64]) -> NDAr
     weight: (rows, inputs). inverse: (inputs, inputs), the inverse of H. blocks: (blocks, size), input numbers.
     Returns 1/2 sum_rows w_S ([H^-1]_SS)^-1 w_S' in units of the squared output.
     """
-    inner = inverse[blocks[:, :, None], blocks[:, None, :]]
-    w = weight[:, blocks].transpose(1, 2, 0)
-    return np.asarray(0.5 * np.einsum("bsr,bsr->b", w, np.linalg.solve(inner, w)), dtype=np.float64)
+    inner = np.linalg.inv(inverse[blocks[:, :, None], blocks[:, None, :]])
+    w = weight.T[blocks]
+    return np.asarray(0.5 * np.einsum("bst,bst->b", inner, w @ w.transpose(0, 2, 1)), dtype=np.float64)
 
 
 def inverted(hessian: Matrix) -> Matrix:
@@ -47,9 +47,9 @@ def inverted(hessian: Matrix) -> Matrix:
     factor, failed = lapack.dpotrf(hessian, lower=1)
     if failed:
         return np.asarray(np.linalg.inv(hessian), dtype=np.float64)
-    half, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
-    inverse = np.tril(half)
-    inverse += np.tril(half, -1).T
+    half, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)  # the other half is zero
+    inverse = half + half.T
+    inverse.flat[:: len(inverse) + 1] /= 2
     return np.asarray(inverse, dtype=np.float64)
 
 
@@ -70,13 +70,14 @@ def _solved(hessian: Matrix, right: Matrix) -> Matrix:
     """H^-1 times the columns, by the Cholesky factor; of the best solutions the smallest where H is singular."""
     from scipy.linalg import lapack  # noqa: PLC0415 - slow to import, and only needed here
 
-    _, solution, failed = lapack.dposv(hessian, right, lower=1)
+    _, solution, failed = lapack.dposv(hessian.T, right, lower=1)  # symmetric, and already as LAPACK lays matrices out
     return np.asarray(np.linalg.lstsq(hessian, right, rcond=None)[0] if failed else solution, dtype=np.float64)
 
 
 def refit(weight: Matrix, gram: Matrix, kept: NDArray[np.int64]) -> Matrix:
     """The best weights that use the kept inputs only: argmin ||W X - W' X_kept||^2, (rows, kept). gram: H, damped or not."""
-    return np.asarray(_solved(gram[np.ix_(kept, kept)], gram[kept] @ weight.T).T)
+    rows = gram[kept]
+    return np.asarray(_solved(rows.take(kept, axis=1), rows @ weight.T).T)
 
 
 class Surgeon:
@@ -91,7 +92,7 @@ class Surgeon:
     ) -> None:
         self.energy = 0.5 * float(np.sum((weight @ gram) * weight))
         self._inverse = inverted(damped(gram))
-        self._weight = weight
+        self._weight = np.asfortranarray(weight)
         self._blocks = blocks
         self._left = np.arange(len(blocks)) if members is None else members
         self._count = count or len(blocks)
@@ -110,7 +111,7 @@ class Surgeon:
         rows, kept = self._inverse[gone], np.flatnonzero(stay)
         across = rows[:, kept]
         pivot = np.linalg.solve(rows[:, gone], across)
-        self._weight = self._weight[:, kept] - self._weight[:, gone] @ pivot
+        self._weight = np.asfortranarray(self._weight[:, kept] - self._weight[:, gone] @ pivot)
         self._inverse = self._inverse[kept].take(kept, axis=1)
         self._inverse -= across.T @ pivot
         places = np.cumsum(stay) - 1

@@ -50,7 +50,7 @@ FALLBACK = "l1"
 """Orders the channels of groups that no product with known inputs reads."""
 
 LEEWAY = 2.0
-"""Where samples are made up no group loses more than so many times what all would lose alike: such samples stir deep layers too little."""
+"""On doubtful samples no group loses more than so many times what all would lose alike: they stir deep layers too little."""
 
 MOST_NAMES = 3
 """Weights that a note names."""
@@ -270,7 +270,7 @@ def choose(
     if not scores:
         raise RefusedError(f"criterion {settings.criterion} knows nothing about any of the {len(groups)} groups; use --criterion l1")
     clock("select")
-    leeway = LEEWAY if known is not None and known.made_up else np.inf
+    leeway = LEEWAY if known is not None and known.doubtful else np.inf
     drop = select(groups, analysis.model, scores, settings.goal(), settings.scope, settings.multiple, leeway=leeway)
     if not drop and must:
         largest = max(group.size for group in groups)

@@ -51,7 +51,7 @@ def reconstruct(
         new = np.zeros_like(old)
         for block in range(len(old)):
             columns = kept_columns(first, removal, block)
-            new[block][:, columns] = refit(old[block], damped(gram[block]), columns) if refits else old[block][:, columns]
+            new[block][:, columns] = refit(old[block], damped(gram[block], overwrite=True), columns) if refits else old[block][:, columns]
         if not np.isfinite(new).all():
             continue
         if refits:

@@ -20,7 +20,6 @@ from spa_onnx.model import Model
 from spa_onnx.model import feeds as given
 from spa_onnx.repair import reconstruct
 from spa_onnx.runtime import Feed
-from spa_onnx.shapes import symbolic_dims
 from spa_onnx.statistics import feed_size
 
 TRIAL = 0.25
@@ -29,7 +28,7 @@ TRIAL = 0.25
 PASSES = 2
 """All trials together run at most this many times as many samples through the model as calibration did, but FEWEST each."""
 
-FEWEST = 2
+FEWEST = 4
 
 SPREAD = 30.0
 """No sensitivity is further than this factor from the middle one: a trial sees few samples."""
@@ -45,8 +44,8 @@ def sensitivities(
 
     Ones where outputs tell nothing, or onnxruntime cannot run the model with its weights as inputs.
 
-    Each group by itself loses its TRIAL least important channels, its consumers are refitted, and some samples run through. On made-up
-    samples none counts as less sensitive than the middle one: outputs may only seem not to need what such samples do not stir.
+    Each group by itself loses its TRIAL least important channels, its consumers are refitted, and some samples run through. On
+    doubtful samples none counts as less sensitive than the middle one: outputs may only seem not to need what these do not stir.
     """
     samples = max(FEWEST, PASSES * known.samples // max(len(groups), 1))
     try:
@@ -58,12 +57,13 @@ def sensitivities(
     if not usable.any():
         return np.ones(len(groups))
     middle = float(np.median(found[usable]))
-    return np.clip(np.where(usable, found, middle) / middle, 1.0 if known.made_up else 1 / SPREAD, SPREAD)
+    return np.clip(np.where(usable, found, middle) / middle, 1.0 if known.doubtful else 1 / SPREAD, SPREAD)
 
 
 def _some(model: Model, feeds: Iterable[Feed], most: int) -> list[Feed]:
     """The first feeds that hold as many samples; the last one is shortened where the batch is symbolic."""
-    free = {name for name, position, _ in symbolic_dims(given(model.proto.graph)) if position == 0}
+    inputs = {value.name: value.type.tensor_type.shape.dim for value in given(model.proto.graph)}
+    free = {name for name, dims in inputs.items() if dims and dims[0].dim_value < 1}
     found: list[Feed] = []
     for feed in feeds:
         found.append({name: array[:most] for name, array in feed.items()} if free.issuperset(feed) else feed)

@@ -72,7 +72,7 @@ class Moments:
         mean = self.mean
         result = self.gram / max(self.count, 1)
         energy = np.einsum("bii->bi", result).copy()
-        result -= mean[:, :, None] * mean[:, None, :]
+        _add_squares(result, mean, -1.0)
         constant = np.einsum("bii->bi", result) <= ROUNDING * energy
         for block, inputs in zip(result, constant, strict=True):
             block[inputs] = 0.0
@@ -95,7 +95,17 @@ class Moments:
                 np.fill_diagonal(block, variance)
         elif not centred:
             return self.gram / self.count
-        return result if centred else result + mean[:, :, None] * mean[:, None, :]
+        if not centred:
+            _add_squares(result, mean, 1.0)
+        return result
+
+
+def _add_squares(matrices: Matrix, vectors: Matrix, factor: float) -> None:
+    """Add factor v v' to each matrix, in place: (blocks, inputs, inputs) and (blocks, inputs)."""
+    from scipy.linalg import blas  # noqa: PLC0415 - slow to import, and not needed for criteria on weights
+
+    for matrix, vector in zip(matrices, vectors, strict=True):
+        blas.dger(factor, vector, vector, a=matrix.T, overwrite_a=1)  # symmetric, so that its transpose, as BLAS lays it out, will do
 
 
 def finite(*parts: Matrix) -> list[Matrix]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(spa_onnx.__file__).parent
 FOUNDATION = {"errors", "facts", "node", "arithmetic", "quantised", "fold", "foreign", "shapes", "model"}
 GROUPS = FOUNDATION | {"rules", "groups"}
-OBSERVED = {"consumers", "unfold", "obs", "statistics", "synthetic", "tokens"}
+OBSERVED = {"consumers", "unfold", "obs", "statistics", "pictures", "synthetic", "tokens"}
 WORK = (
     GROUPS
     | OBSERVED
@@ -65,10 +65,11 @@ ALLOWED: dict[str, set[str]] = {
     "unfold": FOUNDATION | {"consumers"},
     "statistics": FOUNDATION | {"consumers", "unfold", "runtime", "obs"},
     "tokens": FOUNDATION,
-    "synthetic": FOUNDATION | {"runtime", "tokens"},
+    "pictures": {"fold"},
+    "synthetic": FOUNDATION | {"runtime", "tokens", "pictures"},
     "repair": FOUNDATION | {"groups", "cut", "consumers", "obs", "statistics"},
     "criteria": FOUNDATION | {"groups", "consumers", "obs", "statistics"},
-    "calibration": FOUNDATION | OBSERVED | {"cut", "data", "repair", "runtime"},
+    "calibration": FOUNDATION | OBSERVED | {"cost", "cut", "data", "repair", "runtime"},
     "walk": FOUNDATION | {"runtime"},
     "sequential": FOUNDATION | {"consumers", "cut", "obs", "repair", "runtime", "statistics", "unfold", "mask", "walk"},
     "sensitivity": GROUPS | {"calibration", "cut", "repair", "runtime", "statistics", "mask", "walk"},

@@ -267,8 +267,7 @@ def test_images_are_smooth_only_where_no_statistics_are_stored():
 @pytest.mark.parametrize(("work", "made"), [(0, 16), (10**6, 20), (10**12, 40)])
 def test_large_models_are_shown_fewer_made_up_samples(monkeypatch, work, made):
     model = Model.of(BIG())
-    whole = macs(model) // model.shape("x")[0]
-    monkeypatch.setattr(calibration, "WORK", work * 20 * whole // 10**6)
+    monkeypatch.setattr(calibration, "WORK", work * 20 * macs(model) // 10**6)
     assert calibrate(model, {"N": 8}, None, 40, 0).samples == made
 
 

@@ -12,7 +12,7 @@ from spa_onnx.criteria.evidence import Evidence
 from spa_onnx.groups import Group
 from spa_onnx.obs import Surgeon
 
-CHUNK = 16
+CHUNK = 8
 """Of the channels left, one in CHUNK (at least one) goes before saliencies are computed again."""
 
 

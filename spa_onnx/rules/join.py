@@ -11,6 +11,7 @@ from spa_onnx.fold import NOTHING, slices
 from spa_onnx.model import Model
 from spa_onnx.node import Node
 from spa_onnx.rules.follow import Cut, Edit, SetAttribute, SetInput, TakeInstead, follow
+from spa_onnx.rules.layout import recount
 from spa_onnx.rules.registry import rule
 from spa_onnx.shapes import Shape
 
@@ -172,11 +173,21 @@ def gather(node: Node, model: Model) -> Iterator[Fact]:
         chosen = Span(Axis(x, axis), len(order), order=order)
         yield Coupling(chosen, whole(Axis(y, axis), len(order)), f"{node} takes index order[k] as its k-th")
         yield from same(Axis(indices, 0), Axis(y, axis), len(order), f"{node} has one index per element")
+    elif picked is not None and _counts_through(picked, shape[axis]):
+        sizes = {axis + dim: size for dim, size in enumerate(picked.shape) if size > 1}
+        yield from recount(node, [(Axis(x, axis), shape[axis])], [(Axis(y, dim), size) for dim, size in sizes.items()])
+        for dim, size in sizes.items():
+            yield from same(Axis(indices, dim - axis), Axis(y, dim), size, f"{node} has one index per element")
     elif picked is not None and rank == 0 and _measured(y, model):
         yield Free(Axis(x, axis))
     elif picked is None:
         for dim, size in enumerate(model.shape(indices) or ()):
             yield from same(Axis(indices, dim), Axis(y, axis + dim), size, f"{node} has one index per element")
+
+
+def _counts_through(picked: np.ndarray, size: int) -> bool:
+    """Whether indices of several axes name every position in order: as exporters write a tensor with the strides of another."""
+    return picked.ndim > 1 and picked.size == size and bool((picked.ravel() == np.arange(size)).all())
 
 
 def _measured(tensor: str, model: Model) -> bool:
@@ -189,7 +200,12 @@ def gather_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     """Constant indices are renumbered to what is left of the axis."""
     x, y, picked = node.inputs[0], node.outputs[0], model.constant(node.inputs[1])
     axis, shape = _axis(node, model), model.shape(x) or ()
-    if picked is None or picked.ndim > 1:
+    if picked is None or (picked.ndim > 1 and not _counts_through(picked, shape[axis])):
+        return
+    if picked.ndim > 1:
+        if cut.after(x)[axis] != shape[axis]:
+            left = cut.after(y)[axis : axis + picked.ndim]
+            yield SetInput(1, np.arange(cut.after(x)[axis], dtype=picked.dtype).reshape(left))
         return
     if picked.ndim == 0:
         if not -cut.after(x)[axis] <= picked < cut.after(x)[axis]:

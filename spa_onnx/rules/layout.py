@@ -60,7 +60,7 @@ def reshape(node: Node, model: Model) -> Iterator[Fact]:
         if len(first) == len(second) == 1:
             yield from same(Axis(x, first[0]), Axis(y, second[0]), before[first[0]], f"{node} keeps axis {first[0]}")
         else:
-            yield from _recount(node, [(Axis(x, d), before[d]) for d in first], [(Axis(y, d), after[d]) for d in second])
+            yield from recount(node, [(Axis(x, d), before[d]) for d in first], [(Axis(y, d), after[d]) for d in second])
 
 
 def _digits(left: Iterable[int], right: Iterable[int]) -> list[tuple[int, int]]:
@@ -85,7 +85,7 @@ def _holder(axes: Sequence[tuple[Axis, int]], stride: int, size: int) -> Span | 
     return None
 
 
-def _recount(node: Node, first: Sequence[tuple[Axis, int]], second: Sequence[tuple[Axis, int]]) -> Iterator[Choice]:
+def recount(node: Node, first: Sequence[tuple[Axis, int]], second: Sequence[tuple[Axis, int]]) -> Iterator[Choice]:
     """One option for each digit: the axes that it lies in lose its values, all others that take part stay."""
     options = []
     for stride, size in _digits((length for _, length in first), (length for _, length in second)):

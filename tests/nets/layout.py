@@ -110,6 +110,13 @@ NETS: dict[str, Build] = {
     "gather_constant": image("z = Gather<axis=1>(a, i)", "int64[5] i = {6, 0, 3, -1, 2}", into=5),
     "gather_repeated": image("z = Gather<axis=1>(a, i)", "int64[10] i = {6, 0, 3, 6, 2, 2, 1, 5, 4, 7}", into=10),
     "gather_int32": image("z = Gather<axis=1>(a, i)", "int32[8] i = {7, 6, 5, 4, 3, 2, 1, 0}"),
+    "gather_strided": image(
+        "p = GlobalAveragePool(a) f = Reshape(p, all) z = Gather(f, i)",
+        "int64[1] all = {-1}, int64[2,8,1,1] i = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}",
+    ),
+    "gather_strided_heads": tokens(
+        "g = Gather<axis=2>(a, i) r = Relu(g) z = Reshape(r, s)", "int64[2,4] i = {0, 1, 2, 3, 4, 5, 6, 7}, int64[3] s = {0, 0, 8}"
+    ),
     "gather_scalar_position": tokens("z = Gather<axis=1>(a, i)", "int64 i = {0}"),
     "gather_scalar_channel": tokens(
         "s = Gather<axis=2>(a, i) u = Unsqueeze(s, last) b = MatMul(a, w2) z = Mul(b, u)",
