@@ -20,19 +20,13 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
-from onnx.reference import ReferenceEvaluator
+from double import in_double
 from shared import EXACT, MODELS, RECURRENT_AND_QUANTISED, VERIFY, checker_options, machine, other_tool
 
 import spa_onnx
-from spa_onnx import runtime
-from spa_onnx.cut import Removal
-from spa_onnx.pipeline import inspect
-from spa_onnx.validate import difference, mask
 
 SETTINGS: dict[str, dict[str, object]] = {
     "0.1": {"ratio": 0.1, "scope": "local"},
@@ -115,36 +109,6 @@ def fused(proto: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.load(options.optimized_model_filepath)
 
 
-def in_double(path: Path, pruned: onnx.ModelProto, plan: dict[str, Any]) -> str:
-    """How far the pruned model is from the masked original when onnx's reference implementation computes both in float64."""
-    analysis = inspect(path)
-    drop = {group["name"]: np.asarray(group["removed"]) for group in plan["groups"]}
-    masked = mask(analysis.model, Removal(analysis, drop))
-    dims = runtime.working_dims(analysis.model, runtime.session(masked), {})
-    feed = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in runtime.random_feed(analysis.model, dims, 0).items()}
-    want, got = (ReferenceEvaluator(doubled(proto)).run(None, feed) for proto in (masked, pruned))
-    gaps = [difference(x, y) if x.dtype.kind == "f" else float((x != y).mean()) for x, y in zip(want, got, strict=True)]
-    return f"; computed in float64 they differ by {max(gaps):.2g}"
-
-
-def doubled(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with all that is float32 in float64."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    del copy.graph.value_info[:]
-    attributes = [(node, attribute) for node in copy.graph.node for attribute in node.attribute]
-    for tensor in (*copy.graph.initializer, *(attribute.t for _, attribute in attributes if attribute.HasField("t"))):
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
-    for node, attribute in attributes:
-        if (node.op_type, attribute.name, attribute.i) == ("Cast", "to", onnx.TensorProto.FLOAT):
-            attribute.i = onnx.TensorProto.DOUBLE
-    for value in (*copy.graph.input, *copy.graph.output):
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
-            value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
-    return copy
-
-
 def outcome(path: Path, setting: str, rtol: str) -> Outcome:
     """Prune one model at one setting and have it checked."""
     try:
@@ -156,7 +120,7 @@ def outcome(path: Path, setting: str, rtol: str) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         line = verify(path, result.model, result.plan, Path(folder), "--rtol", rtol, *checker_options(path.stem))
     found = Outcome(result.report.params[1] / result.report.params[0], line)
-    return found if found.fine else Outcome(found.kept, line + in_double(path, result.model, dict(result.plan)))
+    return found if found.fine else Outcome(found.kept, f"{line}; computed in float64 they differ by {in_double(path, result):.2g}")
 
 
 def main() -> int:

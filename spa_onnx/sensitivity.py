@@ -25,7 +25,7 @@ from spa_onnx.statistics import feed_size
 TRIAL = 0.25
 """Share of a group's channels that the trial cut takes."""
 
-PASSES = 2
+PASSES = 1
 """All trials together run at most this many times as many samples through the model as calibration did, but FEWEST each."""
 
 FEWEST = 4
