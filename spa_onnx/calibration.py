@@ -19,7 +19,7 @@ from spa_onnx.model import Model
 from spa_onnx.repair import correct_normalisation, normalisations
 from spa_onnx.runtime import Feed
 from spa_onnx.statistics import ChannelMoments, Moments, Schedule, channel_moments, feed_size, inputs_of, observe
-from spa_onnx.synthetic import has_stored_statistics, synthetic_feeds, with_batch_statistics
+from spa_onnx.synthetic import has_stored_statistics, make_up, with_batch_statistics
 
 MEMORY = 25 * 10**8
 """Bytes that collecting may take if nothing is said."""
@@ -42,7 +42,8 @@ FEWEST = 16
 class Calibration:
     """statistics: index of a consumer's node -> moments of its input. made_up: whether the samples are, with batch statistics.
 
-    feeds: the samples, in batches. samples: how many. normalised: inputs of BatchNormalizations -> moments of their channels, for
+    feeds: the samples, in batches. samples: how many. doubtful: whether they are made up and inner layers may be stirred otherwise than
+    by real ones. normalised: inputs of BatchNormalizations -> moments of their channels, for
     made-up samples. passes: which tensors are captured together.
     """
 
@@ -52,13 +53,9 @@ class Calibration:
     feeds: Sequence[Feed]
     samples: int
     made_up: bool
+    doubtful: bool = False
     normalised: Mapping[str, ChannelMoments] = field(default_factory=dict)
     passes: Sequence[Sequence[str]] = ()
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether samples are made up, and no stored statistics see to it that inner layers are stirred as by real ones."""
-        return self.made_up and not self.normalised
 
     def describe(self) -> str:
         """How many samples of which kind, for people."""
@@ -103,12 +100,13 @@ def calibrate(
     if samples is not None:
         chosen = samples.head(count, batch)
         feeds: Sequence[Feed] = chosen.feeds()
-        number, batch = len(chosen), chosen.batch
+        number, batch, doubtful = len(chosen), chosen.batch, False
     else:
         wanted = min(count, max(WORK // max(macs(model), 1), FEWEST))
-        feeds = synthetic_feeds(model, dims, wanted, min(batch, wanted), seed)
+        made = make_up(model, dims, wanted, min(batch, wanted), seed)
+        feeds, doubtful = made.feeds, made.doubtful
         number = sum(map(feed_size, feeds))
-    bare = Calibration(model, found, {}, feeds, number, samples is None)
+    bare = Calibration(model, found, {}, feeds, number, samples is None, doubtful)
     passes = tuple(_passes(model, sizes, room // batch))
     seen = observe(model, bare.run(model.proto), found, sorted(names), feeds, Schedule(number, seed, passes))
     return replace(bare, statistics=seen.products, normalised=seen.channels, passes=passes)

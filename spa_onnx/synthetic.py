@@ -8,15 +8,18 @@ were. No data, no gradient.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array
 from spa_onnx.model import Model, feeds
 from spa_onnx.pictures import HALF_WIDTH, pictures
 from spa_onnx.runtime import Feed, random_feed
+from spa_onnx.sentences import speaker, spoken
 from spa_onnx.shapes import symbolic_dims
 from spa_onnx.tokens import token_values
 
@@ -29,11 +32,32 @@ def has_stored_statistics(model: Model) -> bool:
     return any(node.op == "BatchNormalization" for node in model.nodes)
 
 
-def synthetic_feeds(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:
-    """Made-up samples, in batches where the batch is free: images as pictures, tokens within their table.
+@dataclass(frozen=True, slots=True)
+class MadeUp:
+    """feeds: the samples, in batches. doubtful: whether nothing sees to it that inner layers are stirred as by real ones."""
+
+    feeds: list[Feed]
+    doubtful: bool
+
+
+def make_up(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> MadeUp:
+    """Samples, in batches where the batch is free: images as pictures, tokens as sentences of the model's own or drawn from their table.
 
     Where the graph stores BatchNormalizations, whose statistics make up for what samples lack, float images are uniform noise alone.
     """
+    talks = speaker(model)
+    if talks is not None:
+        try:
+            drawn = _drawn(model, talks.longer(dims), samples, batch, seed)
+            told = spoken(model, talks, drawn, seed)
+        except RefusedError:  # it wants sentences of another length
+            told = None
+        if told is not None:
+            return MadeUp(told, doubtful=False)
+    return MadeUp(_drawn(model, dims, samples, batch, seed), doubtful=not has_stored_statistics(model))
+
+
+def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:
     inputs = feeds(model.proto.graph)
     free = {name for name, position, _ in symbolic_dims(inputs) if position == 0}
     size = batch if free else next((len(array) for array in random_feed(model, dims, 0).values() if array.ndim), 1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(spa_onnx.__file__).parent
 FOUNDATION = {"errors", "facts", "node", "arithmetic", "quantised", "fold", "foreign", "shapes", "model"}
 GROUPS = FOUNDATION | {"rules", "groups"}
-OBSERVED = {"consumers", "unfold", "obs", "statistics", "pictures", "synthetic", "tokens"}
+OBSERVED = {"consumers", "unfold", "obs", "statistics", "pictures", "sentences", "synthetic", "tokens"}
 WORK = (
     GROUPS
     | OBSERVED
@@ -66,7 +66,8 @@ ALLOWED: dict[str, set[str]] = {
     "statistics": FOUNDATION | {"consumers", "unfold", "runtime", "obs"},
     "tokens": FOUNDATION,
     "pictures": {"fold"},
-    "synthetic": FOUNDATION | {"runtime", "tokens", "pictures"},
+    "sentences": FOUNDATION | {"cost", "runtime", "tokens"},
+    "synthetic": FOUNDATION | {"runtime", "tokens", "pictures", "sentences"},
     "repair": FOUNDATION | {"groups", "cut", "consumers", "obs", "statistics"},
     "criteria": FOUNDATION | {"groups", "consumers", "obs", "statistics"},
     "calibration": FOUNDATION | OBSERVED | {"cost", "cut", "data", "repair", "runtime"},

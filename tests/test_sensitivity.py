@@ -63,7 +63,7 @@ def test_a_branch_without_effect_is_no_free_ride():
 def test_doubtful_samples_make_no_group_less_sensitive_than_the_middle_one():
     analysis, known = known_of(branches(0.1), samples((6,), 200))
     scores = score_groups(analysis.prunable(), CRITERIA["obspa"], Evidence(analysis.model, 0, known.consumers, known.statistics))
-    given, made = (sensitivities(analysis, analysis.prunable(), scores, replace(known, made_up=m)) for m in (False, True))
+    given, made = (sensitivities(analysis, analysis.prunable(), scores, replace(known, doubtful=m)) for m in (False, True))
     assert given.min() < 1
     assert np.array_equal(made, np.maximum(given, 1))
 

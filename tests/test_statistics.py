@@ -20,7 +20,7 @@ from spa_onnx.model import Model
 from spa_onnx.obs import SUPPORT
 from spa_onnx.settings import parse_bytes
 from spa_onnx.statistics import Moments, Schedule, channel_moments, collect, observe, positions_of, with_outputs
-from spa_onnx.synthetic import has_stored_statistics, synthetic_feeds, with_batch_statistics
+from spa_onnx.synthetic import has_stored_statistics, make_up, with_batch_statistics
 from spa_onnx.unfold import columns
 
 MIXED = net(
@@ -212,7 +212,7 @@ MADE = {
 @pytest.mark.parametrize(("model", "shape", "dtype"), MADE.values(), ids=MADE)
 def test_made_up_samples_fit_the_model(model, shape, dtype):
     def make(seed):
-        return synthetic_feeds(model, {"N": 3, "L": 7}, 16, 8, seed)
+        return make_up(model, {"N": 3, "L": 7}, 16, 8, seed).feeds
 
     feeds, again, other = make(5), make(5), make(6)
     assert sum(len(feed["x"]) for feed in feeds) == 16
@@ -240,7 +240,7 @@ def test_masks_are_ones_positions_are_counted_and_ids_fill_their_table():
             "float[N,L,4] y",
         )()
     )
-    (feed,) = synthetic_feeds(model, {"N": 1, "L": 7}, 16, 16, 0)
+    (feed,) = make_up(model, {"N": 1, "L": 7}, 16, 16, 0).feeds
     assert feed["attention_mask"].min() == 1
     assert (feed["position_ids"] == np.arange(7)).all()
     assert not feed["token_type_ids"].any()
@@ -250,14 +250,14 @@ def test_masks_are_ones_positions_are_counted_and_ids_fill_their_table():
 
 
 def test_bytes_use_their_range():
-    x = np.concatenate([feed["x"] for feed in synthetic_feeds(MADE["bytes"][0], {"N": 1}, 16, 8, 0)])
+    x = np.concatenate([feed["x"] for feed in make_up(MADE["bytes"][0], {"N": 1}, 16, 8, 0).feeds])
     assert x.min() < 20
     assert x.max() > 235
 
 
 def test_images_are_smooth_only_where_no_statistics_are_stored():
     def roughness(model):
-        x = synthetic_feeds(model, {"N": 8}, 8, 8, 0)[0]["x"]
+        x = make_up(model, {"N": 8}, 8, 8, 0).feeds[0]["x"]
         return np.square(np.diff(x, axis=3)).mean() / x.var()
 
     assert roughness(MADE["image"][0]) < 1.5
