@@ -11,6 +11,7 @@ from nets.build import net
 from spa_onnx import runtime
 from spa_onnx.analysis import zeros
 from spa_onnx.errors import RefusedError
+from spa_onnx.pipeline import inspect
 from spa_onnx.rules import RULES
 from spa_onnx.rules.elementwise import UNARY
 
@@ -41,3 +42,16 @@ def test_a_table_that_takes_an_exponential_for_zero_breaks_the_law(monkeypatch):
     assert violation(NETS[name](), 0) == ""
     monkeypatch.setattr(zeros, "ENDS", ())
     assert "differs" in violation(NETS[name](), 0)
+
+
+@pytest.mark.parametrize("norm", ["BatchNormalization(a, s, t, m, v)", "InstanceNormalization(a, s, t)"])
+def test_what_a_norm_leaves_of_channels_that_go_may_be_summed_over(norm):
+    """The scale and the bias go with the channel, so both factors of the product hold zeros there."""
+    proto = net(
+        "float[2,3,5] x",
+        "float[8,3,1] w1, float[8,3,1] w2, float[8] s, float[8] t, float[8] m, float[8] v, float[5,4] w3",
+        f"a = Conv(x, w1) n = {norm} b = Conv(x, w2) e = Exp(b) c = Transpose<perm=[0,2,1]>(n) d = MatMul(c, e) y = MatMul(d, w3)",
+        "float[2,5,4] y",
+    )()
+    assert {group.name for group in inspect(proto).prunable()} == {"w1[0]"}
+    assert violation(proto, 0) == ""

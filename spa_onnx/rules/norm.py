@@ -13,11 +13,11 @@ from spa_onnx.rules.registry import rule
 
 
 def _per_channel(node: Node, model: Model) -> Iterator[Coupling]:
-    """Every further input is a vector with one entry per channel (axis 1)."""
+    """Every further input is a vector with one entry per channel (axis 1) of the output."""
     channels = (model.shape(node.inputs[0]) or ())[1]
     for vector in node.inputs[1:]:
         if vector:
-            yield from same(Axis(node.inputs[0], 1), Axis(vector, 0), channels, f"{node} has one entry per channel")
+            yield from same(Axis(node.outputs[0], 1), Axis(vector, 0), channels, f"{node} has one entry per channel")
 
 
 @rule("BatchNormalization")
