@@ -11,12 +11,13 @@ import numpy as np
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
+from spa_onnx.choice import choose
 from spa_onnx.criteria import CRITERIA, Evidence
 from spa_onnx.facts import Axis, Choice, Coupling, Fact, Indices, Positions, Span
 from spa_onnx.groups import Analysis, Group
 from spa_onnx.importance import score_groups
 from spa_onnx.model import Model
-from spa_onnx.pipeline import choose, prune
+from spa_onnx.pipeline import prune
 from spa_onnx.plan import Plan
 from spa_onnx.result import Result
 from spa_onnx.rewrite import Rewritten, rewrite

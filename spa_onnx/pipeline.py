@@ -8,35 +8,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.analysis.demands import excluded
 from spa_onnx.calibration import MEMORY, Calibration, calibrate
-from spa_onnx.consumers import Consumer
-from spa_onnx.cost import UNITS, PlanCost, macs, per_channel
-from spa_onnx.criteria import CRITERIA, LOSSES, WITH_STATISTICS, Evidence
-from spa_onnx.cut import Removal
+from spa_onnx.choice import choose
+from spa_onnx.cost import UNITS, macs
 from spa_onnx.data import Samples, read_samples
 from spa_onnx.drift import drift
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.facts import Indices
 from spa_onnx.files import check_model, read_model
 from spa_onnx.fold import Array
-from spa_onnx.groups import UNREAD, Analysis
-from spa_onnx.importance import fill_in, score_groups
+from spa_onnx.groups import Analysis
 from spa_onnx.model import Model, feeds, parameters
 from spa_onnx.plan import Plan, check_plan, sha256
 from spa_onnx.preprocess import parse
-from spa_onnx.repair import reconstruct
+from spa_onnx.refit import left_alone, refitted
 from spa_onnx.result import Report, Result
 from spa_onnx.rewrite import Rewritten, rewrite
-from spa_onnx.rounds import joined, narrowed, shares, widened
-from spa_onnx.select import CLOSE, Target, select
-from spa_onnx.sensitivity import sensitivities
-from spa_onnx.sequential import reconstruct_in_order
+from spa_onnx.rounds import in_rounds
+from spa_onnx.select import CLOSE, Target
 from spa_onnx.settings import Settings, parse_bytes
 from spa_onnx.shapes import symbolic_dims
 from spa_onnx.validate import validate
@@ -45,15 +38,6 @@ Progress = Callable[[str], None]
 """Called with the name of each step as it begins."""
 
 STEPS = ("load", "analyse", "collect", "score", "weigh", "select", "rewrite", "validate", "repair", "measure")
-
-FALLBACK = "l1"
-"""Orders the channels of groups that no product with known inputs reads."""
-
-LEEWAY = 2.0
-"""On doubtful samples no group loses more than so many times what all would lose alike: they stir deep layers too little."""
-
-MOST_NAMES = 3
-"""Weights that a note names."""
 
 
 @dataclass(slots=True)
@@ -183,7 +167,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     values: dict[str, Array] = {}
     how = ""
     if settings.rounds > 1:
-        drop, values, how = _in_rounds(analysis, settings, session, clock)
+        drop, values, how = in_rounds(analysis, settings, lambda here: _calibration(here, settings, session, clock), clock)
     else:
         known = _calibration(analysis, settings, session, clock)
         clock("score")
@@ -247,113 +231,6 @@ def _calibration(analysis: Analysis, settings: Settings, trial: _Trial | None, c
     return calibrate(analysis.model, dims, trial.samples, settings.samples, settings.seed, memory=trial.memory, of=cut)
 
 
-def choose(
-    analysis: Analysis, settings: Settings, known: Calibration | None = None, clock: Progress = _quiet, *, must: bool = True
-) -> dict[str, Indices]:
-    """Score and select. Raises RefusedError, with the reason, where nothing can go, or nothing would and something must."""
-    groups = analysis.prunable()
-    if not groups:
-        raise RefusedError(_nothing(analysis, settings))
-    evidence = Evidence(analysis.model, settings.seed)
-    if known is not None:
-        evidence = Evidence(analysis.model, settings.seed, known.consumers, known.statistics)
-    scores = score_groups(groups, CRITERIA[settings.criterion], evidence, settings.aggregate, settings.normalise)
-    if settings.criterion in LOSSES:
-        scored = [group for group in groups if group.name in scores]
-        if known is not None and settings.scope != "local" and scored:
-            clock("weigh")
-            saved = np.maximum(per_channel(analysis.model, scored, settings.unit()), 1.0)
-            weights = sensitivities(analysis, scored, scores, known) / saved
-            scores |= {group.name: scores[group.name] * weight for group, weight in zip(scored, weights.tolist(), strict=True)}
-    if settings.criterion in WITH_STATISTICS:
-        scores = fill_in(scores, score_groups(groups, CRITERIA[FALLBACK], evidence))
-    if not scores:
-        raise RefusedError(f"criterion {settings.criterion} knows nothing about any of the {len(groups)} groups; use --criterion l1")
-    clock("select")
-    leeway = LEEWAY if known is not None and known.doubtful else np.inf
-    drop = select(groups, analysis.model, scores, settings.goal(), settings.scope, settings.multiple, leeway=leeway)
-    if not drop and must:
-        largest = max(group.size for group in groups)
-        goal = settings.target or f"ratio {settings.ratio}"
-        raise RefusedError(
-            f"{goal} with multiples of {settings.multiple} removes no channel: the largest of {len(groups)} groups has "
-            f"{largest}; remove more, or use a smaller multiple"
-        )
-    return drop
-
-
-def _final_share(analysis: Analysis, settings: Settings) -> float:
-    """What is kept in the end, of the unit that counts."""
-    goal = settings.goal()
-    if isinstance(goal, Target):
-        return goal.share
-    groups = analysis.prunable()
-    if not groups:
-        raise RefusedError(_nothing(analysis, settings))
-    even = select(groups, analysis.model, {group.name: np.zeros(group.size) for group in groups}, goal, "local", settings.multiple)
-    removed = np.asarray([len(even.get(group.name, ())) for group in groups])
-    return float(PlanCost(analysis.model, groups)(removed) / macs(analysis.model))
-
-
-def _in_rounds(
-    analysis: Analysis, settings: Settings, trial: _Trial | None, clock: Progress
-) -> tuple[dict[str, Indices], dict[str, Array], str]:
-    """(channels that go, new values of constants, how they were found): pruned and repaired round by round."""
-    drop: dict[str, Indices] = {}
-    values: dict[str, Array] = {}
-    model, whole, unit, repair = analysis.model, UNITS[settings.unit()].whole, settings.unit(), ""
-    for number, share in enumerate(shares(_final_share(analysis, settings), settings.rounds), 1):
-        removal = Removal(analysis, drop)
-        here = narrowed(analysis, drop, removal, model)
-        known = _calibration(here, settings, trial, clock)
-        clock("score")
-        left = min(share * whole(analysis.model) / whole(model), 1.0)
-        goal = replace(settings, ratio=None, target=f"{unit}={left!r}") if left < 1 else None
-        going = choose(here, goal, known, clock, must=number == settings.rounds and not drop) if goal else {}
-        clock("rewrite")
-        drop = joined(analysis, drop, going)
-        if known is not None and settings.repair != "none" and going:
-            clock("repair")
-            repair = f"{settings.repair}: fitted on {known.describe()} in each of {settings.rounds} rounds"
-            cut = Removal(here, going)
-            new = _refitted(known, cut, settings)
-            values = widened(analysis.model, new, removal, values)
-            moved = known.correction(rewrite(analysis, Plan(drop, ""), values).proto, cut)
-            values = widened(analysis.model, moved, removal, values)
-        model = Model.of(rewrite(analysis, Plan(drop, ""), values).proto, analysis.model.inference.dims)
-    return drop, values, repair
-
-
-def _refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[str, Array]:
-    """New values of constants: layer by layer, and on given samples once more in the order of the graph."""
-    refits = settings.repair == "obs"
-    values = reconstruct(known.model, known.consumers, known.statistics, removal, refits=refits)
-    if refits and not known.made_up:
-        free = [consumer for consumer in known.consumers if not _is_excluded(consumer, settings)]
-        values = reconstruct_in_order(known.model, free, known.feeds, removal, values, settings.seed)
-    return values
-
-
-def _is_excluded(consumer: Consumer, settings: Settings) -> bool:
-    """Whether its node or weight is to stay what it is."""
-    return any(
-        pattern.search(name) for pattern in settings.patterns() for name in (consumer.node.name, consumer.weight, *consumer.node.outputs)
-    )
-
-
-def _nothing(analysis: Analysis, settings: Settings) -> str:
-    pinned = sorted(analysis.pinned(), key=lambda group: (group.cause == UNREAD, -group.size))
-    if settings.exclude and any("excluded by" in group.pinned for group in pinned):
-        return f"nothing to prune: --exclude {' '.join(settings.exclude)} leaves no group free; exclude less"
-    if not pinned:
-        return "nothing to prune: the model has no float weights with channels; see spa-onnx groups MODEL"
-    first = pinned[0]
-    return (
-        f"nothing to prune: all {len(pinned)} groups with weights are pinned. The largest, {first.name} ({first.size} channels): "
-        f"{first.pinned}. See spa-onnx groups MODEL, and docs/new_rule.md to add a rule"
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class _Trial:
     """The original in onnxruntime, with inputs on which it runs."""
@@ -372,18 +249,6 @@ class _Trial:
         opened = runtime.session(source.proto, optimise=True, what="the original model")
         samples = None if data is None else read_samples(data, source.proto, how)
         return cls(opened, given, samples, parse_bytes(memory))
-
-
-def _left_alone(known: Calibration, removal: Removal, values: Mapping[str, Array]) -> Iterator[str]:
-    """The products that lost inputs and still have their old weights."""
-    lost = [consumer for consumer in known.consumers if consumer.axis in removal]
-    kept = sorted({consumer.weight for consumer in lost if consumer.weight not in values})
-    if kept:
-        names = ", ".join(kept[:MOST_NAMES]) + (", ..." if len(kept) > MOST_NAMES else "")
-        yield (
-            f"{len(kept)} of the {len({consumer.weight for consumer in lost})} weights that lost inputs were not refitted, because others "
-            f"read them, their inputs were not finite, or what fits best is out of their type's range: {names}"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,11 +298,11 @@ class _Job:
         if self.known is None:
             return rewrite(self.analysis, self.plan, self.values), self.repair, ()
         settings = Settings.of(self.plan.settings)
-        values = _refitted(self.known, cut.removal, settings)
+        values = refitted(self.known, cut.removal, settings)
         better = rewrite(self.analysis, self.plan, values)
         correction = self.known.correction(better.proto, cut.removal)
         how = f"{settings.repair}: fitted on {self.known.describe()}"
-        notes = tuple(_left_alone(self.known, cut.removal, values)) if settings.repair == "obs" else ()
+        notes = tuple(left_alone(self.known, cut.removal, values)) if settings.repair == "obs" else ()
         return (rewrite(self.analysis, self.plan, values | correction) if correction else better), how, notes
 
     def _measured(self, trial: _Trial, report: Report, cut: Rewritten, dims: Mapping[str, int]) -> Report:

@@ -5,16 +5,24 @@ All rounds share the groups of the original, so their plans compose by construct
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
 
+from spa_onnx.calibration import Calibration
+from spa_onnx.choice import choose, share_in_the_end
+from spa_onnx.cost import UNITS
 from spa_onnx.cut import Removal, put, taken
 from spa_onnx.facts import Axis, Indices
 from spa_onnx.fold import Array
 from spa_onnx.groups import Analysis, Group
 from spa_onnx.model import Model
+from spa_onnx.plan import Plan
+from spa_onnx.refit import refitted
+from spa_onnx.rewrite import rewrite
+from spa_onnx.settings import Settings
 
 
 def shares(final: float, rounds: int) -> list[float]:
@@ -72,3 +80,35 @@ def widened(model: Model, values: Mapping[str, Array], removal: Removal, before:
         if taken(old, slices).shape == value.shape:
             result[name] = put(old, slices, value)
     return result
+
+
+def in_rounds(
+    analysis: Analysis, settings: Settings, look: Callable[[Analysis], Calibration | None], clock: Callable[[str], None]
+) -> tuple[dict[str, Indices], dict[str, Array], str]:
+    """(channels that go, new values of constants, how they were found): pruned and repaired round by round.
+
+    look: what the inputs of a model's products look like, where anybody asks. clock: called with the name of each step as it begins.
+    """
+    drop: dict[str, Indices] = {}
+    values: dict[str, Array] = {}
+    model, whole, unit, repair = analysis.model, UNITS[settings.unit()].whole, settings.unit(), ""
+    for number, share in enumerate(shares(share_in_the_end(analysis, settings), settings.rounds), 1):
+        removal = Removal(analysis, drop)
+        here = narrowed(analysis, drop, removal, model)
+        known = look(here)
+        clock("score")
+        left = min(share * whole(analysis.model) / whole(model), 1.0)
+        goal = replace(settings, ratio=None, target=f"{unit}={left!r}") if left < 1 else None
+        going = choose(here, goal, known, clock, must=number == settings.rounds and not drop) if goal else {}
+        clock("rewrite")
+        drop = joined(analysis, drop, going)
+        if known is not None and settings.repair != "none" and going:
+            clock("repair")
+            repair = f"{settings.repair}: fitted on {known.describe()} in each of {settings.rounds} rounds"
+            cut = Removal(here, going)
+            new = refitted(known, cut, settings)
+            values = widened(analysis.model, new, removal, values)
+            moved = known.correction(rewrite(analysis, Plan(drop, ""), values).proto, cut)
+            values = widened(analysis.model, moved, removal, values)
+        model = Model.of(rewrite(analysis, Plan(drop, ""), values).proto, analysis.model.inference.dims)
+    return drop, values, repair

@@ -117,17 +117,25 @@ class _Choice:
         return high, removed
 
     def filled(self, removed: Counts, cost: PlanCost, budget: float) -> Counts:
-        """Channels put back, step by step, as long as more than CLOSE of the budget is left and one fits."""
+        """Channels put back, step by step, as long as more than CLOSE of the budget is left and one fits; or exchanged for cheaper ones."""
         while cost(removed) < (1 - CLOSE) * budget:
             back = next((fewer for fewer in self._one_put_back(removed) if cost(fewer) <= budget), None)
             if back is None:
-                break
+                exchanges = (more for fewer in self._one_put_back(removed) for more in self._one_taken(fewer))
+                return next((more for more in exchanges if (1 - CLOSE) * budget <= cost(more) <= budget), removed)
             removed = back
         return removed
 
     def _last_score(self, number: int, removed: Counts) -> float:
         """The score of the last channel that went."""
         return float(np.sort(self.scores[self.groups[number].name])[removed[number] - 1])
+
+    def _one_taken(self, removed: Counts) -> Iterator[Counts]:
+        """One step of channels more: first of the group whose next channel scores lowest."""
+        able = np.flatnonzero(self.sizes - removed >= 2 * self.steps).tolist()
+        following = {n: float(np.sort(self.scores[self.groups[n].name])[removed[n]]) for n in able}
+        for number in sorted(following, key=following.__getitem__):
+            yield removed + np.eye(1, len(removed), number, dtype=np.int64)[0] * self.steps[number]
 
     def _one_put_back(self, removed: Counts) -> Iterator[Counts]:
         """One step of channels fewer: first of the group whose last channel that went scores highest."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command import SHORT, copy_model, listing, save, spa, tiny
 
-from spa_onnx import files, pipeline
+from spa_onnx import choice, files, pipeline
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -74,13 +74,14 @@ def test_a_signal_at_any_moment_leaves_old_or_new_files_and_nothing_else(tmp_pat
     assert after[model.name] == source[model.name]
 
 
-STEPS = ("read_model", "analyse", "score_groups", "select", "rewrite", "validate", "drift")
+STEPS = [(pipeline, step) for step in ("read_model", "analyse", "choose", "rewrite", "validate", "drift")]
+STEPS += [(choice, step) for step in ("score_groups", "select")]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("module", "step"), STEPS)
 @pytest.mark.parametrize("number", STATUS, ids=str)
-def test_an_interrupt_in_any_step_writes_nothing(tmp_path, monkeypatch, step, number):
-    monkeypatch.setattr(pipeline, step, lambda *_, **__: signal.raise_signal(number))
+def test_an_interrupt_in_any_step_writes_nothing(tmp_path, monkeypatch, module, step, number):
+    monkeypatch.setattr(module, step, lambda *_, **__: signal.raise_signal(number))
     model = save(tiny(), tmp_path / "tiny.onnx")
     before = listing(tmp_path)
     result = spa("prune", model, "--ratio", "0.4")

@@ -17,12 +17,12 @@ from random_graphs import CI, Recipe, Step, build, recipes
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
+from spa_onnx.choice import choose
 from spa_onnx.cut import taken
 from spa_onnx.errors import RefusedError, SpaError
 from spa_onnx.facts import Axis, Coupling, Free, whole
 from spa_onnx.mask import mask
 from spa_onnx.model import Model
-from spa_onnx.pipeline import choose
 from spa_onnx.plan import Plan, check_plan
 from spa_onnx.rewrite import Rewritten, rewrite
 from spa_onnx.rules import FOLLOWERS, RULES

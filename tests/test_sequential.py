@@ -9,7 +9,7 @@ from nets.build import net
 from test_repair import CONV, MLP, outputs, samples
 
 import spa_onnx
-from spa_onnx import pipeline, runtime
+from spa_onnx import refit, runtime
 from spa_onnx.calibration import calibrate
 from spa_onnx.cut import Removal
 from spa_onnx.data import read_samples
@@ -117,7 +117,7 @@ def test_a_shared_weight_keeps_the_value_that_suits_all_its_users():
 
 def test_made_up_samples_are_refitted_layer_by_layer_only(monkeypatch):
     called = []
-    monkeypatch.setattr(pipeline, "reconstruct_in_order", lambda *given: called.append(given) or given[4])
+    monkeypatch.setattr(refit, "reconstruct_in_order", lambda *given: called.append(given) or given[4])
     spa_onnx.prune(CONV(), 0.4, samples=32)
     assert not called
     spa_onnx.prune(CONV(), 0.4, samples=32, data={"x": samples((3, 6, 6), 32)})

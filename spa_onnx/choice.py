@@ -1,0 +1,94 @@
+"""Which channels go: score -> weigh -> select."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from spa_onnx.calibration import Calibration
+from spa_onnx.cost import PlanCost, macs, per_channel
+from spa_onnx.criteria import CRITERIA, LOSSES, WITH_STATISTICS, Evidence
+from spa_onnx.errors import RefusedError
+from spa_onnx.facts import Indices
+from spa_onnx.groups import UNREAD, Analysis
+from spa_onnx.importance import fill_in, score_groups
+from spa_onnx.select import Target, select
+from spa_onnx.sensitivity import sensitivities
+from spa_onnx.settings import Settings
+
+FALLBACK = "l1"
+"""Orders the channels of groups that no product with known inputs reads."""
+
+LEEWAY = 2.0
+"""On doubtful samples no group loses more than so many times what all would lose alike: they stir deep layers too little."""
+
+
+def choose(
+    analysis: Analysis,
+    settings: Settings,
+    known: Calibration | None = None,
+    clock: Callable[[str], None] = lambda _: None,
+    *,
+    must: bool = True,
+) -> dict[str, Indices]:
+    """Score and select. Raises RefusedError, with the reason, where nothing can go, or nothing would and something must.
+
+    clock: called with the name of each step as it begins.
+    """
+    groups = analysis.prunable()
+    if not groups:
+        raise RefusedError(nothing(analysis, settings))
+    evidence = Evidence(analysis.model, settings.seed)
+    if known is not None:
+        evidence = Evidence(analysis.model, settings.seed, known.consumers, known.statistics)
+    scores = score_groups(groups, CRITERIA[settings.criterion], evidence, settings.aggregate, settings.normalise)
+    if settings.criterion in LOSSES:
+        scored = [group for group in groups if group.name in scores]
+        if known is not None and settings.scope != "local" and scored:
+            clock("weigh")
+            saved = np.maximum(per_channel(analysis.model, scored, settings.unit()), 1.0)
+            weights = sensitivities(analysis, scored, scores, known) / saved
+            scores |= {group.name: scores[group.name] * weight for group, weight in zip(scored, weights.tolist(), strict=True)}
+    if settings.criterion in WITH_STATISTICS:
+        scores = fill_in(scores, score_groups(groups, CRITERIA[FALLBACK], evidence))
+    if not scores:
+        raise RefusedError(f"criterion {settings.criterion} knows nothing about any of the {len(groups)} groups; use --criterion l1")
+    clock("select")
+    leeway = LEEWAY if known is not None and known.doubtful else np.inf
+    drop = select(groups, analysis.model, scores, settings.goal(), settings.scope, settings.multiple, leeway=leeway)
+    if not drop and must:
+        largest = max(group.size for group in groups)
+        goal = settings.target or f"ratio {settings.ratio}"
+        raise RefusedError(
+            f"{goal} with multiples of {settings.multiple} removes no channel: the largest of {len(groups)} groups has "
+            f"{largest}; remove more, or use a smaller multiple"
+        )
+    return drop
+
+
+def share_in_the_end(analysis: Analysis, settings: Settings) -> float:
+    """What is kept in the end, of the unit that counts."""
+    goal = settings.goal()
+    if isinstance(goal, Target):
+        return goal.share
+    groups = analysis.prunable()
+    if not groups:
+        raise RefusedError(nothing(analysis, settings))
+    even = select(groups, analysis.model, {group.name: np.zeros(group.size) for group in groups}, goal, "local", settings.multiple)
+    removed = np.asarray([len(even.get(group.name, ())) for group in groups])
+    return float(PlanCost(analysis.model, groups)(removed) / macs(analysis.model))
+
+
+def nothing(analysis: Analysis, settings: Settings) -> str:
+    """Why nothing can go."""
+    pinned = sorted(analysis.pinned(), key=lambda group: (group.cause == UNREAD, -group.size))
+    if settings.exclude and any("excluded by" in group.pinned for group in pinned):
+        return f"nothing to prune: --exclude {' '.join(settings.exclude)} leaves no group free; exclude less"
+    if not pinned:
+        return "nothing to prune: the model has no float weights with channels; see spa-onnx groups MODEL"
+    first = pinned[0]
+    return (
+        f"nothing to prune: all {len(pinned)} groups with weights are pinned. The largest, {first.name} ({first.size} channels): "
+        f"{first.pinned}. See spa-onnx groups MODEL, and docs/new_rule.md to add a rule"
+    )

@@ -1,0 +1,45 @@
+"""How what stays is repaired: layer by layer, and with given samples once more in the order of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from spa_onnx.calibration import Calibration
+from spa_onnx.consumers import Consumer
+from spa_onnx.cut import Removal
+from spa_onnx.fold import Array
+from spa_onnx.repair import reconstruct
+from spa_onnx.sequential import reconstruct_in_order
+from spa_onnx.settings import Settings
+
+MOST_NAMES = 3
+"""Weights that a note names."""
+
+
+def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[str, Array]:
+    """Constant -> its new value, in the shape of the original."""
+    refits = settings.repair == "obs"
+    values = reconstruct(known.model, known.consumers, known.statistics, removal, refits=refits)
+    if refits and not known.made_up:
+        free = [consumer for consumer in known.consumers if not _is_excluded(consumer, settings)]
+        values = reconstruct_in_order(known.model, free, known.feeds, removal, values, settings.seed)
+    return values
+
+
+def _is_excluded(consumer: Consumer, settings: Settings) -> bool:
+    """Whether its node or weight is to stay what it is."""
+    return any(
+        pattern.search(name) for pattern in settings.patterns() for name in (consumer.node.name, consumer.weight, *consumer.node.outputs)
+    )
+
+
+def left_alone(known: Calibration, removal: Removal, values: Mapping[str, Array]) -> Iterator[str]:
+    """The products that lost inputs and still have their old weights."""
+    lost = [consumer for consumer in known.consumers if consumer.axis in removal]
+    kept = sorted({consumer.weight for consumer in lost if consumer.weight not in values})
+    if kept:
+        names = ", ".join(kept[:MOST_NAMES]) + (", ..." if len(kept) > MOST_NAMES else "")
+        yield (
+            f"{len(kept)} of the {len({consumer.weight for consumer in lost})} weights that lost inputs were not refitted, because others "
+            f"read them, their inputs were not finite, or what fits best is out of their type's range: {names}"
+        )
