@@ -4,9 +4,9 @@
 
 NAME is the start of a row's name (`timm/swin`, `transformers/bert`); `--quick` is a choice that takes about a minute. Every weight,
 bias and running statistic is jittered, so that nothing is zero or equal; statistics about those of what each BatchNorm is given.
-TorchScript exports have a symbolic batch (and sequence), dynamo's are static. A row is pruned at 0.5 (l1, local); where more than 60 % of its parameters stay, `--width` is tried as well. What
-cannot be imported or exported is listed as skipped. Exports are kept in the cache folder. Needs the extra `benchmarks`, and torch,
-timm, transformers.
+TorchScript exports have a symbolic batch (and sequence), dynamo's are static. A row is pruned at 0.5 (l1, local); where more than 60 %
+of its parameters stay, `--width` is tried as well. What cannot be imported or exported is listed as skipped. Exports are kept in the
+cache folder. Needs the extra `benchmarks`, and torch, timm, transformers.
 """
 
 from __future__ import annotations
