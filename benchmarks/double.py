@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.ops.op_conv import Conv as SlowConv
+from onnx.reference.ops.op_conv_transpose import ConvTranspose as SlowConvTranspose
 
 import spa_onnx
 from spa_onnx import runtime
@@ -24,7 +29,7 @@ def in_double(path: Path, result: spa_onnx.Result) -> float:
     masked = mask(analysis.model, Removal(analysis, drop))
     dims = runtime.working_dims(analysis.model, runtime.session(masked), {})
     feed = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in runtime.random_feed(analysis.model, dims, 0).items()}
-    want, got = (ReferenceEvaluator(doubled(proto)).run(None, feed) for proto in (masked, result.model))
+    want, got = (ReferenceEvaluator(doubled(proto), new_ops=[Conv, ConvTranspose]).run(None, feed) for proto in (masked, result.model))
     return max(difference(x, y) if x.dtype.kind == "f" else float((x != y).mean()) for x, y in zip(want, got, strict=True))
 
 
@@ -44,3 +49,65 @@ def doubled(proto: onnx.ModelProto) -> onnx.ModelProto:
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
             value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     return copy
+
+
+class Conv(SlowConv):
+    """onnx's reference takes minutes for a large convolution; this one adds up a product of matrices for each position of the kernel."""
+
+    def _run(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None, **attributes: Any) -> tuple[np.ndarray]:
+        group, spatial = attributes["group"] or 1, x.ndim - 2
+        if attributes["auto_pad"] not in {None, "NOTSET"}:
+            return super()._run(x, w, b, **attributes)
+        strides, dilations, pads = steps(attributes, spatial)
+        padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:spatial], pads[spatial:], strict=True)])
+        parts = padded.reshape(len(x), group, -1, *padded.shape[2:])
+        reach = [(size - 1) * dilation for size, dilation in zip(w.shape[2:], dilations, strict=True)]
+        sizes = [(have - far - 1) // stride + 1 for have, far, stride in zip(padded.shape[2:], reach, strides, strict=True)]
+        y = np.zeros((len(x), group, len(w) // group, *sizes), x.dtype)
+        for place in product(*map(range, w.shape[2:])):
+            window = parts[windows(place, sizes, strides, dilations)]
+            y += np.einsum("goi,ngi...->ngo...", at(w, place).reshape(group, -1, w.shape[1]), window, optimize=True)
+        y = y.reshape(len(x), len(w), *sizes)
+        return (y if b is None else y + b.reshape(-1, *[1] * spatial),)
+
+
+class ConvTranspose(SlowConvTranspose):
+    """The same the other way round: each position of the kernel adds to the output."""
+
+    def _run(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None, **attributes: Any) -> tuple[np.ndarray]:
+        group, spatial = attributes["group"] or 1, x.ndim - 2
+        if attributes["auto_pad"] not in {None, "NOTSET"} or attributes["output_shape"]:
+            return super()._run(x, w, b, **attributes)
+        strides, dilations, pads = steps(attributes, spatial)
+        more = attributes["output_padding"] or [0] * spatial
+        inner, ones = x.shape[2:], [1] * spatial
+        full = [
+            (have - 1) * stride + (size - 1) * dilation + 1 + extra
+            for have, stride, size, dilation, extra in zip(inner, strides, w.shape[2:], dilations, more, strict=True)
+        ]
+        parts, weight = x.reshape(len(x), group, -1, *inner), w.reshape(group, -1, *w.shape[1:])
+        y = np.zeros((len(x), group, w.shape[1], *full), x.dtype)
+        for place in product(*map(range, w.shape[2:])):
+            y[windows(place, inner, strides, dilations)] += np.einsum("gio,ngi...->ngo...", at(weight, place), parts, optimize=True)
+        kept = [size - low - high for size, low, high in zip(full, pads[:spatial], pads[spatial:], strict=True)]
+        y = y.reshape(len(x), -1, *full)[windows(pads[:spatial], kept, ones, ones)]
+        return (y if b is None else y + b.reshape(-1, *[1] * spatial),)
+
+
+def steps(attributes: dict[str, Any], spatial: int) -> tuple[list[int], list[int], list[int]]:
+    """(strides, dilations, pads) of a convolution."""
+    ones = [1] * spatial
+    return attributes["strides"] or ones, attributes["dilations"] or ones, attributes["pads"] or [0] * 2 * spatial
+
+
+def at(weight: np.ndarray, place: tuple[int, ...]) -> np.ndarray:
+    """The matrices at one position of the kernel, whose axes are the last."""
+    index: Any = (Ellipsis, *place)
+    return weight[index]
+
+
+def windows(place: Sequence[int], sizes: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Any:
+    """Where one position of the kernel meets the larger side, for each of `sizes` positions of the smaller one; for the last axes."""
+    starts = [number * dilation for number, dilation in zip(place, dilations, strict=True)]
+    slices = [slice(start, start + (size - 1) * step + 1, step) for start, size, step in zip(starts, sizes, strides, strict=True)]
+    return (Ellipsis, *slices)

@@ -33,9 +33,9 @@ SMALLEST_BATCH = 8
 """Rather than run fewer samples at a time, which batch statistics could not do with, tensors are looked at in several passes."""
 
 WORK = 500 * 10**9
-"""Multiply-accumulates that made-up samples may cost together: of large models and inputs fewer are made, but FEWEST."""
+"""Multiply-accumulates that made-up samples may cost together: of large models and inputs fewer are made, but FEWEST_MADE_UP."""
 
-FEWEST = 16
+FEWEST_MADE_UP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Calibration:
     """statistics: index of a consumer's node -> moments of its input. made_up: whether the samples are, with batch statistics.
 
     feeds: the samples, in batches. samples: how many. doubtful: whether they are made up and inner layers may be stirred otherwise than
-    by real ones. normalised: inputs of BatchNormalizations -> moments of their channels, for
-    made-up samples. passes: which tensors are captured together.
+    by real ones. normalised: inputs of BatchNormalizations -> moments of their channels, for made-up samples. passes: which tensors are
+    captured together.
     """
 
     model: Model
@@ -102,7 +102,7 @@ def calibrate(
         feeds: Sequence[Feed] = chosen.feeds()
         number, batch, doubtful = len(chosen), chosen.batch, False
     else:
-        wanted = min(count, max(WORK // max(macs(model), 1), FEWEST))
+        wanted = min(count, max(WORK // max(macs(model), 1), FEWEST_MADE_UP))
         made = make_up(model, dims, wanted, min(batch, wanted), seed)
         feeds, doubtful = made.feeds, made.doubtful
         number = sum(map(feed_size, feeds))

@@ -19,7 +19,6 @@ from spa_onnx.statistics import ChannelMoments, Moments
 SMALLEST = 1e-12
 """A variance below this says nothing about its ratio to another."""
 
-
 REPAIRS = ("obs", "mean", "none")
 """Refit the surviving weights and biases; or only let biases take up what the removed inputs contributed on average; or nothing."""
 
@@ -31,8 +30,7 @@ def reconstruct(
 
     The kept columns become argmin ||W X - W' X_kept||^2 over the collected columns X; where a bias is added it takes up the means. A
     weight that several products share is refitted for all of them together. Quantised weights are refitted in float and stored in the
-    steps that they had. refits: False to leave weights as they are and only
-    correct the biases (FLAP's compensation, An et al. 2024).
+    steps that they had. refits: False to leave weights as they are and only correct the biases (FLAP's compensation, An et al. 2024).
     """
     sharing: dict[str, list[Consumer]] = defaultdict(list)
     for consumer in found:

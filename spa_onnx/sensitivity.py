@@ -26,9 +26,9 @@ TRIAL = 0.25
 """Share of a group's channels that the trial cut takes."""
 
 PASSES = 1
-"""All trials together run at most this many times as many samples through the model as calibration did, but FEWEST each."""
+"""All trials together run at most this many times as many samples through the model as calibration did, but FEWEST_PER_TRIAL each."""
 
-FEWEST = 4
+FEWEST_PER_TRIAL = 4
 
 SPREAD = 30.0
 """No sensitivity is further than this factor from the middle one: a trial sees few samples."""
@@ -47,9 +47,9 @@ def sensitivities(
     Each group by itself loses its TRIAL least important channels, its consumers are refitted, and some samples run through. On
     doubtful samples none counts as less sensitive than the middle one: outputs may only seem not to need what these do not stir.
     """
-    samples = max(FEWEST, PASSES * known.samples // max(len(groups), 1))
+    samples = max(FEWEST_PER_TRIAL, PASSES * known.samples // max(len(groups), 1))
     try:
-        bench = _Bench(analysis, groups, known, _some(analysis.model, known.feeds, samples))
+        bench = _Bench(analysis, groups, known, _first_samples(analysis.model, known.feeds, samples))
         found = np.asarray([bench.sensitivity(group, scores[group.name]) for group in groups])
     except RefusedError:  # some kernels want constants for weights: layer-wise losses still say which channels go
         return np.ones(len(groups))
@@ -60,7 +60,7 @@ def sensitivities(
     return np.clip(np.where(usable, found, middle) / middle, 1.0 if known.doubtful else 1 / SPREAD, SPREAD)
 
 
-def _some(model: Model, feeds: Iterable[Feed], most: int) -> list[Feed]:
+def _first_samples(model: Model, feeds: Iterable[Feed], most: int) -> list[Feed]:
     """The first feeds that hold as many samples; the last one is shortened where the batch is symbolic."""
     inputs = {value.name: value.type.tensor_type.shape.dim for value in given(model.proto.graph)}
     free = {name for name, dims in inputs.items() if dims and dims[0].dim_value < 1}

@@ -20,9 +20,9 @@ LENGTH = 48
 """Tokens of a sentence, where the model leaves that free."""
 
 WORK = 2500 * 10**9
-"""Multiply-accumulates that sentences may cost together; a model that could make fewer than FEWEST for it does not speak."""
+"""Multiply-accumulates that sentences may cost together; a model that could make fewer than FEWEST_SENTENCES for it does not speak."""
 
-FEWEST = 16
+FEWEST_SENTENCES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def speaker(model: Model) -> Speaker | None:
         length = LENGTH if free else shape[1]
         batch = 1 if value.type.tensor_type.shape.dim[0].dim_value < 1 else shape[0]
         found = Speaker(name, scores, free, length, macs(model) / batch / shape[1] * length**2 / (2 if free else 1))
-        return found if FEWEST * found.cost <= WORK else None
+        return found if FEWEST_SENTENCES * found.cost <= WORK else None
     return None
 
 
