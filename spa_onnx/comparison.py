@@ -48,8 +48,8 @@ def compare(
     ):
         if _interface(old) != _interface(new):
             raise RefusedError(f"{pruned} does not {what} of {original}: {_described(new)} instead of {_described(old)}")
-    first = runtime.session(before, optimise=True, what=str(original))
-    second = runtime.session(after, optimise=True, what=str(pruned))
+    first = runtime.session(before, optimise=True, timed=True, what=str(original))
+    second = runtime.session(after, optimise=True, timed=True, what=str(pruned))
     model = Model.of(before, dims)
     sizes = runtime.working_dims(model, first, dims or {})
     feed = runtime.random_feed(model, sizes, seed=0)

@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 
+from spa_onnx.blas import Matrix
 from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
 from spa_onnx.node import Node
 from spa_onnx.quantised import ADDED, FLOAT_FORMS, OPERANDS, float_form
-
-Matrix = NDArray[np.float64]
 
 ROUNDING = frozenset({"DequantizeLinear", "QuantizeLinear", "com.microsoft.DequantizeLinear", "com.microsoft.QuantizeLinear"})
 """Operators between a constant and a product that do no more than round it or undo that."""

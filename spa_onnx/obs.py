@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Matrix = NDArray[np.float64]
+from spa_onnx.blas import Matrix, inverted, product, solved
 
 DAMPING = 0.01
 """lambda as a share of the mean diagonal of H."""
@@ -40,19 +40,6 @@ def saliency(weight: Matrix, inverse: Matrix, blocks: NDArray[np.int64]) -> NDAr
     return np.asarray(0.5 * np.einsum("bst,bst->b", inner, w @ w.transpose(0, 2, 1)), dtype=np.float64)
 
 
-def inverted(hessian: Matrix) -> Matrix:
-    """H^-1 of a positive definite H, by its Cholesky factor; by elimination where rounding has made it indefinite."""
-    from scipy.linalg import lapack  # noqa: PLC0415 - slow to import, and only needed here
-
-    factor, failed = lapack.dpotrf(hessian, lower=1)
-    if failed:
-        return np.asarray(np.linalg.inv(hessian), dtype=np.float64)
-    half, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)  # the other half is zero
-    inverse = half + half.T
-    inverse.flat[:: len(inverse) + 1] /= 2
-    return np.asarray(inverse, dtype=np.float64)
-
-
 def steer(target: Matrix, gram: Matrix, start: Matrix, count: int) -> Matrix:
     """Weights that map inputs Z to given outputs Y: argmin ||Y - W' Z||^2 / n + lambda ||W' - W||^2, (rows, inputs).
 
@@ -63,21 +50,13 @@ def steer(target: Matrix, gram: Matrix, start: Matrix, count: int) -> Matrix:
     strength = DAMPING * scarcity * float(np.trace(gram)) / len(gram)
     if strength <= TINY:
         return start
-    return np.asarray(_solved(gram + strength * np.eye(len(gram)), (target + strength * start).T).T)
-
-
-def _solved(hessian: Matrix, right: Matrix) -> Matrix:
-    """H^-1 times the columns, by the Cholesky factor; of the best solutions the smallest where H is singular."""
-    from scipy.linalg import lapack  # noqa: PLC0415 - slow to import, and only needed here
-
-    _, solution, failed = lapack.dposv(hessian.T, right, lower=1)  # symmetric, and already as LAPACK lays matrices out
-    return np.asarray(np.linalg.lstsq(hessian, right, rcond=None)[0] if failed else solution, dtype=np.float64)
+    return np.asarray(solved(gram + strength * np.eye(len(gram)), (target + strength * start).T).T)
 
 
 def refit(weight: Matrix, gram: Matrix, kept: NDArray[np.int64]) -> Matrix:
     """The best weights that use the kept inputs only: argmin ||W X - W' X_kept||^2, (rows, kept). gram: H, damped or not."""
     rows = gram[kept]
-    return np.asarray(_solved(rows.take(kept, axis=1), rows @ weight.T).T)
+    return np.asarray(solved(rows.take(kept, axis=1), product(rows, weight.T)).T)
 
 
 class Surgeon:
@@ -90,7 +69,7 @@ class Surgeon:
     def __init__(
         self, weight: Matrix, gram: Matrix, blocks: NDArray[np.int64], members: NDArray[np.int64] | None = None, count: int = 0
     ) -> None:
-        self.energy = 0.5 * float(np.sum((weight @ gram) * weight))
+        self.energy = 0.5 * float(np.sum(product(weight, gram) * weight))
         self._inverse = inverted(damped(gram))
         self._weight = np.asfortranarray(weight)
         self._blocks = blocks
@@ -110,9 +89,9 @@ class Surgeon:
         stay[gone] = False
         rows, kept = self._inverse[gone], np.flatnonzero(stay)
         across = rows[:, kept]
-        pivot = np.linalg.solve(rows[:, gone], across)
-        self._weight = np.asfortranarray(self._weight[:, kept] - self._weight[:, gone] @ pivot)
+        pivot = solved(rows[:, gone], across)
+        self._weight = np.asfortranarray(self._weight[:, kept] - product(self._weight[:, gone], pivot))
         self._inverse = self._inverse[kept].take(kept, axis=1)
-        self._inverse -= across.T @ pivot
+        self._inverse -= product(across.T, pivot)
         places = np.cumsum(stay) - 1
         self._left, self._blocks = self._left[~going], places[self._blocks[~going]]

@@ -245,7 +245,7 @@ class _Trial:
         how = parse(preprocess) if preprocess else None
         if how and data is None:
             raise UsageError("preprocess is for given data; name some")
-        opened = runtime.session(source.proto, optimise=True, what="the original model")
+        opened = runtime.session(source.proto, optimise=True, timed=True, what="the original model")
         samples = None if data is None else read_samples(data, source.proto, how)
         return cls(opened, given, samples, parse_bytes(memory))
 
@@ -306,7 +306,7 @@ class _Job:
 
     def _measured(self, trial: _Trial, report: Report, cut: Rewritten, dims: Mapping[str, int]) -> Report:
         """The drift on the given data, or on random inputs; the latency."""
-        after = runtime.session(cut.proto, optimise=True, what="the pruned model")
+        after = runtime.session(cut.proto, optimise=True, timed=True, what="the pruned model")
         feed = runtime.random_feed(self.analysis.model, dims, seed=0)
         given, labels = (trial.samples.feeds(), trial.samples.labels) if trial.samples else (iter([feed]), None)
         report = replace(report, drift=drift(trial.session, after, given, labels), bytes=(self.source.bytes, cut.proto.ByteSize()))

@@ -31,8 +31,11 @@ COUNTS: Mapping[str, int] = {"Attention": 6, "TensorScatter": 2}
 """Operator -> the input that counts positions: nonpad_kv_seqlen, write_indices."""
 
 
-def session(proto: onnx.ModelProto, *, optimise: bool = False, what: str = "the model") -> ort.InferenceSession:
+def session(proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model") -> ort.InferenceSession:
     """A session on the CPU. `optimise`: all of onnxruntime's fusions, or only the basic ones, which round alike.
+
+    timed: whether its threads wait actively for the next run, as they do where nothing is said; else they leave the processors to what
+    is computed between runs.
 
     Raises RefusedError where onnxruntime does not accept the model.
     """
@@ -40,6 +43,8 @@ def session(proto: onnx.ModelProto, *, optimise: bool = False, what: str = "the 
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    if not timed:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_ENABLE_BASIC
     try:
@@ -48,10 +53,18 @@ def session(proto: onnx.ModelProto, *, optimise: bool = False, what: str = "the 
         raise RefusedError(f"onnxruntime cannot run {what}: {_first_line(error)}") from error
 
 
-def run(opened: ort.InferenceSession, feed: Feed, names: Sequence[str] | None = None) -> list[Array]:
-    """The outputs for one feed, or only those named. Raises RefusedError where the run fails."""
+def run(opened: ort.InferenceSession, feed: Feed, names: Sequence[str] | None = None, *, release: bool = False) -> list[Array]:
+    """The outputs for one feed, or only those named. release: whether the memory that the run takes is given back after it.
+
+    Raises RefusedError where the run fails.
+    """
+    import onnxruntime as ort  # noqa: PLC0415 - not needed with --no-validate, and slow to import
+
+    options = ort.RunOptions()
+    if release:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     try:
-        return [np.asarray(output) for output in opened.run(names, feed)]
+        return [np.asarray(output) for output in opened.run(names, feed, options)]
     except Exception as error:
         raise RefusedError(f"onnxruntime cannot run the model on the given inputs: {_first_line(error)}") from error
 

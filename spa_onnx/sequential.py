@@ -13,7 +13,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.consumers import Consumer, Matrix
+from spa_onnx.blas import Matrix, product
+from spa_onnx.consumers import Consumer
 from spa_onnx.cut import Removal, zeroed
 from spa_onnx.fold import Array
 from spa_onnx.mask import mask
@@ -54,8 +55,9 @@ class Pairs:
     @classmethod
     def of(cls, x: Matrix, z: Matrix) -> Pairs:
         """The sums of these columns, float64 (blocks, inputs, n) each."""
-        turned = z.transpose(0, 2, 1)
-        return cls(x @ turned, z @ turned, x.sum(axis=2), z.sum(axis=2), x.shape[2])
+        cross = np.stack([product(dense, repaired.T) for dense, repaired in zip(x, z, strict=True)])
+        gram = np.stack([product(repaired, repaired.T) for repaired in z])
+        return cls(cross, gram, x.sum(axis=2), z.sum(axis=2), x.shape[2])
 
     def centred(self) -> tuple[Matrix, Matrix]:
         """(cross, gram) of the columns without their means, over their number."""
@@ -120,7 +122,7 @@ def _steered(consumer: Consumer, pairs: Pairs, old: Matrix, start: Matrix, kept:
     cross, gram = pairs.centred() if consumer.bias else (pairs.cross / pairs.count, pairs.gram / pairs.count)
     new = np.zeros_like(old)
     for block, left in enumerate(kept):
-        wanted, inner = old[block] @ cross[block][:, left], gram[block][np.ix_(left, left)]
+        wanted, inner = product(old[block], cross[block][:, left]), gram[block][np.ix_(left, left)]
         new[block][:, left] = steer(wanted, inner, start[block][:, left], pairs.count)
     return new
 

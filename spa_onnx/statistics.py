@@ -12,7 +12,8 @@ import onnx
 from numpy.typing import NDArray
 
 from spa_onnx import runtime
-from spa_onnx.consumers import Consumer, Matrix
+from spa_onnx.blas import Matrix, add_gram, add_square
+from spa_onnx.consumers import Consumer
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
 from spa_onnx.obs import SUPPORT
@@ -33,7 +34,7 @@ FOR_CHANNELS = 128
 LARGEST = 1e140
 """Beyond this, squares and their sums leave the range of float64."""
 
-AT_ONCE = 64 * 2**20
+AT_ONCE = 32 * 2**20
 """Bytes of columns that are unfolded at a time."""
 
 ROUNDING = 1e-12
@@ -72,7 +73,8 @@ class Moments:
         mean = self.mean
         result = self.gram / max(self.count, 1)
         energy = np.einsum("bii->bi", result).copy()
-        _add_squares(result, mean, -1.0)
+        for matrix, vector in zip(result, mean, strict=True):
+            add_square(matrix, vector, -1.0)
         constant = np.einsum("bii->bi", result) <= ROUNDING * energy
         for block, inputs in zip(result, constant, strict=True):
             block[inputs] = 0.0
@@ -86,26 +88,20 @@ class Moments:
         inputs look as if they could replace each other (Ledoit & Wolf, A well-conditioned estimator for large-dimensional covariance
         matrices, 2004, with a fixed share). Variances and means stay.
         """
-        result, mean = self.covariance(), self.mean
-        inputs = result.shape[1]
-        if self.count < SUPPORT * inputs:
+        inputs = self.gram.shape[1]
+        enough = self.count >= SUPPORT * inputs
+        if enough and not centred:
+            return self.gram / self.count
+        result = self.covariance()
+        if not enough:
             variances = np.einsum("bii->bi", result).copy()
             result *= self.count / (self.count + inputs)
             for block, variance in zip(result, variances, strict=True):
                 np.fill_diagonal(block, variance)
-        elif not centred:
-            return self.gram / self.count
         if not centred:
-            _add_squares(result, mean, 1.0)
+            for matrix, vector in zip(result, self.mean, strict=True):
+                add_square(matrix, vector, 1.0)
         return result
-
-
-def _add_squares(matrices: Matrix, vectors: Matrix, factor: float) -> None:
-    """Add factor v v' to each matrix, in place: (blocks, inputs, inputs) and (blocks, inputs)."""
-    from scipy.linalg import blas  # noqa: PLC0415 - slow to import, and not needed for criteria on weights
-
-    for matrix, vector in zip(matrices, vectors, strict=True):
-        blas.dger(factor, vector, vector, a=matrix.T, overwrite_a=1)  # symmetric, so that its transpose, as BLAS lays it out, will do
 
 
 def finite(*parts: Matrix) -> list[Matrix]:
@@ -126,13 +122,11 @@ class _Sums:
 
     def add(self, x: Matrix) -> None:
         """More columns, float64 (blocks, inputs, n); those that are not finite are left out."""
-        from scipy.linalg import blas  # noqa: PLC0415 - slow to import, and not needed for criteria on weights
-
         (x,) = finite(x)
         if not x.shape[2]:
             return
         for number, columns_ in enumerate(x):
-            self._grams[number] = blas.dsyrk(1.0, columns_.T, beta=1.0, c=self._grams[number], trans=1, overwrite_c=1)
+            self._grams[number] = add_gram(self._grams[number], columns_)
         self._total += x.sum(axis=2)
         self.count += x.shape[2]
 
@@ -229,7 +223,10 @@ def observe(
                 seen, inner = [], [name for name in inner if name in looked_at]
                 if not looked_at:
                     break
-            tensors = {**feed, **(dict(zip(inner, runtime.run(opened, feed, inner), strict=True)) if opened and inner else {})}
+            tensors = {
+                **feed,
+                **(dict(zip(inner, runtime.run(opened, feed, inner, release=True), strict=True)) if opened and inner else {}),
+            }
             count += feed_size(feed)
             keys = sample_keys(feed, schedule.seed)
             for consumer in here:
@@ -241,6 +238,7 @@ def observe(
             for name in seen:
                 more = ChannelSums.of(tensors[name])
                 sums[name] = sums[name] + more if name in sums else more
+            del tensors  # or else they stay until the next batch has been run
     moments = {index: total.moments() for index, total in products.items() if total.count}
     return Observed(moments, {name: total.moments() for name, total in sums.items()})
 
@@ -268,7 +266,7 @@ class ChannelSums:
     def of(cls, tensor: Array) -> ChannelSums:
         """Of a tensor (samples, channels, ...). Each sample is summed in its own precision, samples in float64."""
         flat = tensor.reshape(*tensor.shape[:2], -1).astype(np.promote_types(tensor.dtype, np.float32), copy=False)
-        first, second = flat @ np.ones(flat.shape[2], flat.dtype), np.einsum("ncp,ncp->nc", flat, flat)
+        first, second = flat.sum(axis=2), np.einsum("ncp,ncp->nc", flat, flat)
         return cls(first.sum(axis=0, dtype=np.float64), second.sum(axis=0, dtype=np.float64), flat.shape[0] * flat.shape[2])
 
     def __add__(self, other: ChannelSums) -> ChannelSums:

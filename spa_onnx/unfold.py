@@ -8,7 +8,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.consumers import Consumer, Matrix
+from spa_onnx.blas import Matrix
+from spa_onnx.consumers import Consumer
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
 

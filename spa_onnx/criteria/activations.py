@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.consumers import Consumer, Matrix
+from spa_onnx.blas import Matrix
+from spa_onnx.consumers import Consumer
 from spa_onnx.criteria.evidence import Evidence, Scores
 from spa_onnx.groups import Group
 from spa_onnx.statistics import Moments
