@@ -202,6 +202,11 @@ def _opened(proto: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceSessio
     return runtime.session(with_outputs(proto, names), optimise=True, what="the model with its inner tensors as outputs") if names else None
 
 
+def _captured(opened: ort.InferenceSession | None, feed: Feed, names: Sequence[str]) -> Feed:
+    """Inner tensors, by name."""
+    return dict(zip(names, runtime.run(opened, feed, names, release=True), strict=True)) if opened and names else {}
+
+
 def observe(
     model: Model, proto: onnx.ModelProto, found: Sequence[Consumer], channels: Sequence[str], feeds: Iterable[Feed], schedule: Schedule
 ) -> Observed:
@@ -223,10 +228,7 @@ def observe(
                 seen, inner = [], [name for name in inner if name in looked_at]
                 if not looked_at:
                     break
-            tensors = {
-                **feed,
-                **(dict(zip(inner, runtime.run(opened, feed, inner, release=True), strict=True)) if opened and inner else {}),
-            }
+            tensors = {**feed, **_captured(opened, feed, inner)}
             count += feed_size(feed)
             keys = sample_keys(feed, schedule.seed)
             for consumer in here:
@@ -238,7 +240,7 @@ def observe(
             for name in seen:
                 more = ChannelSums.of(tensors[name])
                 sums[name] = sums[name] + more if name in sums else more
-            del tensors  # or else they stay until the next batch has been run
+            del tensors  # else they would stay until the next batch has been run
     moments = {index: total.moments() for index, total in products.items() if total.count}
     return Observed(moments, {name: total.moments() for name, total in sums.items()})
 
