@@ -40,17 +40,21 @@ def saliency(weight: Matrix, inverse: Matrix, blocks: NDArray[np.int64]) -> NDAr
     return np.asarray(0.5 * np.einsum("bst,bst->b", inner, w @ w.transpose(0, 2, 1)), dtype=np.float64)
 
 
-def steer(target: Matrix, gram: Matrix, start: Matrix, count: int) -> Matrix:
+def steer(target: Matrix, gram: Matrix, start: Matrix, damping: float = DAMPING) -> Matrix:
     """Weights that map inputs Z to given outputs Y: argmin ||Y - W' Z||^2 / n + lambda ||W' - W||^2, (rows, inputs).
 
-    target: Y Z' / n, (rows, inputs). gram: Z Z' / n. start: W, which decides where Z says little. count: n; with fewer columns than
-    SUPPORT per input lambda rises, since a fit to few of them holds for no others.
+    target: Y Z' / n, (rows, inputs). gram: Z Z' / n. start: W, which decides where Z says little. damping: lambda as a share of the mean
+    diagonal of Z Z' / n.
     """
-    scarcity = max(1.0, SUPPORT * len(gram) / max(count, 1))
-    strength = DAMPING * scarcity * float(np.trace(gram)) / len(gram)
+    strength = damping * float(np.trace(gram)) / len(gram)
     if strength <= TINY:
         return start
     return np.asarray(solved(gram + strength * np.eye(len(gram)), (target + strength * start).T).T)
+
+
+def missed(weight: Matrix, target: Matrix, gram: Matrix) -> float:
+    """||Y - W' Z||^2 / n less ||Y||^2 / n, which no weight changes: target is Y Z' / n, gram is Z Z' / n."""
+    return float(np.sum((product(weight, gram) - 2 * target) * weight))
 
 
 def refit(weight: Matrix, gram: Matrix, kept: NDArray[np.int64]) -> Matrix:

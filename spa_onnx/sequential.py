@@ -19,7 +19,7 @@ from spa_onnx.cut import Removal, zeroed
 from spa_onnx.fold import Array
 from spa_onnx.mask import mask
 from spa_onnx.model import Model
-from spa_onnx.obs import steer
+from spa_onnx.obs import DAMPING, SUPPORT, missed, steer
 from spa_onnx.repair import in_range, kept_columns
 from spa_onnx.runtime import Feed
 from spa_onnx.statistics import feed_size, finite, positions_of, sample_keys
@@ -27,6 +27,9 @@ from spa_onnx.unfold import columns
 from spa_onnx.walk import Walk
 
 Keys: TypeAlias = NDArray[np.uint32]
+
+DAMPINGS = (DAMPING, 10 * DAMPING, 100 * DAMPING, 1000 * DAMPING)
+"""How strongly weights may be held where they were: what is fitted to either half of the samples has to suit the other best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +95,19 @@ def reconstruct_in_order(
         x, z = dense.tensor(consumer.data), repaired.tensor(consumer.data)
         weight = _own_weight(consumer, model)
         untouched = consumer.axis not in removal and all(map(np.array_equal, x, z))  # nothing before it has changed
-        pairs = None if untouched else _pairs(consumer, model, x, z, keys, positions_of(consumer, model, count))
-        if weight is None or pairs is None:
+        halves = [] if untouched else _halves(consumer, model, x, z, keys, positions_of(consumer, model, count))
+        if weight is None or not halves:
             continue
         old = consumer.matrix(weight)
         start = consumer.matrix(model.numbers(consumer.weight, values[consumer.weight])) if consumer.weight in values else old
-        new = _steered(consumer, pairs, old, start, [kept_columns(consumer, removal, block) for block in range(len(old))])
+        new = _steered(consumer, halves, old, start, [kept_columns(consumer, removal, block) for block in range(len(old))])
         fitted = in_range(model, consumer.weight, consumer.tensor(new, weight)) if np.isfinite(new).all() else None
         if fitted is None:
             continue
         settle(consumer.weight, fitted)
         bias = model.weight(consumer.bias) if consumer.bias else None
         if bias is not None:
+            pairs = sum(halves[1:], halves[0])
             lost = np.einsum("bri,bi->br", old, pairs.dense) - np.einsum("bri,bi->br", new, pairs.repaired)
             moved = in_range(model, consumer.bias, bias.astype(np.float64) + (lost / pairs.count).reshape(bias.shape))
             if moved is not None:
@@ -117,22 +121,57 @@ def _own_weight(consumer: Consumer, model: Model) -> Array | None:
     return None if shared else model.weight(consumer.weight)
 
 
-def _steered(consumer: Consumer, pairs: Pairs, old: Matrix, start: Matrix, kept: Sequence[NDArray[np.int64]]) -> Matrix:
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """What one product's new weights have to fit, per block: target Y Z' / n, (rows, kept), and gram Z Z' / n, (kept, kept)."""
+
+    target: Sequence[Matrix]
+    gram: Sequence[Matrix]
+
+    @classmethod
+    def of(cls, pairs: Pairs, consumer: Consumer, old: Matrix, kept: Sequence[NDArray[np.int64]]) -> _Fit:
+        """About the means where a bias takes those up. kept: the inputs that stay of each block."""
+        cross, gram = pairs.centred() if consumer.bias else (pairs.cross / pairs.count, pairs.gram / pairs.count)
+        targets = [product(old[block], cross[block][:, left]) for block, left in enumerate(kept)]
+        return cls(targets, [gram[block][np.ix_(left, left)] for block, left in enumerate(kept)])
+
+    def solved(self, start: Sequence[Matrix], damping: float) -> list[Matrix]:
+        """The best weights near those at the start."""
+        return [steer(target, gram, first, damping) for target, gram, first in zip(self.target, self.gram, start, strict=True)]
+
+    def missed(self, weights: Sequence[Matrix]) -> float:
+        """The squared error of weights, up to what all have in common."""
+        return sum(missed(weight, target, gram) for weight, target, gram in zip(weights, self.target, self.gram, strict=True))
+
+
+def _steered(consumer: Consumer, halves: Sequence[Pairs], old: Matrix, start: Matrix, kept: Sequence[NDArray[np.int64]]) -> Matrix:
     """The new weights as a matrix, zero for the inputs that are gone. kept: the inputs that stay of each block."""
-    cross, gram = pairs.centred() if consumer.bias else (pairs.cross / pairs.count, pairs.gram / pairs.count)
+    whole = sum(halves[1:], halves[0])
+    first = [start[block][:, left] for block, left in enumerate(kept)]
+    if len(halves) == 1:
+        damping = DAMPING * max(1.0, SUPPORT * old.shape[2] / whole.count)
+    else:
+        fits = [_Fit.of(pairs, consumer, old, kept) for pairs in halves]
+        damping = min(DAMPINGS, key=lambda each: sum(fits[1 - n].missed(fits[n].solved(first, each)) for n in (0, 1)))
     new = np.zeros_like(old)
-    for block, left in enumerate(kept):
-        wanted, inner = product(old[block], cross[block][:, left]), gram[block][np.ix_(left, left)]
-        new[block][:, left] = steer(wanted, inner, start[block][:, left], pairs.count)
+    for block, (left, weight) in enumerate(zip(kept, _Fit.of(whole, consumer, old, kept).solved(first, damping), strict=True)):
+        new[block][:, left] = weight
     return new
 
 
-def _pairs(consumer: Consumer, model: Model, x: Sequence[Array], z: Sequence[Array], keys: Sequence[Keys], most: int) -> Pairs | None:
-    """The sums over all batches, at the same positions of both models; None where no column is finite."""
-    total: Pairs | None = None
+def _halves(consumer: Consumer, model: Model, x: Sequence[Array], z: Sequence[Array], keys: Sequence[Keys], most: int) -> list[Pairs]:
+    """The sums over one half of the samples and over the other, at the same positions of both models; without columns there is no half.
+
+    The key of a sample decides in which half it is, so that batches do not matter.
+    """
+    found: dict[int, Pairs] = {}
     for dense, repaired, draw in zip(x, z, keys, strict=True):
-        both = finite(*(columns(consumer, model, consumer.numbers(data), most, draw) for data in (dense, repaired)))
-        if both[0].shape[2]:
-            seen = Pairs.of(both[0], both[1])
-            total = seen if total is None else total + seen
-    return total
+        both = [columns(consumer, model, consumer.numbers(data), most, draw) for data in (dense, repaired)]
+        count, rest = divmod(both[0].shape[2], len(draw))
+        half = np.zeros(both[0].shape[2], np.int64) if rest else np.repeat(draw % 2, count)
+        for number in (0, 1):
+            some = finite(*(part[:, :, half == number] for part in both))
+            if some[0].shape[2]:
+                seen = Pairs.of(some[0], some[1])
+                found[number] = found[number] + seen if number in found else seen
+    return [found[number] for number in sorted(found)]

@@ -28,6 +28,13 @@ BASE = 2048
 
 PER_INPUT = 8
 
+MANY = 2048
+"""Samples from which on BASE will do. Positions of one sample are alike, so that fewer samples are looked at more closely: with MANY / k
+of them at k times as many columns, but at MOST_MORE times.
+"""
+
+MOST_MORE = 8
+
 FOR_CHANNELS = 128
 """Samples that are enough for the moments of channels: they have many positions, and are compared on the same samples."""
 
@@ -174,7 +181,8 @@ def inputs_of(consumer: Consumer, model: Model) -> int:
 
 def positions_of(consumer: Consumer, model: Model, samples: int) -> int:
     """How many positions of each sample are looked at."""
-    return -(-(BASE + PER_INPUT * inputs_of(consumer, model)) // samples)
+    more = min(max(MANY / samples, 1), MOST_MORE)
+    return -(-round(BASE * more + PER_INPUT * inputs_of(consumer, model)) // samples)
 
 
 def sample_keys(feed: Feed, seed: int) -> NDArray[np.uint32]:

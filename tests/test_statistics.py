@@ -290,10 +290,10 @@ def test_neither_batches_nor_order_nor_passes_matter_where_positions_are_drawn(s
     count = sum(sizes)
     x = np.random.default_rng(seed).standard_normal((count, 3, 24, 24)).astype(np.float32)
     found = list(consumers(model))
-    assert all(positions_of(consumer, model, 10 * count) < 24 * 24 for consumer in found)
+    assert all(positions_of(consumer, model, 100 * count) < 24 * 24 for consumer in found)
 
     def seen(feeds, passes):
-        moments = observe(model, model.proto, found, ["a"], feeds, Schedule(10 * count, seed, passes))
+        moments = observe(model, model.proto, found, ["a"], feeds, Schedule(100 * count, seed, passes))
         return {c.weight: moments.products[c.node.index] for c in found}, moments.channels["a"]
 
     together = ["a", "b", "d", "f", "x"]
