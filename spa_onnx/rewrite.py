@@ -19,6 +19,7 @@ from spa_onnx.node import Node
 from spa_onnx.plan import Plan, TensorCut
 from spa_onnx.rules import FOLLOWERS
 from spa_onnx.rules.follow import Edit, Rescale, SetAttribute, SetInput, TakeInstead
+from spa_onnx.rules.registry import is_pinned_throughout
 from spa_onnx.rules.shuffle import Chain, aligned_shapes
 from spa_onnx.shapes import refresh_value_info
 from spa_onnx.surgery import Blend, Operation, Scale, Take, operate
@@ -37,14 +38,15 @@ class Rewritten:
 def rewrite(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None = None) -> Rewritten:
     """Carry out a plan. The original is not changed. values: repaired constants, in their original shapes."""
     removal = Removal(analysis, plan.drop)
-    edits = dict(_chain_edits(analysis.chains, removal, analysis.model))
+    model = analysis.model
+    edits = dict(_chain_edits(analysis.chains, removal, model))
     inside = {node.index for chain in analysis.chains for node in chain.nodes}
-    for node in analysis.model.nodes:
-        if node.op in FOLLOWERS and node.index not in inside and not analysis.model.is_folded(node):
-            found = list(FOLLOWERS[node.op](node, analysis.model, removal))
+    for node in model.nodes:
+        if node.op in FOLLOWERS and node.index not in inside and not (model.is_folded(node) or is_pinned_throughout(node, model)):
+            found = list(FOLLOWERS[node.op](node, model, removal))
             if found:
                 edits[node.index] = found
-    draft = _Draft(analysis.model, values or {})
+    draft = _Draft(model, values or {})
     tensors = tuple(draft.cut_constants(removal))
     for index, found in edits.items():
         draft.edit(index, found)

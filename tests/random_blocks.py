@@ -337,13 +337,82 @@ def attend(net: Net, x: str, _size: int, kind: int) -> list[str]:
     return [net.reshape(mixed, (batch, channels, height, width), kind // 4)]
 
 
+class Body(Net):
+    """A nested graph under construction. Tensors of the net around it may be read by name; its own names differ from theirs."""
+
+    def __init__(self, outer: Net, mark: str) -> None:
+        super().__init__(int(outer.rng.integers(2**16)), outer.opset, symbolic=outer.symbolic)
+        self.outer, self.mark = outer, f"{mark}{len(outer.nodes)}_"
+        self.shapes = dict(outer.shapes)
+
+    def ops(self, kind: str, inputs: Sequence[str], shapes: Sequence[Sequence[int]], **attributes: object) -> list[str]:
+        outputs = super().ops(kind, inputs, shapes, **attributes)
+        renamed = [self.mark + output for output in outputs]
+        self.nodes[-1].output[:] = renamed
+        self.shapes.update((new, self.shapes.pop(old)) for new, old in zip(renamed, outputs, strict=True))
+        self.outer.read.update(name for name in inputs if name in self.outer.shapes)
+        return renamed
+
+    def constant(self, array: np.ndarray, way: int = 2) -> str:  # noqa: ARG002 - the same call as outside
+        """An initializer of the nested graph."""
+        name = self.mark + super().constant(array, 2)
+        self.stored[-1].name = name
+        return name
+
+    def graph(self, inputs: Sequence[onnx.ValueInfoProto], output: str, *before: onnx.ValueInfoProto) -> onnx.GraphProto:
+        """Its nodes, with one output of the batch's shape after those that come before."""
+        return helper.make_graph(self.nodes, self.mark, list(inputs), [*before, self.value(output, self.shapes[output])], self.stored)
+
+    def value(self, name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
+        """A float tensor whose batch is the net's."""
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N" if self.symbolic else shape[0], *shape[1:]])
+
+
+def hidden(net: Net, x: str, width: int) -> str:
+    """Through a hidden layer, whose channels are nobody else's, and back to the shape of x."""
+    shape = net.shapes[x]
+    if len(shape) == 4:
+        return convolve(net, net.op("Relu", [convolve(net, x, width)], (shape[0], width, *shape[2:])), shape[1], 1)
+    inner = net.op("MatMul", [x, net.weight(shape[1], width)], (shape[0], width))
+    return net.op("MatMul", [net.op("Tanh", [inner], (shape[0], width)), net.weight(width, shape[1])], shape)
+
+
+def branch(net: Net, x: str, size: int, kind: int) -> list[str]:
+    """An If, one of whose branches has weights of its own or reads one of the net's; both read x."""
+    shape = net.shapes[x]
+    then, other = Body(net, "then"), Body(net, "else")
+    if kind % 2:
+        first = hidden(then, x, CHANNELS[size % 4])
+    else:
+        first = then.op("Mul", [x, net.weight(shape[1], *(1,) * (len(shape) - 2))], shape)
+    second = other.op(("Neg", "Tanh")[size % 2], [x], shape)
+    condition = net.constant(np.asarray(kind % 4 < 2))
+    return [net.op("If", [condition], shape, then_branch=then.graph([], first), else_branch=other.graph([], second))]
+
+
+def loop(net: Net, x: str, size: int, kind: int) -> list[str]:
+    """A Loop that takes x through a body twice."""
+    shape = net.shapes[x]
+    body = Body(net, "body")
+    names = [body.mark + name for name in ("count", "go", "state")]
+    body.shapes[names[2]] = shape
+    made = hidden(body, names[2], CHANNELS[size % 4]) if kind % 2 else body.op("Sigmoid", [names[2]], shape)
+    going = body.op("Identity", [names[1]], ())
+    count = helper.make_tensor_value_info(names[0], TensorProto.INT64, [])
+    go, again = (helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in (names[1], going))
+    graph = body.graph([count, go, body.value(names[2], shape)], made, again)
+    return [net.op("Loop", [net.constant(np.asarray(2, np.int64)), net.constant(np.asarray(True)), x], shape, body=graph)]
+
+
 Block = Callable[[Net, str, int, int], list[str]]
 
 IMAGE_BLOCKS: dict[str, Block] = {
     f.__name__: f
     for f in (
         *(conv, grouped, depthwise, transposed, batch_norm, instance_norm, activation, residual, concat, split, slice_, gather),
-        *(shuffle, pool, pad, resize, squeeze_excite, reduce, depth_to_space, scale, across, where, tile, expand, attend),
+        *(shuffle, pool, pad, resize, squeeze_excite, reduce, depth_to_space, scale, across, where, tile, expand, attend, branch),
     )
 }
-FEATURE_BLOCKS: dict[str, Block] = {f.__name__: f for f in (linear, shortcut, heads, layer_norm, scale, where, split, slice_, gather)}
+FEATURE_BLOCKS: dict[str, Block] = {
+    f.__name__: f for f in (linear, shortcut, heads, layer_norm, scale, where, split, slice_, gather, branch, loop)
+}

@@ -114,6 +114,21 @@ def test_weights_of_a_nested_graph_are_counted_and_listed_with_their_reason(name
     assert kept > inner
 
 
+@pytest.mark.parametrize("behind", ["g = Conv<group=2>(q, w3)", "g, h = Split<axis=1>(q)", "c = Clip(q, low, high) g = Pad(c, ends)"])
+def test_what_follows_a_loop_has_no_known_size_and_is_left_alone(behind):
+    """Rules that set numbers right where channels are gone have nothing to set right there."""
+    loop = "Loop(two, yes, p) <body = b (int64 i, bool c, float[2,8,5,5] e) => (bool d, float[2,8,5,5] f) { f = Tanh(e) d = Identity(c) }>"
+    values = "bool yes = {1}, int64 two = {2}, float low = {-1}, float high = {1}, int64[8] ends = {0,0,1,1,0,0,1,1}"
+    nodes = f"a = Conv(x, w1) b = Relu(a) p = Conv(b, w2) q = {loop} {behind} y = Relu(g)"
+    proto = parser.parse_model(f"{HEAD}\nnest (float[2,3,5,5] x) => (float[2,M,K,L] y) <{values}> {{ {nodes} }}")
+    shapes = {"w1": (8, 3, 1, 1), "w2": (8, 8, 1, 1), "w3": (6, 4, 1, 1)}
+    read = {name for node in proto.graph.node for name in node.input}
+    proto.graph.initializer.extend(weight(name, shape) for name, shape in shapes.items() if name in read)
+    found = spa_onnx.prune(proto, 0.5, criterion="l1")
+    assert [group["name"] for group in found.plan["groups"]] == ["w1[0]"]
+    assert found.report.validation.gap < 1e-5
+
+
 def test_a_weight_of_the_outer_graph_that_a_branch_reads_stays():
     reasons = {group.name: group.pinned for group in inspect(built(NESTS["if_outer_weight"])).pinned()}
     assert reasons["wo[0]"] == "read inside a branch or body: If 'If(q)'"

@@ -106,7 +106,7 @@ def check_tensors(model: Model, after: Model, rewritten: Rewritten) -> None:
 def check_shapes(model: Model, after: Model, rewritten: Rewritten) -> None:
     """What ONNX infers for the pruned model is what the plan announced."""
     for name in after.producer:
-        if name in model.producer:
+        if name in model.producer and model.shape(name) is not None:  # of what leaves a Loop nothing is known, and nothing announced
             assert after.shape(name) == rewritten.removal.after(name), name
     for node in model.nodes:
         twin = after.producer.get(node.outputs[0])
@@ -169,6 +169,9 @@ def broken_broadcasting(node, model):
         yield Free(Axis(node.inputs[1], dim))
 
 
+CAUGHT = (AssertionError, SpaError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
+"""What the law, the tool itself or ONNX's checker says of a wrong result."""
+
 BROADCASTING = RULES["Mul"].function
 BROKEN_RULES = {"Concat": broken_concat, "Gather": broken_gather, "Mul": broken_broadcasting}
 
@@ -176,14 +179,14 @@ BROKEN_RULES = {"Concat": broken_concat, "Gather": broken_gather, "Mul": broken_
 @pytest.mark.parametrize("operator", BROKEN_RULES)
 def test_a_wrong_rule_is_caught_by_the_same_networks(operator, monkeypatch):
     monkeypatch.setitem(RULES, operator, Rule(BROKEN_RULES[operator], RULES[operator].parameters))
-    with pytest.raises((AssertionError, SpaError)):
+    with pytest.raises(CAUGHT):
         run_examples(200, phases=(Phase.generate,))
 
 
 @pytest.mark.parametrize("operator", ["Slice", "Split", "Gather", "Reshape", "Conv", "Pad"])
 def test_a_missing_follower_is_caught_by_the_same_networks(operator, monkeypatch):
     monkeypatch.delitem(FOLLOWERS, operator)
-    with pytest.raises((AssertionError, SpaError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError)):
+    with pytest.raises(CAUGHT):
         run_examples(200, phases=(Phase.generate,))
 
 

@@ -63,11 +63,20 @@ def facts(node: Node, model: Model) -> Iterator[Fact]:
         if node.input(slot) and (model.is_float(node.inputs[slot]) or not model.is_constant(node.inputs[slot])):
             what = "is a setting, not channels" if model.is_constant(node.inputs[slot]) else "is computed from it"
             yield from _pin_all(node.inputs[slot], model, f"input {slot} of {node.op} {what}", str(node))
-    if any(model.shape(name) is None or UNKNOWN in (model.shape(name) or ()) for name in carriers):
+    if _depends_on_data(carriers, model):
         for name in carriers:
             yield from _pin_all(name, model, "its size depends on data", str(node))
         return
     yield from _checked(node, model, entry, carriers)
+
+
+def is_pinned_throughout(node: Node, model: Model) -> bool:
+    """Whether sizes around the node are known only while running, so that none of its axes loses anything."""
+    return node.op in RULES and _depends_on_data(_carriers(node, RULES[node.op], model), model)
+
+
+def _depends_on_data(tensors: list[str], model: Model) -> bool:
+    return any(model.shape(name) is None or UNKNOWN in (model.shape(name) or ()) for name in tensors)
 
 
 def _unruled(node: Node, model: Model) -> str:
