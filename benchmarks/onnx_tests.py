@@ -78,6 +78,7 @@ def main() -> None:
     outside, faults, checked = checker(), [], 0
     sets = {"node": onnx_cases.node_cases(), "stored": onnx_cases.stored_cases()}
     reasons: Counter[str] = Counter()
+    together: Counter[str] = Counter()
     print(f"Printed by `python benchmarks/onnx_tests.py` on {machine()}.\n")
     print(f"| models | variant | count | {' | '.join(KINDS)} |\n|---|---|---|{'---|' * len(KINDS)}")
     for name, cases in sets.items():
@@ -86,6 +87,7 @@ def main() -> None:
             found = list(onnx_cases.outcomes(chosen, variant))
             count = onnx_cases.tally(found)
             print(f"| {name} | {variant} | {len(found)} | {' | '.join(str(count[kind]) for kind in KINDS)} |", flush=True)
+            together.update(count)
             reasons.update(cause(outcome.why) for _, outcome in found if outcome.kind == "refused")
             for case, outcome in found:
                 if outcome.kind in ("wrong", "traceback"):
@@ -94,6 +96,7 @@ def main() -> None:
                     checked += 1
                     problem = fault(outside, onnx_cases.VARIANTS[variant](next(c for c in chosen if c.name == case)))
                     faults += [f"{case} ({variant}): {problem}"] if problem else []
+    print(f"| all | | {together.total()} | {' | '.join(str(together[kind]) for kind in KINDS)} |")
     print(f"\nThe outside checker looked at {checked} pruned models and found fault with {len(faults)}.", *faults, sep="\n")
     print("\n| why nothing was pruned | models |\n|---|---|")
     for why, times in reasons.most_common():

@@ -20,6 +20,9 @@ from pathlib import Path
 import onnx
 from shared import CONVOLUTIONAL, MODELS, machine
 
+LARGE = 100
+"""Nodes from which on a model is not small."""
+
 IMPORTS = "import onnx, onnxruntime, onnx_graphsurgeon, networkx, scipy.sparse"
 PEAK = "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 OURS = "import onnx, spa_onnx; spa_onnx.prune(onnx.load({path!r}), 0.5, criterion='l1', check=False)"
@@ -73,9 +76,17 @@ def main() -> None:
     print(f"Machine: {machine('onnxsim')}\n")
     print("| model | nodes | spa-onnx s | onnxsim s | ratio | spa-onnx peak MB | onnxsim peak MB |")
     print("|---|---|---|---|---|---|---|")
+    ratios, lighter = [], 0
     for name in given.models:
         nodes, ours, theirs, ours_peak, theirs_peak = compare(name, given.repeat)
         print(f"| {name} | {nodes} | {ours:.3f} | {theirs:.3f} | {ours / theirs:.2f} | {ours_peak:.0f} | {theirs_peak:.0f} |", flush=True)
+        ratios.append((nodes, ours / theirs))
+        lighter += ours_peak < theirs_peak
+    for least in (0, LARGE):
+        some = [ratio for nodes, ratio in ratios if nodes > least]
+        if some:
+            print(f"\n{len(some)} models of more than {least} nodes: onnxsim is {min(some):.1f} to {max(some):.1f} times faster")
+    print(f"\nspa-onnx takes less memory on {lighter} of {len(ratios)}")
     with tempfile.TemporaryDirectory() as folder:
         command = str(Path(sys.executable).with_name("spa-onnx"))
         model, output = str(MODELS / "cifar_resnet56_ts17.onnx"), str(Path(folder) / "out.onnx")

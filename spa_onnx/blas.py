@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
+"""One matrix, or one for each of the products side by side: (blocks, ...)."""
 
 
 def product(left: Matrix, right: Matrix) -> Matrix:
@@ -45,7 +46,7 @@ def add_square(matrix: Matrix, vector: Matrix, factor: float) -> None:
 
 
 def inverted(hessian: Matrix) -> Matrix:
-    """H^-1 of a positive definite H, by its Cholesky factor; by elimination where rounding has made it indefinite."""
+    """H^-1 of a positive definite H, (inputs, inputs), by its Cholesky factor; by elimination where rounding has made it indefinite."""
     from scipy.linalg import lapack  # noqa: PLC0415 - slow to import
 
     factor, failed = lapack.dpotrf(hessian, lower=1)
@@ -58,7 +59,10 @@ def inverted(hessian: Matrix) -> Matrix:
 
 
 def solved(hessian: Matrix, right: Matrix) -> Matrix:
-    """H^-1 times the columns, by the Cholesky factor; of the best solutions the smallest where H is singular."""
+    """H^-1 times the columns on the right, by the Cholesky factor; of the best solutions the smallest where H is singular.
+
+    hessian: H, (inputs, inputs). right: (inputs, columns).
+    """
     if not right.size:  # LAPACK refuses arrays without elements
         return np.zeros(right.shape)
     from scipy.linalg import lapack  # noqa: PLC0415 - slow to import

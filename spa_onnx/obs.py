@@ -53,7 +53,10 @@ def steer(target: Matrix, gram: Matrix, start: Matrix, damping: float = DAMPING)
 
 
 def missed(weight: Matrix, target: Matrix, gram: Matrix) -> float:
-    """||Y - W' Z||^2 / n less ||Y||^2 / n, which no weight changes: target is Y Z' / n, gram is Z Z' / n."""
+    """||Y - W' Z||^2 / n less ||Y||^2 / n, which no weight changes, in units of the squared output.
+
+    weight: W', (rows, inputs). target: Y Z' / n, (rows, inputs). gram: Z Z' / n, (inputs, inputs).
+    """
     return float(np.sum((product(weight, gram) - 2 * target) * weight))
 
 

@@ -100,16 +100,16 @@ def reconstruct_in_order(
             continue
         old = consumer.matrix(weight)
         start = consumer.matrix(model.numbers(consumer.weight, values[consumer.weight])) if consumer.weight in values else old
-        new = _steered(consumer, halves, old, start, [kept_columns(consumer, removal, block) for block in range(len(old))])
+        whole = sum(halves[1:], halves[0])
+        new = _steered(consumer, whole, halves, old, start, [kept_columns(consumer, removal, block) for block in range(len(old))])
         fitted = in_range(model, consumer.weight, consumer.tensor(new, weight)) if np.isfinite(new).all() else None
         if fitted is None:
             continue
         settle(consumer.weight, fitted)
         bias = model.weight(consumer.bias) if consumer.bias else None
         if bias is not None:
-            pairs = sum(halves[1:], halves[0])
-            lost = np.einsum("bri,bi->br", old, pairs.dense) - np.einsum("bri,bi->br", new, pairs.repaired)
-            moved = in_range(model, consumer.bias, bias.astype(np.float64) + (lost / pairs.count).reshape(bias.shape))
+            lost = np.einsum("bri,bi->br", old, whole.dense) - np.einsum("bri,bi->br", new, whole.repaired)
+            moved = in_range(model, consumer.bias, bias.astype(np.float64) + (lost / whole.count).reshape(bias.shape))
             if moved is not None:
                 settle(consumer.bias, moved)
     return values
@@ -135,26 +135,31 @@ class _Fit:
         targets = [product(old[block], cross[block][:, left]) for block, left in enumerate(kept)]
         return cls(targets, [gram[block][np.ix_(left, left)] for block, left in enumerate(kept)])
 
-    def solved(self, start: Sequence[Matrix], damping: float) -> list[Matrix]:
-        """The best weights near those at the start."""
+    def steered(self, start: Sequence[Matrix], damping: float) -> list[Matrix]:
+        """The best weights near those at the start, (rows, kept) each. damping: as in `obs.steer`."""
         return [steer(target, gram, first, damping) for target, gram, first in zip(self.target, self.gram, start, strict=True)]
 
-    def missed(self, weights: Sequence[Matrix]) -> float:
-        """The squared error of weights, up to what all have in common."""
+    def error(self, weights: Sequence[Matrix]) -> float:
+        """What weights miss by, summed over the blocks: `obs.missed`."""
         return sum(missed(weight, target, gram) for weight, target, gram in zip(weights, self.target, self.gram, strict=True))
 
 
-def _steered(consumer: Consumer, halves: Sequence[Pairs], old: Matrix, start: Matrix, kept: Sequence[NDArray[np.int64]]) -> Matrix:
-    """The new weights as a matrix, zero for the inputs that are gone. kept: the inputs that stay of each block."""
-    whole = sum(halves[1:], halves[0])
+def _steered(
+    consumer: Consumer, whole: Pairs, halves: Sequence[Pairs], old: Matrix, start: Matrix, kept: Sequence[NDArray[np.int64]]
+) -> Matrix:
+    """The new weights as a matrix, (blocks, rows, inputs), zero for the inputs that are gone.
+
+    whole: the sum of the halves. kept: the inputs that stay of each block. Where all samples are in one half, a fit to fewer columns than
+    SUPPORT per input is damped the more, since it holds for no others.
+    """
     first = [start[block][:, left] for block, left in enumerate(kept)]
     if len(halves) == 1:
         damping = DAMPING * max(1.0, SUPPORT * old.shape[2] / whole.count)
     else:
         fits = [_Fit.of(pairs, consumer, old, kept) for pairs in halves]
-        damping = min(DAMPINGS, key=lambda each: sum(fits[1 - n].missed(fits[n].solved(first, each)) for n in (0, 1)))
+        damping = min(DAMPINGS, key=lambda each: sum(fits[1 - n].error(fits[n].steered(first, each)) for n in (0, 1)))
     new = np.zeros_like(old)
-    for block, (left, weight) in enumerate(zip(kept, _Fit.of(whole, consumer, old, kept).solved(first, damping), strict=True)):
+    for block, (left, weight) in enumerate(zip(kept, _Fit.of(whole, consumer, old, kept).steered(first, damping), strict=True)):
         new[block][:, left] = weight
     return new
 

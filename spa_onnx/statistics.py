@@ -29,8 +29,8 @@ BASE = 2048
 PER_INPUT = 8
 
 MANY = 2048
-"""Samples from which on BASE will do. Positions of one sample are alike, so that fewer samples are looked at more closely: with MANY / k
-of them at k times as many columns, but at MOST_MORE times.
+"""Samples from which on BASE will do. Positions of one sample are alike, so that fewer samples are looked at more closely: MANY / k of
+them at k times BASE columns, k at most MOST_MORE.
 """
 
 MOST_MORE = 8

@@ -9,7 +9,8 @@ import onnx
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from random_blocks import BATCH, CHANNELS, FEATURE_BLOCKS, IMAGE_BLOCKS, WIDEST, Net, convolve, spatial_mean
+from random_blocks import FEATURE_BLOCKS, IMAGE_BLOCKS, spatial_mean
+from random_net import BATCH, CHANNELS, WIDEST, Net, convolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

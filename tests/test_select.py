@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets.build import net
-from random_blocks import BATCH
 from random_graphs import CI, build, recipes
+from random_net import BATCH
 
 from spa_onnx.analysis import analyse
 from spa_onnx.cost import PlanCost

@@ -118,8 +118,21 @@ def test_weights_are_held_the_more_the_less_one_half_says_about_the_other(noise,
     for _ in range(2):
         z = rng.standard_normal((1, 6, 24))
         halves.append(Pairs.of(z + noise * rng.standard_normal(z.shape), z))
-    sequential._steered(consumer, halves, old, np.zeros_like(old), [np.arange(6)])
+    sequential._steered(consumer, halves[0] + halves[1], halves, old, np.zeros_like(old), [np.arange(6)])
     assert used[-1] == (DAMPINGS[-1] if strongest else DAMPINGS[0])
+
+
+def test_a_few_samples_move_weights_less():
+    """Where they make no two halves, the number of columns decides."""
+    rng = np.random.default_rng(3)
+    (consumer,) = consumers(Model.of(net("float[N,20] x", "float[20,4] w1", "y = MatMul(x, w1)", "float[N,4] y")()))
+    z, y, old = rng.standard_normal((20, 10)), rng.standard_normal((4, 10)), np.eye(4, 20)[None]
+    few = Pairs.of(np.concatenate([y, np.zeros((16, 10))])[None], z[None])
+    many = Pairs(1000 * few.cross, 1000 * few.gram, 1000 * few.dense, 1000 * few.repaired, 1000 * few.count)
+    moved = [
+        np.square(sequential._steered(consumer, pairs, [pairs], old, np.zeros_like(old), [np.arange(20)])).sum() for pairs in (few, many)
+    ]
+    assert moved[0] < 0.6 * moved[1]
 
 
 def test_a_shared_weight_keeps_the_value_that_suits_all_its_users():

@@ -326,6 +326,21 @@ def test_a_constant_divisor_behind_other_nodes_is_not_masked():
     assert validate(analysis.model, rewritten, {}).gap < 1e-5
 
 
+def test_a_size_is_never_where_the_models_part():
+    """It differs from that of the masked model wherever channels are gone."""
+    proto = net(
+        "float[2,3,4,4] x",
+        "float[8,3,1,1] w1, float[4,8,1,1] w9",
+        "a = Conv(x, w1) s = Shape(a) r = Reshape(a, s) y = Conv(r, w9)",
+    )()
+    analysis = analyse(Model.of(proto))
+    (group,) = analysis.prunable()
+    rewritten = rewrite(analysis, Plan({group.name: np.asarray([0, 3])}, ""))
+    change("w9", bumped)(rewritten.proto)
+    with pytest.raises(ValidationError, match="pruned != masked: y, made by Conv"):
+        validate(analysis.model, rewritten, {})
+
+
 @pytest.mark.parametrize("operator", ["Log", "Reciprocal"])
 def test_an_operator_that_zero_is_not_for_is_held_against_masked_readers(operator):
     """The logarithm of a masked channel is infinite, and so is what a weight of zero makes of it; but the channel is nobody's."""
