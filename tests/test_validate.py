@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
-from spa_onnx.errors import ValidationError
+from spa_onnx.errors import RefusedError, ValidationError
 from spa_onnx.mask import mask
 from spa_onnx.model import Model
 from spa_onnx.plan import Plan
@@ -253,6 +253,57 @@ def test_a_model_that_returns_only_classes_is_compared_too():
     change("w2", lambda w: -w)(rewritten.proto)
     with pytest.raises(ValidationError, match="pruned != masked: b,"):
         validate(analysis.model, rewritten, {"N": 2})
+
+
+def mostly_rounding() -> onnx.ModelProto:
+    """What is left of a sum when it is taken from itself, added up in halves: in float32 that is for the last bit to say."""
+    proto = net(
+        "float[1,3,4,4] x",
+        "float[64,3,1,1] w1, float[4,64,1,1] w9, float[4,32,1,1] left, float[4,32,1,1] right, float large",
+        "a = Conv(x, w1) p = Relu(a) s = Conv(p, w9) u, v = Split<axis=1>(p) l = Conv(u, left) r = Conv(v, right) "
+        "t = Add(l, r) d = Sub(s, t) e = Mul(d, large) f = Round(e) y = Add(f, s)",
+    )()
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    whole = numpy_helper.to_array(weights["w9"])
+    for name, array in {"left": whole[:, :32], "right": whole[:, 32:], "large": np.asarray(1e7, np.float32)}.items():
+        weights[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
+    return proto
+
+
+@pytest.fixture
+def rounded(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Rewritten]:
+    """With channels in reverse order the pruned model is the same but for rounding, for which there is no allowance."""
+    monkeypatch.setattr("spa_onnx.validate.NOISE", 0.0)
+    analysis = analyse(Model.of(mostly_rounding()))
+    rewritten = rewrite(analysis, Plan({group.name: np.arange(0, 20, 2) for group in analysis.prunable()}, ""))
+    old = {tensor.name: numpy_helper.to_array(tensor) for tensor in rewritten.proto.graph.initializer}
+    new = {"w1": old["w1"][::-1], "w9": old["w9"][:, ::-1], "left": old["right"][:, ::-1], "right": old["left"][:, ::-1]}
+    for name, array in new.items():
+        change(name, lambda _, array=array: array)(rewritten.proto)
+    return analysis.model, rewritten
+
+
+def test_what_parts_in_float32_alone_is_no_fault(rounded):
+    model, rewritten = rounded
+    verdict = validate(model, rewritten, {})
+    assert verdict.gap > TOLERANCE["float32"]
+    assert any("float64" in note for note in verdict.notes)
+
+
+def test_what_parts_in_float64_too_is_a_fault(rounded):
+    model, rewritten = rounded
+    change("w9", bumped)(rewritten.proto)
+    with pytest.raises(ValidationError, match="pruned != masked"):
+        validate(model, rewritten, {})
+
+
+def test_what_cannot_be_computed_in_float64_is_a_fault(rounded, monkeypatch):
+    def refuse(*_):
+        raise RefusedError("no")
+
+    monkeypatch.setattr("spa_onnx.double.run", refuse)
+    with pytest.raises(ValidationError, match="pruned != masked"):
+        validate(*rounded, {})
 
 
 # --- difference --------------------------------------------------------------------------------------------------------------
