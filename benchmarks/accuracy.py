@@ -232,7 +232,7 @@ def draw(curves: Mapping[str, Sequence[tuple[float, float]]], title: str, path: 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=list(TASKS), choices=[*TASKS, []], metavar="MODEL")
+    parser.add_argument("models", nargs="*", default=[], choices=[*TASKS, []], metavar="MODEL")
     parser.add_argument("--method", action="append", choices=list(METHODS))
     parser.add_argument("--ratio", action="append", type=float)
     parser.add_argument("--curves", type=Path)
@@ -242,7 +242,7 @@ def main() -> None:
     print(f"| model | MACs ratio | dense | {' | '.join(methods)} |")
     print("|---" * (len(methods) + 3) + "|")
     curves: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
-    for name in given.models:
+    for name in given.models or TASKS:
         task = TASKS[name]
         dense = task.measure(task.proto)
         for ratio in given.ratio or task.ratios:
