@@ -71,8 +71,11 @@ class Layout:
 
 
 def consumers(model: Model) -> Iterator[Consumer]:
-    """Every product with a constant weight, float or quantised, in the order of the graph."""
-    for node in model.nodes:
+    """Every product with a constant weight, float or quantised, in the order of the graph.
+
+    Not those in branches and bodies: what these compute cannot be looked at from outside.
+    """
+    for node in (node for node in model.nodes if not node.inside):
         operator, plain = float_form(node) or (node.op, node)
         if operator in LAYOUTS and len(plain.inputs) > 1:
             held = tuple(_behind(model, name) if slot else name for slot, name in enumerate(plain.inputs))

@@ -13,9 +13,9 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops.op_conv import Conv as SlowConv
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as SlowConvTranspose
 
+from spa_onnx.bodies import graphs
 from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array
-from spa_onnx.model import graphs
 from spa_onnx.runtime import Feed
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from spa_onnx.bodies import operators
 from spa_onnx.cut import Key, Removal, lookup, zeroed
 from spa_onnx.facts import Axis
 from spa_onnx.model import Model
@@ -31,7 +32,7 @@ def mask(model: Model, removal: Removal, only: Container[Axis] | None = None) ->
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    nodes = dict(enumerate(proto.graph.node))
+    nodes = list(operators(proto.graph))
     made: dict[tuple[str, Key], str] = {}
     divisors = _divisors(model)
     for node in model.nodes:

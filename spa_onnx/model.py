@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+from spa_onnx.bodies import Opened, bodies, crossings, graphs, nested, openable, operators, visible
 from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array, Value
 from spa_onnx.node import Node
 from spa_onnx.quantised import SCALES, Packed, Quantisation, Surroundings, quantised_constants
-from spa_onnx.shapes import GUESSES, UNKNOWN, Inference, Shape, choose_dims, constant_tensor, infer, is_plausible
+from spa_onnx.shapes import GUESSES, UNKNOWN, Inference, Shape, choose_dims, constant_tensor, infer, is_plausible, skeleton
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
@@ -32,17 +33,6 @@ COUNTED = FLOATS | SMALL_TYPES
 """Types of constants that count as parameters."""
 
 
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and every graph nested in its nodes (branches, bodies)."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from graphs(attribute.g)
-            for nested in attribute.graphs:
-                yield from graphs(nested)
-
-
 def graph_constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
     """The initializers and Constant outputs of one graph, nested ones left out."""
     found = {tensor.name: tensor for tensor in graph.initializer}
@@ -55,8 +45,7 @@ def graph_constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
 
 def nested_constants(node: onnx.NodeProto) -> dict[str, TensorProto]:
     """The initializers and Constant outputs inside the branches or the body of a node."""
-    inner = [nested for attribute in node.attribute for nested in (attribute.g, *attribute.graphs)]
-    return {name: tensor for graph in inner for each in graphs(graph) for name, tensor in graph_constants(each).items()}
+    return {name: tensor for inner in nested(node) for each in graphs(inner) for name, tensor in graph_constants(each).items()}
 
 
 def sparse_tensors(graph: onnx.GraphProto) -> dict[str, onnx.SparseTensorProto]:
@@ -73,13 +62,15 @@ def sparse_tensors(graph: onnx.GraphProto) -> dict[str, onnx.SparseTensorProto]:
 class Model:
     """An ONNX model and what is known about it; `Model.of(proto)` makes one.
 
-    nodes: the operators of the main graph in topological order, without Constant nodes.
+    nodes: the operators in topological order, without Constant nodes; those of branches and bodies that are looked into among them.
+    opened: the nodes whose branches and bodies these are.
     source: use name -> constant, for constants that have a name per use (see Node).
-    constants: those of the main graph, and those that are nested in its nodes.
+    constants: of the main graph and of all that are nested in it.
     """
 
     proto: onnx.ModelProto
     nodes: tuple[Node, ...]
+    opened: Opened
     source: Mapping[str, str]
     constants: Mapping[str, TensorProto]
     inference: Inference
@@ -88,10 +79,25 @@ class Model:
     @classmethod
     def of(cls, proto: onnx.ModelProto, dims: Mapping[str, int] | None = None) -> Model:
         """Read a model; `dims` gives sizes to symbolic dimensions. Raises RefusedError where its shapes make no sense."""
-        constants = graph_constants(proto.graph)
-        nodes, source = _nodes(proto.graph, constants)
-        nested = {name: tensor for node in proto.graph.node for name, tensor in nested_constants(node).items()}
-        return cls(proto, nodes, source, nested | constants, _infer(proto, nodes, source, dims or {}))
+        constants = {name: tensor for graph in reversed([*graphs(proto.graph)]) for name, tensor in graph_constants(graph).items()}
+        opened = dict(openable(proto.graph))
+        while True:
+            nodes, source = _nodes(proto.graph, constants, opened)
+            try:
+                found = cls(proto, nodes, dict(opened), source, constants, _infer(proto, nodes, source, dims or {}, opened))
+            except RefusedError:
+                if not opened:
+                    raise
+                opened.clear()
+                continue
+            first = next((node for node in nodes if node.bodies and not _keep_their_shape(node, found.inference)), None)
+            if first is None:
+                return found
+            taken = _taken(first, found)  # one at a time: what comes after it may have got wrong shapes from it
+            if first.op == "If" and all(body.tied for body in first.bodies):
+                opened[first.outputs[0]] = frozenset([taken] if taken else [])
+            else:
+                del opened[first.outputs[0]]
 
     @cached_property
     def opset(self) -> int:
@@ -110,9 +116,9 @@ class Model:
 
     @cached_property
     def nested(self) -> Mapping[str, Node]:
-        """Constant inside the branches or the body of a node -> that node."""
-        protos = dict(enumerate(self.proto.graph.node))
-        return {name: node for node in self.nodes for name in nested_constants(protos[node.index])}
+        """Constant inside branches or a body that are not looked into -> the node that runs them."""
+        protos = list(operators(self.proto.graph))
+        return {name: node for node in self.nodes if not node.bodies for name in nested_constants(protos[node.index])}
 
     @cached_property
     def sparse(self) -> Mapping[str, onnx.SparseTensorProto]:
@@ -134,7 +140,7 @@ class Model:
         """Tensor name -> the nodes that read it, each once."""
         found: dict[str, dict[int, Node]] = defaultdict(dict)
         for node in self.nodes:
-            for name in (*node.inputs, *node.captures):
+            for name in (*node.inputs, *node.captures, *(output for body in node.bodies for output in body.outputs)):
                 if name:
                     found[name][node.index] = node
         return {name: tuple(nodes.values()) for name, nodes in found.items()}
@@ -215,7 +221,21 @@ def feeds(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [value for value in graph.input if value.name not in stored]
 
 
-def _infer(proto: onnx.ModelProto, nodes: tuple[Node, ...], source: Mapping[str, str], dims: Mapping[str, int]) -> Inference:
+def _keep_their_shape(node: Node, inference: Inference) -> bool:
+    """Whether what crosses into the bodies of a node and out of them has the shape that was taken for granted, in every run."""
+    return all(inference.shapes.get(one) == inference.shapes.get(other) for one, other in crossings(node).same() if one and other)
+
+
+def _taken(node: Node, model: Model) -> str:
+    """The branch that an If takes, where its condition is known beforehand, at least for the sizes at hand; else nothing."""
+    value = model.value(node.inputs[0])
+    condition = model.constant(node.inputs[0]) if value is None else value.array
+    return "" if node.op != "If" or condition is None else "then_branch" if condition.item() else "else_branch"
+
+
+def _infer(
+    proto: onnx.ModelProto, nodes: tuple[Node, ...], source: Mapping[str, str], dims: Mapping[str, int], opened: Opened
+) -> Inference:
     """Inference with the first guess of symbolic sizes that leaves no tensor empty, or else with the first."""
     inputs = feeds(proto.graph)
     tried: dict[tuple[tuple[str, int], ...], Inference] = {}
@@ -226,7 +246,7 @@ def _infer(proto: onnx.ModelProto, nodes: tuple[Node, ...], source: Mapping[str,
         if key in tried:
             continue
         try:
-            tried[key] = infer(proto, nodes, source, inputs, chosen)
+            tried[key] = infer(skeleton(proto, inputs, chosen, opened), nodes, source, chosen)
         except RefusedError as error:
             problem = error
             continue
@@ -237,23 +257,26 @@ def _infer(proto: onnx.ModelProto, nodes: tuple[Node, ...], source: Mapping[str,
     return next(iter(tried.values()))
 
 
-def _nodes(graph: onnx.GraphProto, constants: Mapping[str, TensorProto]) -> tuple[tuple[Node, ...], dict[str, str]]:
+def _nodes(graph: onnx.GraphProto, constants: Mapping[str, TensorProto], opened: Opened) -> tuple[tuple[Node, ...], dict[str, str]]:
     """The operators, with a name per use for constant vectors that several of them read."""
+    seen = list(visible(graph, opened))
     uses: dict[str, int] = defaultdict(int)
-    for proto in graph.node:
+    for _, proto, _ in seen:
         for name in proto.input:
             uses[name] += 1
     shared = {name for name, t in constants.items() if uses[name] > 1 and sum(d > 1 for d in t.dims) <= 1}
     source: dict[str, str] = {}
     nodes = []
-    for index, proto in enumerate(graph.node):
+    for index, proto, inside in seen:
         if constant_tensor(proto) is not None or any(a.name == "sparse_value" for a in proto.attribute):
             continue
         name = proto.name or f"{proto.op_type}({proto.output[0]})"
         inputs = tuple(f"{tensor}@{name}:{slot}" if tensor in shared else tensor for slot, tensor in enumerate(proto.input))
         source.update({use: tensor for use, tensor in zip(inputs, proto.input, strict=True) if use != tensor})
         operator = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
-        nodes.append(Node(index, name, operator, inputs, tuple(proto.output), _attributes(proto), _captures(proto)))
+        inner = bodies(proto, opened[proto.output[0]]) if proto.output[0] in opened else ()
+        captures = () if inner else _captures(proto)
+        nodes.append(Node(index, name, operator, inputs, tuple(proto.output), _attributes(proto), captures, inner, inside))
     return tuple(nodes), source
 
 
@@ -273,11 +296,10 @@ def _attributes(proto: onnx.NodeProto) -> dict[str, Any]:
 
 def _captures(proto: onnx.NodeProto) -> tuple[str, ...]:
     """Names that nested graphs read and do not define."""
-    nested = [g for a in proto.attribute for g in ([a.g] if a.type == AttributeProto.GRAPH else a.graphs)]
-    inner = [g for graph in nested for g in graphs(graph)]
+    inner = [g for graph in nested(proto) for g in graphs(graph)]
     defined = {t.name for g in inner for t in (*g.initializer, *g.input)} | {o for g in inner for n in g.node for o in n.output}
     read = {i for g in inner for n in g.node for i in n.input} | {o.name for g in inner for o in g.output}
     return tuple(sorted(name for name in read - defined if name))
 
 
-__all__ = ["UNKNOWN", "Model", "constant_tensor", "feeds", "graph_constants", "graphs", "parameters"]
+__all__ = ["UNKNOWN", "Model", "constant_tensor", "feeds", "graph_constants", "parameters"]

@@ -87,8 +87,8 @@ def _refit_bias(model: Model, consumer: Consumer, lost: np.ndarray, moments: Mom
 
 
 def normalisations(model: Model) -> list[Node]:
-    """The BatchNormalizations whose stored statistics are constants."""
-    found = [node for node in model.nodes if node.op == "BatchNormalization"]
+    """The BatchNormalizations of the main graph whose stored statistics are constants."""
+    found = [node for node in model.nodes if node.op == "BatchNormalization" and not node.inside]
     return [node for node in found if all(model.is_float(name) for name in node.inputs[3:5])]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+from spa_onnx.bodies import graphs, looked_into, nested, operators
 from spa_onnx.cut import Key, Removal, Slices, lookup, taken
 from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
@@ -52,8 +53,9 @@ def rewrite(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None =
         draft.edit(index, found)
     inexact = sorted({node for axis, node in analysis.statistics.items() if axis in removal})
     proto = draft.finish()
-    left = graph_constants(proto.graph)  # indices that a follower renumbered are no slices of the original any more
-    return Rewritten(proto, tuple(cut for cut in tensors if cut.name in left), tuple(inexact), removal)
+    left = {name for graph in graphs(proto.graph) for name in graph_constants(graph)}
+    sliced = tuple(cut for cut in tensors if cut.name in left)  # indices that a follower renumbered are no slices of the original any more
+    return Rewritten(proto, sliced, tuple(inexact), removal)
 
 
 def _chain_edits(chains: tuple[Chain, ...], removal: Removal, model: Model) -> Iterator[tuple[int, list[Edit]]]:
@@ -88,11 +90,12 @@ class _Draft:
         self._values = values
         self.proto = onnx.ModelProto()
         self.proto.CopyFrom(model.proto)
-        self._nodes = dict(enumerate(self.proto.graph.node))
-        self._names = {name for node in self.proto.graph.node for name in (*node.input, *node.output)}
-        self._names |= {t.name for t in self.proto.graph.initializer}
-        self._stored = {tensor.name: tensor for tensor in self.proto.graph.initializer}
-        self._constants = {node.output[0]: node for node in self.proto.graph.node if node.op_type == "Constant"}
+        self._nodes = list(operators(self.proto.graph))
+        self._names = {name for node in self._nodes for name in (*node.input, *node.output)}
+        self._names |= {tensor.name for graph in graphs(self.proto.graph) for tensor in graph.initializer}
+        seen = list(looked_into(self.proto.graph, model.opened))
+        self._stored = {tensor.name: tensor for graph in seen for tensor in graph.initializer}
+        self._constants = {node.output[0]: node for graph in seen for node in graph.node if node.op_type == "Constant"}
         self._listed = {value.name: value for value in self.proto.graph.input}
         self._made: dict[tuple[str, bytes], str] = {}
         self._operations: list[Operation] = []
@@ -207,8 +210,8 @@ class _Draft:
         """The pruned model, without what nothing reads any more."""
         dead_before = _dead(self._model.proto.graph)
         proto = operate(self.proto, self._operations) if self._operations else self.proto
-        _bury(proto.graph, dead_before, self._unused)
-        refresh_value_info(proto)
+        _bury(list(looked_into(proto.graph, self._model.opened)), dead_before, self._unused)
+        refresh_value_info(proto, self._model.opened)
         return proto
 
 
@@ -247,10 +250,9 @@ def _readers(graph: onnx.GraphProto) -> dict[str, int]:
     for node in graph.node:
         for name in node.input:
             count[name] += 1
-        for attribute in node.attribute:
-            for nested in [attribute.g, *attribute.graphs] if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) else []:
-                for name, times in _readers(nested).items():
-                    count[name] += times
+        for inner in nested(node):
+            for name, times in _readers(inner).items():
+                count[name] += times
     for value in graph.output:
         count[value.name] += 1
     return count
@@ -259,24 +261,29 @@ def _readers(graph: onnx.GraphProto) -> dict[str, int]:
 def _dead(graph: onnx.GraphProto) -> set[str]:
     """First outputs of nodes that nothing reads."""
     count = _readers(graph)
-    return {node.output[0] for node in graph.node if not any(count[name] for name in node.output)}
+    return {node.output[0] for node in operators(graph) if not any(count[name] for name in node.output)}
 
 
-def _bury(graph: onnx.GraphProto, dead_before: set[str], unused: set[str]) -> None:
-    """Remove nodes and constants that the rewriting left without readers; what was unread before stays as it was."""
-    count = _readers(graph)
+def _bury(seen: Sequence[onnx.GraphProto], dead_before: set[str], unused: set[str]) -> None:
+    """Remove nodes and constants that the rewriting left without readers; what was unread before stays as it was.
+
+    seen: the main graph, and the bodies that are looked into.
+    """
+    count = _readers(seen[0])
     suspects = set(unused)
-    for node in reversed(list(graph.node)):
-        if not any(count[name] for name in node.output) and node.output[0] not in dead_before:
-            for name in node.input:
-                count[name] -= 1
-                suspects.add(name)
-            graph.node.remove(node)
+    for graph in reversed(seen):
+        for node in reversed(list(graph.node)):
+            if not any(count[name] for name in node.output) and node.output[0] not in dead_before:
+                for name in node.input:
+                    count[name] -= 1
+                    suspects.add(name)
+                graph.node.remove(node)
     orphans = {name for name in suspects if not count[name]}
-    for field in (graph.initializer, graph.input):
-        stored = {t.name for t in graph.initializer} | orphans
+    main = seen[0]
+    for field in (*(graph.initializer for graph in seen), main.input):
+        stored = {t.name for t in main.initializer} | orphans
         for entry in [e for e in field if e.name in orphans and e.name in stored]:
-            if field is graph.initializer or all(t.name != entry.name for t in graph.initializer):
+            if field is not main.input or all(t.name != entry.name for t in main.initializer):
                 field.remove(entry)
 
 

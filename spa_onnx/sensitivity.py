@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from spa_onnx import runtime
+from spa_onnx.bodies import operators
 from spa_onnx.calibration import Calibration
 from spa_onnx.cut import Removal, zeroed
 from spa_onnx.errors import RefusedError
@@ -100,12 +101,13 @@ class _Bench:
         fresh = {tensor.name: tensor for tensor in masked.graph.initializer}
         refitted = reconstruct(model, known.consumers, known.statistics, removal)
         found: Feed = {}
+        was, now = list(operators(model.proto.graph)), list(operators(masked.graph))
         for node in model.nodes:
-            for slot, name in enumerate(masked.graph.node[node.index].input):
+            for slot, name in enumerate(now[node.index].input):
                 use = node.inputs[slot]
                 if use in refitted:
                     found[_place(node.index, slot)] = zeroed(model, use, refitted[use], removal.slices(use))
-                elif name != model.proto.graph.node[node.index].input[slot]:
+                elif name != was[node.index].input[slot]:
                     found[_place(node.index, slot)] = numpy_helper.to_array(fresh[name])
         return found
 
@@ -128,12 +130,13 @@ def _open(model: Model, touched: set[str]) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     proto.ir_version = max(proto.ir_version, 4)
+    nodes = list(operators(proto.graph))
     for node in model.nodes:
         for slot, use in enumerate(node.inputs):
             if use in touched and model.is_constant(use):
                 name = _place(node.index, slot)
                 tensor = numpy_helper.from_array(np.asarray(model.constant(use)), name)
-                proto.graph.node[node.index].input[slot] = name
+                nodes[node.index].input[slot] = name
                 proto.graph.initializer.append(tensor)
                 proto.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
     return proto

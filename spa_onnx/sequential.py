@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.blas import Matrix, product
+from spa_onnx.bodies import operators
 from spa_onnx.consumers import Consumer
 from spa_onnx.cut import Removal, zeroed
 from spa_onnx.fold import Array
@@ -80,6 +81,7 @@ def reconstruct_in_order(
     masked = mask(model, removal)
     made = list(feeds)  # they may be decoded or made up anew each time that they are asked for
     dense, repaired = Walk(model.proto, made), Walk(masked, made)
+    nodes = list(operators(masked.graph))
     count = sum(map(feed_size, made))
     keys = [sample_keys(feed, seed) for feed in made]
 
@@ -87,7 +89,7 @@ def reconstruct_in_order(
         """Take the value into the repaired model, wherever the constant is read."""
         values[name] = value
         for node in model.consumers[name]:
-            repaired.replace(masked.graph.node[node.index].input[node.inputs.index(name)], zeroed(model, name, value, removal.slices(name)))
+            repaired.replace(nodes[node.index].input[node.inputs.index(name)], zeroed(model, name, value, removal.slices(name)))
 
     for name, value in prior.items():
         settle(name, value)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from spa_onnx.bodies import Opened, looked_into, nested
+from spa_onnx.bodies import stand_ins as borders
 from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array, Value, fold
 from spa_onnx.foreign import stand_ins
@@ -35,6 +37,8 @@ ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.FloorDiv: operator.floordiv,
 }
 """What the name of a dimension may compute."""
+
+NOTHING: Opened = {}
 
 _INTEGER = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
 
@@ -104,23 +108,40 @@ def _fix_inputs(inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int]) 
     return fixed
 
 
-def skeleton(proto: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int]) -> onnx.ModelProto:
-    """The model without its weights: large constants become inputs, so that inference never copies them."""
+def skeleton(
+    proto: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int], opened: Opened = NOTHING
+) -> onnx.ModelProto:
+    """The model without its weights: large constants become inputs, so that inference never copies them.
+
+    opened: nodes in whose place the operators of their branches or bodies stand.
+    """
     graph = onnx.GraphProto(name="skeleton", input=_fix_inputs(inputs, dims))
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in inputs}
-    ranks |= {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
-    for tensor in proto.graph.initializer:
-        _add_constant(graph, tensor, tensor.name)
-    for sparse in proto.graph.sparse_initializer:
-        graph.input.append(onnx.helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, list(sparse.dims)))
-    for node in proto.graph.node:
-        value = constant_tensor(node)
-        if value is None:
-            graph.node.extend(stand_ins(node, ranks))
-        else:
-            _add_constant(graph, value, node.output[0])
+    _add_operators(graph, proto.graph, ranks, opened)
     graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in proto.graph.output)
     return onnx.ModelProto(ir_version=max(proto.ir_version, 4), graph=graph, opset_import=proto.opset_import, functions=proto.functions)
+
+
+def _add_operators(graph: onnx.GraphProto, source: onnx.GraphProto, ranks: dict[str, int], opened: Opened) -> None:
+    """The constants and operators of a graph, and of the bodies of opened nodes. ranks: of constants and graph inputs."""
+    ranks |= {tensor.name: len(tensor.dims) for tensor in source.initializer}
+    for tensor in source.initializer:
+        _add_constant(graph, tensor, tensor.name)
+    for sparse in source.sparse_initializer:
+        graph.input.append(onnx.helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, list(sparse.dims)))
+    for node in source.node:
+        value = constant_tensor(node)
+        if value is not None:
+            _add_constant(graph, value, node.output[0])
+        elif node.output[0] in opened:
+            border = borders(node, opened[node.output[0]])
+            graph.input.extend(border.inputs)
+            graph.node.extend(border.before)
+            for inner in nested(node):
+                _add_operators(graph, inner, ranks, opened)
+            graph.node.extend(border.after)
+        else:
+            graph.node.extend(stand_ins(node, ranks))
 
 
 def constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
@@ -175,14 +196,12 @@ def _read_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
     return shapes
 
 
-def infer(
-    proto: onnx.ModelProto, nodes: Sequence[Node], source: Mapping[str, str], inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int]
-) -> Inference:
+def infer(bare: onnx.ModelProto, nodes: Sequence[Node], source: Mapping[str, str], dims: Mapping[str, int]) -> Inference:
     """Infer all shapes, folding shape arithmetic and inferring again until nothing new is learnt.
 
-    source: use name -> constant, for the constants whose uses `nodes` tell apart.
+    bare: the model's skeleton for these sizes, which is used up. source: use name -> constant, for the constants whose uses `nodes` tell
+    apart.
     """
-    bare = skeleton(proto, inputs, dims)
     seeds = literals(bare.graph)
     seeds.update({use: seeds[name] for use, name in source.items() if name in seeds})
     known: dict[str, Value] = {}
@@ -234,28 +253,28 @@ def is_plausible(inference: Inference) -> bool:
     return all(size != 0 and size >= UNKNOWN for shape in inference.shapes.values() for size in shape)
 
 
-def refresh_value_info(proto: onnx.ModelProto) -> None:
+def refresh_value_info(proto: onnx.ModelProto, opened: Opened = NOTHING) -> None:
     """Replace recorded shapes by freshly inferred ones: stale ones pass the checker and break the model.
 
-    Entries keep their documentation and metadata; tensors that had none get none, and those that are gone lose theirs.
+    Entries keep their documentation and metadata; tensors that had none get none, and those that are gone lose theirs. opened: nodes
+    whose branches or bodies may have changed as well.
     """
-    graph = proto.graph
-    if not graph.value_info:
+    main, *inner = looked_into(proto.graph, opened)
+    if not main.value_info and not inner:
         return
-    recorded = {value.name: value for value in graph.value_info}
-    alive = {name for node in graph.node for name in node.output}
     try:
-        fresh = onnx.shape_inference.infer_shapes(skeleton(proto, graph.input, {}), data_prop=True)
-        inferred = {value.name: value.type for value in fresh.graph.value_info}
+        fresh = onnx.shape_inference.infer_shapes(skeleton(proto, main.input, {}, opened), data_prop=True)
+        inferred = {value.name: value.type for value in (*fresh.graph.input, *fresh.graph.value_info)}
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         inferred = {}
-    kept = []
-    for name, value in recorded.items():
-        if name in alive:
-            entry = onnx.ValueInfoProto(name=name, doc_string=value.doc_string, metadata_props=value.metadata_props)
-            entry.type.CopyFrom(inferred.get(name, value.type))
-            if name not in inferred and entry.type.HasField("tensor_type"):
-                entry.type.tensor_type.ClearField("shape")
-            kept.append(entry)
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
+    for graph in (main, *inner):
+        alive = {name for node in graph.node for name in node.output}
+        kept = [value for value in graph.value_info if value.name in alive]
+        for value in (*kept, *((*graph.input, *graph.output) if graph is not main else ())):
+            if value.name in inferred:
+                value.type.CopyFrom(inferred[value.name])
+            elif value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+        kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+        del graph.value_info[:]
+        graph.value_info.extend(kept)

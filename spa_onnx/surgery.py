@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 import onnx
 
+from spa_onnx.bodies import graphs
 from spa_onnx.facts import Indices
 from spa_onnx.fold import Array
-from spa_onnx.model import graphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,25 @@ Operation: TypeAlias = Take | Blend | Scale
 
 
 def operate(proto: onnx.ModelProto, operations: Sequence[Operation]) -> onnx.ModelProto:
-    """A new model with the operations carried out."""
+    """The model with the operations carried out, those in branches and bodies included; what is given is used up."""
+    main, *inner = graphs(proto.graph)
+    for graph in inner:
+        mine = _of(graph, operations)
+        if mine:
+            alone = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import, graph=graph)
+            graph.CopyFrom(_operate(alone, mine).graph)
+    mine = _of(main, operations)
+    return _operate(proto, mine) if mine else proto
+
+
+def _of(graph: onnx.GraphProto, operations: Sequence[Operation]) -> list[Operation]:
+    """The operations on nodes of this graph itself."""
+    made = {name for node in graph.node for name in node.output}
+    return [operation for operation in operations if operation.output in made]
+
+
+def _operate(proto: onnx.ModelProto, operations: Sequence[Operation]) -> onnx.ModelProto:
+    """A new model with operations on nodes of its main graph carried out."""
     import onnx_graphsurgeon as gs  # noqa: PLC0415 - slow to import and needed for few models
     from onnx_graphsurgeon.logger import G_LOGGER  # noqa: PLC0415
 

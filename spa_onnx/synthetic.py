@@ -29,7 +29,7 @@ IR_WITHOUT_LISTED_CONSTANTS = 4
 
 def has_stored_statistics(model: Model) -> bool:
     """Whether any BatchNormalization is left in the graph (many exporters fold it into the convolution before)."""
-    return any(node.op == "BatchNormalization" for node in model.nodes)
+    return any(node.op == "BatchNormalization" and not node.inside for node in model.nodes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ import numpy as np
 import onnx
 
 from spa_onnx import runtime
+from spa_onnx.bodies import Opened, operators
 from spa_onnx.cut import Removal, taken
 from spa_onnx.errors import RefusedError, ValidationError
 from spa_onnx.facts import Axis, Coupling
 from spa_onnx.fold import Array
 from spa_onnx.mask import mask
 from spa_onnx.model import Model, feeds
+from spa_onnx.node import Node
 from spa_onnx.rewrite import Rewritten
 from spa_onnx.rules import facts
 from spa_onnx.runtime import Feed
@@ -37,6 +39,10 @@ FLIPS = 0.01
 
 NOISE = 10.0
 """Outputs may also differ by this many times what the last bits of the input do to the masked model itself."""
+
+_BRANCH = {True: "then", False: "else"}
+
+CHOICE = "validation__choice"
 
 IN_DOUBLE = 1e-7
 """Largest difference over largest output in float64, where models that part in float32 are compared again."""
@@ -72,7 +78,48 @@ def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, rep
         why = "weights were repaired" if repaired else f"{len(rewritten.inexact)} nodes normalise over a removed axis"
         return Verdict(None, SEEDS, (*notes, f"{why}, so outputs were not compared with the masked model's"))
     gap, blind = _compare(model, rewritten, fed, got)
+    for choice in (True, False) if any(map(_is_open, model.nodes)) else ():
+        there = _compare_branches(model, rewritten, fed[0], choice=choice)
+        gap = max(gap or 0.0, there or 0.0)
+        notes = (*notes, *([f"where every If takes its {_BRANCH[choice]} branch the original does not run"] if there is None else []))
     return Verdict(gap, SEEDS, (*notes, *blind))
+
+
+def _is_open(node: Node) -> bool:
+    """Whether it is an If that may take either of the branches that are looked into."""
+    return node.op == "If" and bool(node.bodies) and all(body.tied for body in node.bodies)
+
+
+def _compare_branches(model: Model, rewritten: Rewritten, feed: Feed, *, choice: bool) -> float | None:
+    """The largest difference where every If takes the same branch, whatever its condition; None where the original then does not run."""
+    original, masked, pruned = (_undecided(proto, model.opened) for proto in (model.proto, mask(model, rewritten.removal), rewritten.proto))
+    decided = feed | {CHOICE: np.asarray(choice)}
+    try:
+        runtime.run(runtime.session(original), decided)
+    except RefusedError:
+        return None
+    try:
+        want, got = (runtime.run(runtime.session(proto), decided) for proto in (masked, pruned))
+    except RefusedError as error:
+        raise ValidationError(f"the pruned model does not run where every If takes its {_BRANCH[choice]} branch: {error}") from error
+    gap, excess = _worst(want, got)
+    if excess > 1 and not excess <= NOISE * _noise(runtime.session(masked), decided, want):
+        raise ValidationError(f"pruned != masked where every If takes its {_BRANCH[choice]} branch (relative {gap:.3g}); please report it")
+    return gap
+
+
+def _undecided(proto: onnx.ModelProto, opened: Opened) -> onnx.ModelProto:
+    """A copy in which the condition of every If that may take either branch is a graph input.
+
+    It must not be a constant: onnxruntime 1.31 ends with a segmentation fault where it puts nested branches in their place.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    copy.graph.input.append(onnx.helper.make_tensor_value_info(CHOICE, onnx.TensorProto.BOOL, []))
+    for node in operators(copy.graph):
+        if node.op_type == "If" and len(opened.get(node.output[0], ())) > 1:
+            node.input[0] = CHOICE
+    return copy
 
 
 def _at_other_sizes(model: Model, dims: Mapping[str, int]) -> list[Feed]:

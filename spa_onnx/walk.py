@@ -9,8 +9,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from spa_onnx import runtime
+from spa_onnx.bodies import graphs, nested
 from spa_onnx.fold import Array
-from spa_onnx.model import constant_tensor, graph_constants, graphs
+from spa_onnx.model import constant_tensor, graph_constants
 from spa_onnx.runtime import Feed
 
 
@@ -90,11 +91,9 @@ class Walk:
 def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
     """Tensors that a node reads, those that its branches or bodies take from outside included."""
     names = dict.fromkeys(name for name in node.input if name)
-    for attribute in node.attribute:
-        for nested in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-            for graph in graphs(nested):
-                names.update(dict.fromkeys(name for inner in graph.node for name in inner.input if name))
-                names.update(dict.fromkeys(output.name for output in graph.output))
+    for graph in (graph for inner in nested(node) for graph in graphs(inner)):
+        names.update(dict.fromkeys(name for reader in graph.node for name in reader.input if name))
+        names.update(dict.fromkeys(output.name for output in graph.output))
     return tuple(names)
 
 

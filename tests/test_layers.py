@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(spa_onnx.__file__).parent
-FOUNDATION = {"errors", "facts", "node", "arithmetic", "quantised", "fold", "foreign", "shapes", "model"}
+FOUNDATION = {"errors", "facts", "node", "bodies", "arithmetic", "quantised", "fold", "foreign", "shapes", "model"}
 GROUPS = FOUNDATION | {"rules", "groups"}
 OBSERVED = {"consumers", "unfold", "obs", "statistics", "pictures", "sentences", "synthetic", "tokens"}
 WORK = (
@@ -47,12 +47,13 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "facts": {"errors"},
     "node": set(),
+    "bodies": {"node"},
     "arithmetic": {"node"},
     "quantised": {"arithmetic", "node"},
     "fold": {"arithmetic", "facts", "node"},
     "foreign": {"node", "quantised"},
-    "shapes": {"errors", "fold", "foreign", "node"},
-    "model": {"errors", "fold", "node", "quantised", "shapes"},
+    "shapes": {"bodies", "errors", "fold", "foreign", "node"},
+    "model": {"bodies", "errors", "fold", "node", "quantised", "shapes"},
     "rules": FOUNDATION,
     "groups": FOUNDATION | {"rules"},
     "analysis": GROUPS,
@@ -79,16 +80,16 @@ ALLOWED: dict[str, set[str]] = {
     "refit": FOUNDATION | {"calibration", "consumers", "cut", "repair", "sequential", "settings"},
     "rounds": GROUPS | {"calibration", "choice", "cost", "cut", "plan", "refit", "rewrite", "settings"},
     "select": FOUNDATION | {"groups", "cost"},
-    "surgery": {"facts", "fold", "model"},
+    "surgery": {"bodies", "facts", "fold"},
     "rewrite": GROUPS | {"cut", "plan", "surgery"},
     "runtime": FOUNDATION,
     "mask": GROUPS | {"cut"},
-    "double": {"errors", "fold", "model", "runtime"},
+    "double": {"bodies", "errors", "fold", "runtime"},
     "validate": GROUPS | {"cut", "double", "mask", "rewrite", "runtime"},
     "preprocess": {"errors", "fold"},
     "sources": {"errors", "files", "fold"},
     "data": FOUNDATION | {"preprocess", "runtime", "sources"},
-    "files": {"errors", "model", "plan"},
+    "files": {"bodies", "errors", "model", "plan"},
     "drift": {"fold", "runtime"},
     "comparison": WORK | {"data", "files", "drift", "preprocess"},
     "explain": GROUPS | {"analysis"},

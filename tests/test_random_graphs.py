@@ -108,7 +108,7 @@ def check_shapes(model: Model, after: Model, rewritten: Rewritten) -> None:
     """What ONNX infers for the pruned model is what the plan announced."""
     for name in after.producer:
         if name in model.producer:
-            unknown = model.shape(name) is None  # what leaves a Loop: nothing is announced, and nothing else is known afterwards
+            unknown = model.shape(name) is None  # what leaves a Loop that does not keep its shape: nothing is announced, or known later
             assert after.shape(name) == (None if unknown else rewritten.removal.after(name)), name
     for node in model.nodes:
         twin = after.producer.get(node.outputs[0])

@@ -1,6 +1,21 @@
 """Coupling rules, one file per operator family; importing this package fills the tables."""
 
-from spa_onnx.rules import attention, conv, elementwise, index, join, layout, linear, norm, pool, quantised, recurrent, reduce, shuffle
+from spa_onnx.rules import (
+    attention,
+    bodies,
+    conv,
+    elementwise,
+    index,
+    join,
+    layout,
+    linear,
+    norm,
+    pool,
+    quantised,
+    recurrent,
+    reduce,
+    shuffle,
+)
 from spa_onnx.rules.follow import FOLLOWERS
 from spa_onnx.rules.registry import RULES, facts
 
@@ -8,6 +23,7 @@ __all__ = [
     "FOLLOWERS",
     "RULES",
     "attention",
+    "bodies",
     "conv",
     "elementwise",
     "facts",

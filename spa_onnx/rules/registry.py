@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from spa_onnx.bodies import crossings
 from spa_onnx.errors import RuleError
 from spa_onnx.facts import Axis, Choice, Coupling, Fact, Pin
 from spa_onnx.model import UNKNOWN, Model
@@ -53,7 +54,7 @@ def facts(node: Node, model: Model) -> Iterator[Fact]:
     """All that this node demands, the pins for what its rule leaves unsaid included."""
     for name in node.captures:
         yield from _pin_all(name, model, "read inside a branch or body", str(node))
-    entry = RULES.get(node.op)
+    entry = _entry(node)
     if entry is None:
         for name in (*node.inputs, *node.outputs):
             yield from _pin_all(name, model, _unruled(node, model), f"node '{node.name}'")
@@ -70,9 +71,15 @@ def facts(node: Node, model: Model) -> Iterator[Fact]:
     yield from _checked(node, model, entry, carriers)
 
 
+def _entry(node: Node) -> Rule | None:
+    """The rule of a node; none for one whose branches or bodies are not looked into."""
+    return RULES.get(node.op) if node.bodies or node.op not in WITH_BODIES else None
+
+
 def is_pinned_throughout(node: Node, model: Model) -> bool:
     """Whether sizes around the node are known only while running, so that none of its axes loses anything."""
-    return node.op in RULES and _depends_on_data(_carriers(node, RULES[node.op], model), model)
+    entry = _entry(node)
+    return entry is not None and _depends_on_data(_carriers(node, entry, model), model)
 
 
 def _depends_on_data(tensors: list[str], model: Model) -> bool:
@@ -92,7 +99,8 @@ def _carriers(node: Node, entry: Rule, model: Model) -> list[str]:
     """The tensors of the node whose axes hold channels; an output of unknown rank that nothing reads holds none."""
     read = [name for slot, name in enumerate(node.inputs) if slot not in entry.parameters]
     made = [name for name in node.outputs if model.shape(name) is not None or name in model.consumers or name in model.outputs]
-    return [name for name in (*read, *made) if name]
+    inside = crossings(node).inside() if node.bodies else []
+    return [name for name in (*read, *made, *inside) if name]
 
 
 def _checked(node: Node, model: Model, entry: Rule, carriers: list[str]) -> Iterator[Fact]:

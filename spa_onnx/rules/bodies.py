@@ -1,0 +1,25 @@
+"""Operators that run graphs of their own: what crosses into a branch or body, and out of it, is the same tensor on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from spa_onnx.bodies import crossings
+from spa_onnx.facts import Axis, Fact, Pin, same
+from spa_onnx.model import Model
+from spa_onnx.node import Node
+from spa_onnx.rules.registry import rule
+
+
+@rule("If", parameters=(0,))
+@rule("Loop", parameters=(0, 1))
+def border(node: Node, model: Model) -> Iterator[Fact]:
+    """Index i of an axis outside meets index i inside; where runs are stacked, behind the axis that counts them."""
+    found = crossings(node)
+    for shift, pairs in ((0, found.same()), (1, found.stacked)):
+        for one, other in pairs:
+            for dim, size in enumerate((model.shape(one) or ()) if one and other else ()):
+                yield from same(Axis(one, dim), Axis(other, dim + shift), size, f"{node} hands it over")
+    for name in found.inside():
+        for dim in range(len(model.shape(name) or ()) if model.is_constant(name) else 0):
+            yield Pin(Axis(name, dim), "a constant that a branch or body returns as it is", f"{node}, {name}[{dim}]")
