@@ -91,6 +91,17 @@ def _read(source: Source, dims: Mapping[str, int] | None, settings: Settings) ->
     return analyse(model, settings.patterns(), inexact=settings.width, attention=settings.attention)
 
 
+def _sized(source: Source, dims: Mapping[str, int] | None, settings: Settings, trial: _Trial | None) -> tuple[Analysis, _Trial | None]:
+    """The analysis for sizes of symbolic dimensions at which the model runs, and the trial at these. Raises RefusedError without any."""
+    analysis = _read(source, dims, settings)
+    if trial is None:
+        return analysis, None
+    found = runtime.working_dims(analysis.model, trial.session, trial.dims)
+    if any(found.get(name, size) != size for name, size in analysis.model.inference.dims.items()):
+        analysis = _read(source, found, settings)
+    return analysis, replace(trial, dims=found)
+
+
 def _quiet(_: str) -> None:
     """No progress."""
 
@@ -161,7 +172,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     source = open_source(model)
     session = _Trial.of(source, dims or {}, data, preprocess, memory) if check or settings.needs_statistics else None
     clock("analyse")
-    analysis = _read(source, dims, settings)
+    analysis, session = _sized(source, dims, settings, session)
     known: Calibration | None = None
     values: dict[str, Array] = {}
     how = ""
@@ -200,7 +211,7 @@ def apply_plan(  # noqa: PLR0913 - every option of the command line has its argu
     repairs = settings.repair != "none"
     session = _Trial.of(source, dims or {}, data, preprocess, memory) if check or repairs else None
     clock("analyse")
-    analysis = _read(source, dims, settings)
+    analysis, session = _sized(source, dims, settings, session)
     check_plan(plan, analysis)
     known = _calibration(analysis, settings, session, clock) if repairs else None
     return _Job(source, analysis, plan, session, known, clock, check, measure_latency).carry_out()
@@ -225,14 +236,13 @@ def _calibration(analysis: Analysis, settings: Settings, trial: _Trial | None, c
     if trial is None or not settings.needs_statistics or not analysis.prunable():
         return None
     clock("collect")
-    dims = runtime.working_dims(analysis.model, trial.session, trial.dims)
     cut = {axis for group in analysis.prunable() for axis in group.owner}
-    return calibrate(analysis.model, dims, trial.samples, settings.samples, settings.seed, memory=trial.memory, of=cut)
+    return calibrate(analysis.model, trial.dims, trial.samples, settings.samples, settings.seed, memory=trial.memory, of=cut)
 
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """The original in onnxruntime, with inputs on which it runs."""
+    """The original in onnxruntime. dims: sizes of symbolic dimensions, those that the user gave or, once tried, those at which it runs."""
 
     session: Any
     dims: Mapping[str, int]
@@ -277,7 +287,7 @@ class _Job:
         report = self._report(cut)
         if self.trial is not None and self.check:
             self.clock("validate")
-            dims = runtime.working_dims(self.analysis.model, self.trial.session, self.trial.dims)
+            dims = self.trial.dims
             report = replace(report, validation=validate(self.analysis.model, cut, dims))
         if repairs:
             self.clock("repair")

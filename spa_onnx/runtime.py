@@ -27,8 +27,8 @@ LARGEST_TOKEN = 50
 EMBEDDED: Mapping[int, int] = {0: 2, 1: 4, 8: 3}
 """Inputs of EmbedLayerNormalization: ids of words, segments and positions -> the table that they index."""
 
-COUNTS: Mapping[str, int] = {"Attention": 6, "TensorScatter": 2}
-"""Operator -> the input that counts positions: nonpad_kv_seqlen, write_indices."""
+COUNTS: Mapping[str, int] = {"Attention": 6, "TensorScatter": 2, "GRU": 4, "LSTM": 4, "RNN": 4}
+"""Operator -> the input that counts positions: nonpad_kv_seqlen, write_indices, sequence_lens."""
 
 
 def session(proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model") -> ort.InferenceSession:
@@ -120,6 +120,8 @@ def _positions(node: Node, model: Model) -> int:
     """How many positions an index may name, or a length may count: those of the keys, or those at which an update still fits."""
     first, second = (model.shape(node.inputs[slot]) or () for slot in (0, 1))
     axis = int(node.attributes.get("axis", -2))
+    if node.op in {"GRU", "LSTM", "RNN"}:
+        return first[int(node.attributes.get("layout", 0))] if len(first) == 3 else 1
     if len(first) < 2 or len(second) < 2:
         return 1
     return second[-2] if node.op == "Attention" else first[axis] - second[axis] + 1

@@ -24,7 +24,7 @@ UNKNOWN = -1
 SMALL = 1024
 """Constants up to this many elements stay in the graph that is inferred: they may be shapes, pads or scales."""
 
-GUESSES = ((2, 64, 16), (1, 64, 16), (1, 224, 32), (1, 256, 128), (1, 320, 64), (1, 512, 512))
+GUESSES = ((2, 64, 16), (1, 64, 16), (1, 224, 32), (1, 256, 128), (1, 320, 64), (1, 512, 512), (1, 32, 32), (1, 48, 48))
 """(first dimension, height and width, any other): sizes tried in turn for symbolic dimensions."""
 
 FEW = 8

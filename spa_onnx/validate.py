@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import islice, permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +36,9 @@ TOLERANCE: Mapping[str, float] = {"float64": 1e-4, "float32": 1e-3, "float16": 2
 
 FLIPS = 0.01
 """Share of the elements of an integer output that rounding may change: the largest of two equal scores is a matter of the last bit."""
+
+TRIES = 10
+"""Seeds more that are tried where the original does not run on some: numbers that have to be lengths of something, say."""
 
 NOISE = 10.0
 """Outputs may also differ by this many times what the last bits of the input do to the masked model itself."""
@@ -68,12 +71,10 @@ def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, rep
     except RefusedError as error:
         raise ValidationError(str(error)) from error
     _same_interface(model.proto, rewritten.proto)
-    fed = [runtime.random_feed(model, dims, seed) for seed in range(SEEDS)]
-    fed += _at_other_sizes(model, dims)
-    try:
-        got = [runtime.run(pruned, feed) for feed in fed]
-    except RefusedError as error:
-        raise ValidationError(f"the pruned model does not run: {error}") from error
+    random = (runtime.random_feed(model, dims, seed) for seed in range(SEEDS + TRIES))
+    usable = ((feed, found) for feed in random if (found := _tried(model, pruned, feed)) is not None)
+    tried = [*islice(usable, SEEDS), *((feed, _tried(model, pruned, feed) or []) for feed in _at_other_sizes(model, dims))]
+    fed, got = [feed for feed, _ in tried], [outputs for _, outputs in tried]
     if repaired or rewritten.inexact:
         why = "weights were repaired" if repaired else f"{len(rewritten.inexact)} nodes normalise over a removed axis"
         return Verdict(None, SEEDS, (*notes, f"{why}, so outputs were not compared with the masked model's"))
@@ -83,6 +84,18 @@ def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, rep
         gap = max(gap or 0.0, there or 0.0)
         notes = (*notes, *([f"where every If takes its {_BRANCH[choice]} branch the original does not run"] if there is None else []))
     return Verdict(gap, SEEDS, (*notes, *blind))
+
+
+def _tried(model: Model, pruned: ort.InferenceSession, feed: Feed) -> list[Array] | None:
+    """What the pruned model makes of a feed; None where the original does not run on it either. Raises ValidationError where it does."""
+    try:
+        return runtime.run(pruned, feed)
+    except RefusedError as error:
+        try:
+            runtime.run(runtime.session(model.proto), feed)
+        except RefusedError:
+            return None
+        raise ValidationError(f"the pruned model does not run: {error}") from error
 
 
 def _is_open(node: Node) -> bool:

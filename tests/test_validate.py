@@ -460,3 +460,24 @@ def test_an_output_with_some_numbers_is_compared():
     verdict = verdict_of("p = Conv(x, w1) q = Conv(p, w2) y = Log(q)")
     assert verdict.gap is not None
     assert verdict.notes == ()
+
+
+def test_inputs_on_which_the_original_does_not_run_are_passed_over():
+    """Numbers below 50 that index a table of 44, behind a subtraction."""
+    proto = net(
+        "int64[2,3] ids",
+        "float[44,8] w1, float[8,4] w2, int64 none = {0}",
+        "i = Sub(ids, none) e = Gather(w1, i) r = Relu(e) y = MatMul(r, w2)",
+    )()
+    analysis = analyse(Model.of(proto))
+    rewritten = rewrite(analysis, Plan({"w1[1]": np.asarray([1, 4])}, ""))
+    assert {runs(analysis.model, seed) for seed in range(4)} == {True, False}
+    assert validate(analysis.model, rewritten, {}).gap < 1e-5
+
+
+def runs(model: Model, seed: int) -> bool:
+    try:
+        runtime.run(runtime.session(model.proto), runtime.random_feed(model, {}, seed))
+    except RefusedError:
+        return False
+    return True

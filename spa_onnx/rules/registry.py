@@ -68,7 +68,18 @@ def facts(node: Node, model: Model) -> Iterator[Fact]:
         for name in carriers:
             yield from _pin_all(name, model, "its size depends on data", str(node))
         return
-    yield from _checked(node, model, entry, carriers)
+    yield from _said(node, model, entry, carriers)
+
+
+def _said(node: Node, model: Model, entry: Rule, carriers: list[str]) -> Iterator[Fact]:
+    """What the rule of a node says."""
+    try:
+        yield from _checked(node, model, entry, carriers)
+    except Exception:  # whatever a rule raises about shapes that no operator could have, as in a branch that such sizes never take
+        if not node.inside:
+            raise
+        for name in carriers:
+            yield from _pin_all(name, model, "the sizes inside a branch or body do not fit", str(node))
 
 
 def _entry(node: Node) -> Rule | None:
