@@ -27,6 +27,30 @@ def pool(node: Node, model: Model) -> Iterator[Fact]:
         yield Pin(Axis(x, 1), f"{node.op} returns positions counted over all channels", str(node))
 
 
+@rule("GridSample")
+def sample(node: Node, model: Model) -> Iterator[Fact]:
+    """y[n, c] = x[n, c] interpolated where grid[n] says."""
+    x, grid, y = *node.inputs[:2], node.outputs[0]
+    shape = model.shape(x) or ()
+    for dim in (0, 1):
+        yield from same(Axis(x, dim), Axis(y, dim), shape[dim], f"{node} works channel by channel")
+    yield from same(Axis(grid, 0), Axis(y, 0), shape[0], f"{node} has a grid for each sample")
+    for tensor in (x, y):
+        for dim in range(2, len(shape)):
+            yield Positions(Axis(tensor, dim))
+
+
+@rule("RoiAlign", "MaxRoiPool")
+def region(node: Node, model: Model) -> Iterator[Fact]:
+    """y[r, c] = x[n, c] interpolated, or its maximum, within region r of sample n."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = model.shape(x) or ()
+    yield from same(Axis(x, 1), Axis(y, 1), shape[1], f"{node} works channel by channel")
+    for tensor in (x, y):
+        for dim in range(2, len(shape)):
+            yield Positions(Axis(tensor, dim))
+
+
 @rule("Resize", "Upsample", parameters=(1, 2, 3))
 def resize(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x interpolated along the axes whose size or scale changes; the others are carried through."""

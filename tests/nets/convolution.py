@@ -84,6 +84,15 @@ NETS: dict[str, Build] = {
     "global_average_pool": image("z = GlobalAveragePool(a)"),
     "global_max_pool": image("z = GlobalMaxPool(a)"),
     "global_lp_pool": image("z = GlobalLpPool<p=2>(a)"),
+    "grid_sample": image("z = GridSample(a, grid)", "float[2,5,4,2] grid"),
+    "grid_sample_computed": image("g = Tanh(flow) z = GridSample<align_corners=1>(a, g)", "float[2,6,6,2] flow"),
+    "roi_align": image(
+        "r = RoiAlign<output_height=3, output_width=3, spatial_scale=1.0>(a, boxes, which) z = Relu(r)",
+        "float[3,4] boxes = {0.0, 0.0, 5.0, 5.0, 1.0, 1.0, 4.0, 4.0, 0.0, 2.0, 3.0, 5.0}, int64[3] which = {0, 1, 1}",
+    ),
+    "max_roi_pool": image(
+        "z = MaxRoiPool<pooled_shape=[2,2]>(a, boxes)", "float[2,5] boxes = {0.0, 0.0, 0.0, 5.0, 5.0, 1.0, 1.0, 1.0, 4.0, 4.0}"
+    ),
     "resize_nearest": image('z = Resize<mode="nearest">(a, , s)', "float[4] s = {1.0, 1.0, 2.0, 2.0}"),
     "resize_linear_sizes": image('z = Resize<mode="linear">(a, , , s)', "int64[4] s = {2, 8, 9, 4}"),
     "resize_axes": image('z = Resize<mode="linear", axes=[2,3]>(a, , , s)', "int64[2] s = {9, 4}", opset=18),
