@@ -43,9 +43,8 @@ TRIES = 10
 NOISE = 10.0
 """Outputs may also differ by this many times what the last bits of the input do to the masked model itself."""
 
-_BRANCH = {True: "then", False: "else"}
-
 CHOICE = "validation__choice"
+"""Graph input that stands for the conditions of all Ifs while their branches are compared."""
 
 IN_DOUBLE = 1e-7
 """Largest difference over largest output in float64, where models that part in float32 are compared again."""
@@ -78,12 +77,13 @@ def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, rep
     if repaired or rewritten.inexact:
         why = "weights were repaired" if repaired else f"{len(rewritten.inexact)} nodes normalise over a removed axis"
         return Verdict(None, SEEDS, (*notes, f"{why}, so outputs were not compared with the masked model's"))
-    gap, blind = _compare(model, rewritten, fed, got)
-    for choice in (True, False) if any(map(_is_open, model.nodes)) else ():
-        there = _compare_branches(model, rewritten, fed[0], choice=choice)
-        gap = max(gap or 0.0, there or 0.0)
-        notes = (*notes, *([f"where every If takes its {_BRANCH[choice]} branch the original does not run"] if there is None else []))
-    return Verdict(gap, SEEDS, (*notes, *blind))
+    masked = _reference(model, rewritten.removal, fed, got)
+    gap, told = _compare(model, rewritten, masked, fed, got)
+    if any(map(_is_open, model.nodes)):
+        there = {name: _compare_branch(model, rewritten, masked, fed[0], name) for name in ("then", "else")}
+        gap = max(gap or 0.0, *(found for found in there.values() if found is not None), 0.0)
+        told = (*told, *(f"where every If takes its {name} branch the original does not run" for name, g in there.items() if g is None))
+    return Verdict(gap, SEEDS, (*notes, *told))
 
 
 def _tried(model: Model, pruned: ort.InferenceSession, feed: Feed) -> list[Array] | None:
@@ -103,21 +103,24 @@ def _is_open(node: Node) -> bool:
     return node.op == "If" and bool(node.bodies) and all(body.tied for body in node.bodies)
 
 
-def _compare_branches(model: Model, rewritten: Rewritten, feed: Feed, *, choice: bool) -> float | None:
-    """The largest difference where every If takes the same branch, whatever its condition; None where the original then does not run."""
-    original, masked, pruned = (_undecided(proto, model.opened) for proto in (model.proto, mask(model, rewritten.removal), rewritten.proto))
-    decided = feed | {CHOICE: np.asarray(choice)}
+def _compare_branch(model: Model, rewritten: Rewritten, masked: onnx.ModelProto, feed: Feed, name: str) -> float | None:
+    """The largest difference where every If takes its then or its else branch, whatever its condition.
+
+    None where the original does not run so. Raises ValidationError where the models differ.
+    """
+    decided = feed | {CHOICE: np.asarray(name == "then")}
     try:
-        runtime.run(runtime.session(original), decided)
+        runtime.run(runtime.session(_undecided(model.proto, model.opened)), decided)
     except RefusedError:
         return None
     try:
-        want, got = (runtime.run(runtime.session(proto), decided) for proto in (masked, pruned))
+        reference, pruned = (runtime.session(_undecided(proto, model.opened)) for proto in (masked, rewritten.proto))
+        want, got = (runtime.run(opened, decided) for opened in (reference, pruned))
     except RefusedError as error:
-        raise ValidationError(f"the pruned model does not run where every If takes its {_BRANCH[choice]} branch: {error}") from error
+        raise ValidationError(f"the pruned model does not run where every If takes its {name} branch: {error}") from error
     gap, excess = _worst(want, got)
-    if excess > 1 and not excess <= NOISE * _noise(runtime.session(masked), decided, want):
-        raise ValidationError(f"pruned != masked where every If takes its {_BRANCH[choice]} branch (relative {gap:.3g}); please report it")
+    if excess > 1 and not excess <= NOISE * _noise(reference, decided, want):
+        raise ValidationError(f"pruned != masked where every If takes its {name} branch (relative {gap:.3g}); please report it")
     return gap
 
 
@@ -206,15 +209,18 @@ def _worst(want: list[Array], got: list[Array]) -> tuple[float, float]:
     return worst, excess
 
 
-def _reference(model: Model, removal: Removal, fed: list[Feed], got: list[list[Array]]) -> ort.InferenceSession:
+def _reference(model: Model, removal: Removal, fed: list[Feed], got: list[list[Array]]) -> onnx.ModelProto:
     """The masked model; where its zeros are outside the domain of what follows (Log, Div), one in which only the readers are masked.
 
     Products that sum over removed channels then meet finite numbers with weights of zero. Raises ValidationError where neither runs.
     """
+    masked = mask(model, removal)
     try:
-        masked = runtime.session(mask(model, removal), what="the masked model")
-        if _finite(got) and not _finite([runtime.run(masked, feed) for feed in fed]):
-            masked = runtime.session(mask(model, removal, set(_readers(model))), what="the masked model")
+        opened = runtime.session(masked, what="the masked model")
+        if not _finite(got) or _finite([runtime.run(opened, feed) for feed in fed]):
+            return masked
+        masked = mask(model, removal, set(_readers(model)))
+        runtime.session(masked, what="the masked model")
     except RefusedError as error:
         raise ValidationError(f"pruned could not be compared with masked: {error}; please report it") from error
     return masked
@@ -232,9 +238,11 @@ def _finite(outputs: list[list[Array]]) -> bool:
     return all(np.isfinite(array).all() for arrays in outputs for array in arrays if array.dtype.kind == "f")
 
 
-def _compare(model: Model, rewritten: Rewritten, fed: list[Feed], got: list[list[Array]]) -> tuple[float | None, tuple[str, ...]]:
-    """(largest difference, what there is to note). Raises ValidationError where the models differ."""
-    masked = _reference(model, rewritten.removal, fed, got)
+def _compare(
+    model: Model, rewritten: Rewritten, reference: onnx.ModelProto, fed: list[Feed], got: list[list[Array]]
+) -> tuple[float | None, tuple[str, ...]]:
+    """(largest difference, what there is to note). reference: the masked model. Raises ValidationError where the models differ."""
+    masked = runtime.session(reference)
     worst = 0.0
     told: set[str] = set()
     notes: list[str] = []
