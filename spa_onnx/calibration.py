@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import TYPE_CHECKING
 
 import onnx
 
+from spa_onnx import runtime
 from spa_onnx.consumers import Consumer, consumers
 from spa_onnx.cost import macs
 from spa_onnx.cut import Removal
@@ -20,6 +22,9 @@ from spa_onnx.repair import correct_normalisation, normalisations
 from spa_onnx.runtime import Feed
 from spa_onnx.statistics import ChannelMoments, Moments, Schedule, channel_moments, feed_size, inputs_of, observe
 from spa_onnx.synthetic import has_stored_statistics, make_up, with_batch_statistics
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 MEMORY = 25 * 10**8
 """Bytes that collecting may take if nothing is said."""
@@ -97,19 +102,48 @@ def calibrate(
     room = _room(model, found, memory)
     most = room // max(sizes.values(), default=1)
     batch = max(1, min(LARGEST_BATCH, max(room // max(sum(sizes.values()), 1), SMALLEST_BATCH), most))
+    plan = _Looking(model, found, names, tuple(_passes(model, sizes, room // batch)), seed)
     if samples is not None:
         chosen = samples.head(count, batch)
-        feeds: Sequence[Feed] = chosen.feeds()
-        number, batch, doubtful = len(chosen), chosen.batch, False
-    else:
-        wanted = min(count, max(WORK // max(macs(model), 1), FEWEST_MADE_UP))
-        made = make_up(model, dims, wanted, min(batch, wanted), seed)
-        feeds, doubtful = made.feeds, made.doubtful
-        number = sum(map(feed_size, feeds))
-    bare = Calibration(model, found, {}, feeds, number, samples is None, doubtful)
-    passes = tuple(_passes(model, sizes, room // batch))
-    seen = observe(model, bare.run(model.proto), found, sorted(names), feeds, Schedule(number, seed, passes))
-    return replace(bare, statistics=seen.products, normalised=seen.channels, passes=passes)
+        plan = replace(plan, passes=tuple(_passes(model, sizes, room // chosen.batch)))
+        return plan.look(chosen.feeds(), len(chosen), made_up=False, doubtful=False)
+    wanted = min(count, max(WORK // max(macs(model), 1), FEWEST_MADE_UP))
+    made = make_up(model, dims, wanted, min(batch, wanted), seed)
+    try:
+        return plan.look(made.feeds, sum(map(feed_size, made.feeds)), made_up=True, doubtful=made.doubtful)
+    except RefusedError:  # a state has room for one sample alone, or lengths do not fit
+        alone = make_up(model, dims, wanted, 0, seed)
+        opened = runtime.session(model.proto)
+        feeds = [feed for feed in alone.feeds if _runs(opened, feed)]
+        if not feeds:
+            raise
+        return plan.look(feeds, sum(map(feed_size, feeds)), made_up=True, doubtful=alone.doubtful)
+
+
+@dataclass(frozen=True, slots=True)
+class _Looking:
+    """What is to be collected. names: inputs of BatchNormalizations. passes: which tensors are captured together."""
+
+    model: Model
+    found: tuple[Consumer, ...]
+    names: Collection[str]
+    passes: tuple[tuple[str, ...], ...]
+    seed: int
+
+    def look(self, feeds: Sequence[Feed], samples: int, *, made_up: bool, doubtful: bool) -> Calibration:
+        """Raises RefusedError where the model does not run on the feeds."""
+        bare = Calibration(self.model, self.found, {}, feeds, samples, made_up, doubtful)
+        schedule = Schedule(samples, self.seed, self.passes)
+        seen = observe(self.model, bare.run(self.model.proto), self.found, sorted(self.names), feeds, schedule)
+        return replace(bare, statistics=seen.products, normalised=seen.channels, passes=self.passes)
+
+
+def _runs(opened: ort.InferenceSession, feed: Feed) -> bool:
+    try:
+        runtime.run(opened, feed)
+    except RefusedError:
+        return False
+    return True
 
 
 def sample_bytes(model: Model, name: str) -> int:

@@ -80,24 +80,20 @@ class Model:
     def of(cls, proto: onnx.ModelProto, dims: Mapping[str, int] | None = None) -> Model:
         """Read a model; `dims` gives sizes to symbolic dimensions. Raises RefusedError where its shapes make no sense."""
         constants = {name: tensor for graph in reversed([*graphs(proto.graph)]) for name, tensor in graph_constants(graph).items()}
-        opened = dict(openable(proto.graph))
+        opened, sizes = openable(proto.graph), dims or {}
         while True:
             nodes, source = _nodes(proto.graph, constants, opened)
             try:
-                found = cls(proto, nodes, dict(opened), source, constants, _infer(proto, nodes, source, dims or {}, opened))
+                found = cls(proto, nodes, opened, source, constants, _infer(proto, nodes, source, sizes, opened))
             except RefusedError:
                 if not opened:
                     raise
-                opened.clear()
+                opened = {}
                 continue
-            first = next((node for node in nodes if node.bodies and not _keep_their_shape(node, found.inference)), None)
-            if first is None:
+            narrower = _narrower(found)
+            if narrower is None:
                 return found
-            taken = _taken(first, found)  # one at a time: what comes after it may have got wrong shapes from it
-            if first.op == "If" and all(body.tied for body in first.bodies):
-                opened[first.outputs[0]] = frozenset([taken] if taken else [])
-            else:
-                del opened[first.outputs[0]]
+            opened, sizes = narrower, found.inference.dims if is_plausible(found.inference) else sizes
 
     @cached_property
     def opset(self) -> int:
@@ -226,11 +222,25 @@ def _keep_their_shape(node: Node, inference: Inference) -> bool:
     return all(inference.shapes.get(one) == inference.shapes.get(other) for one, other in crossings(node).same() if one and other)
 
 
+def _narrower(model: Model) -> Opened | None:
+    """What to look into instead, because something that crosses into a body or out of it does not keep its shape; None if all does.
+
+    Only the first node at which that happens changes: those after it may have got wrong shapes from it.
+    """
+    first = next((node for node in model.nodes if node.bodies and not _keep_their_shape(node, model.inference)), None)
+    if first is None:
+        return None
+    owner = first.outputs[0]
+    if first.op == "If" and all(body.tied for body in first.bodies):
+        return {**model.opened, owner: frozenset(filter(None, [_taken(first, model)]))}
+    return {name: tied for name, tied in model.opened.items() if name != owner}
+
+
 def _taken(node: Node, model: Model) -> str:
     """The branch that an If takes, where its condition is known beforehand, at least for the sizes at hand; else nothing."""
     value = model.value(node.inputs[0])
     condition = model.constant(node.inputs[0]) if value is None else value.array
-    return "" if node.op != "If" or condition is None else "then_branch" if condition.item() else "else_branch"
+    return "" if condition is None else "then_branch" if condition.item() else "else_branch"
 
 
 def _infer(

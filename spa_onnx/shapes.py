@@ -24,7 +24,7 @@ UNKNOWN = -1
 SMALL = 1024
 """Constants up to this many elements stay in the graph that is inferred: they may be shapes, pads or scales."""
 
-GUESSES = ((2, 64, 16), (1, 64, 16), (1, 224, 32), (1, 256, 128), (1, 320, 64), (1, 512, 512), (1, 32, 32), (1, 48, 48))
+GUESSES = ((2, 64, 16), (1, 64, 16), (1, 224, 32), (1, 256, 128), (1, 320, 64), (1, 512, 512), (1, 32, 32), (1, 48, 256))
 """(first dimension, height and width, any other): sizes tried in turn for symbolic dimensions."""
 
 FEW = 8
@@ -56,21 +56,23 @@ class Inference:
     dims: Mapping[str, int]
 
 
-def symbolic_dims(inputs: Sequence[onnx.ValueInfoProto]) -> Iterator[tuple[str, int, int]]:
-    """(name, position, rank) of each symbolic dimension of the graph's inputs; `input:position` where it has no name."""
+def symbolic_dims(inputs: Sequence[onnx.ValueInfoProto]) -> Iterator[tuple[str, bool, int]]:
+    """(name, whether it counts samples, rank) of each symbolic dimension of the graph's inputs; `input:position` where it has no name.
+
+    The first dimension does, and the one in the middle of a recurrent layer's state: (layers, samples, width).
+    """
     for value in inputs:
         dims = value.type.tensor_type.shape.dim
-        for position, dim in enumerate(dims):
-            if not dim.HasField("dim_value") or dim.dim_value < 1:
-                yield dim.dim_param or f"{value.name}:{position}", position, len(dims)
+        free = [position for position, dim in enumerate(dims) if not dim.HasField("dim_value") or dim.dim_value < 1]
+        for position in free:
+            counts = position == 0 or (len(dims) == 3 and free == [1])
+            yield dims[position].dim_param or f"{value.name}:{position}", counts, len(dims)
 
 
 def choose_dims(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, int], guess: tuple[int, int, int]) -> dict[str, int]:
     """A size for every symbolic dimension: the user's, what its name computes (`past + sequence`), or the guess for its place."""
     first, spatial, other = guess
-    usual = {
-        name: first if position == 0 else spatial if rank == 4 else other for name, position, rank in reversed([*symbolic_dims(inputs)])
-    }
+    usual = {name: first if counts else spatial if rank == 4 else other for name, counts, rank in reversed([*symbolic_dims(inputs)])}
     chosen = {name: given.get(name, size) for name, size in reversed(usual.items())}
     computed = {name: _computed(name, chosen) for name in chosen if not name.isidentifier() and name not in given}
     return chosen | {name: size for name, size in computed.items() if size is not None and size > 0}

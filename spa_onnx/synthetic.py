@@ -44,6 +44,7 @@ def make_up(model: Model, dims: Mapping[str, int], samples: int, batch: int, see
     """Samples, in batches where the batch is free: images as pictures, tokens as sentences of the model's own or drawn from their table.
 
     Where the graph stores BatchNormalizations, whose statistics make up for what samples lack, float images are uniform noise alone.
+    batch: samples of a feed where their number is free; as many as `dims` say where it is 0.
     """
     talks = speaker(model)
     if talks is not None:
@@ -59,7 +60,7 @@ def make_up(model: Model, dims: Mapping[str, int], samples: int, batch: int, see
 
 def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:
     inputs = feeds(model.proto.graph)
-    free = {name for name, position, _ in symbolic_dims(inputs) if position == 0}
+    free = {name for name, counts, _ in symbolic_dims(inputs) if counts and batch}
     size = batch if free else next((len(array) for array in random_feed(model, dims, 0).values() if array.ndim), 1)
     natural = not has_stored_statistics(model)
     made = []

@@ -144,7 +144,7 @@ def _at_other_sizes(model: Model, dims: Mapping[str, int]) -> list[Feed]:
     if not free:
         return []
     inputs = feeds(model.proto.graph)
-    first = {name for name, position, _ in symbolic_dims(inputs) if position == 0}
+    first = {name for name, counts, _ in symbolic_dims(inputs) if counts}
     original = runtime.session(model.proto)
     for chosen in (free, {name: size if name in first else dims[name] for name, size in free.items()}):
         feed = runtime.random_feed(model, choose_dims(inputs, chosen, GUESSES[0]), SEEDS)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from command import MODELS, save, spa_process, tiny
+from nets.build import net
 
 import spa_onnx
 from spa_onnx.cut import taken
@@ -217,3 +218,27 @@ def test_external_data_elsewhere_is_not_read(tmp_path):
         entry.value = "../m.data" if entry.key == "location" else entry.value
     with pytest.raises(RefusedError, match="outside the model's folder"):
         spa_onnx.prune(save(proto, path), **FAST)
+
+
+def test_the_default_prunes_a_model_that_takes_one_sample_at_a_time():
+    """A state has room for one, though the number of samples is symbolic."""
+    proto = net(
+        "float[1,N,6] x, float[1,1,8] state",
+        "float[6,8] w1, float[1,24,8] w, float[1,24,8] r, float[8,4] w2",
+        "m = MatMul(x, w1) a = Relu(m) h, last = GRU<hidden_size=8>(a, w, r, , , state) y = MatMul(last, w2)",
+    )()
+    found = spa_onnx.prune(proto, 0.4)
+    assert found.report.params[1] < found.report.params[0]
+    assert found.report.repair == "obs: fitted on 256 made-up samples"
+
+
+def test_made_up_samples_on_which_the_model_does_not_run_are_left_out():
+    """Numbers below 50 that index a table of 44, behind a subtraction."""
+    proto = net(
+        "int64[N,3] ids",
+        "float[44,8] w1, float[8,4] w2, float[4,4] w3, int64 none = {0}",
+        "i = Sub(ids, none) e = Gather(w1, i) r = Relu(e) m = MatMul(r, w2) t = Tanh(m) y = MatMul(t, w3)",
+    )()
+    found = spa_onnx.prune(proto, 0.4)
+    count = int(found.report.repair.split()[3])
+    assert 10 < count < 256

@@ -36,7 +36,19 @@ def recorded(proto: onnx.ModelProto) -> dict[str, tuple[int, ...] | None]:
 def test_named_unnamed_and_zero_dimensions_are_symbolic():
     proto = parse("float[N,3,H,H] x, float[?,4] z", "y = Identity(x)")
     proto.graph.input[1].type.tensor_type.shape.dim[1].dim_value = 0
-    assert list(symbolic_dims(proto.graph.input)) == [("N", 0, 4), ("H", 2, 4), ("H", 3, 4), ("z:0", 0, 2), ("z:1", 1, 2)]
+    assert list(symbolic_dims(proto.graph.input)) == [
+        ("N", True, 4),
+        ("H", False, 4),
+        ("H", False, 4),
+        ("z:0", True, 2),
+        ("z:1", False, 2),
+    ]
+
+
+def test_the_middle_of_a_state_counts_samples():
+    proto = parse("float[N,T,7] x, float[2,M,8] state, float[2,L,K] other", "y = Identity(x)")
+    found = {name: counts for name, counts, _ in symbolic_dims(proto.graph.input)}
+    assert found == {"N": True, "T": False, "M": True, "L": False, "K": False}
 
 
 def test_the_users_sizes_win_over_guesses_and_a_name_has_one_size_everywhere():
