@@ -72,7 +72,7 @@ KEEPS: Mapping[str, Keeps] = {
             "Sin Sinh Softsign Sqrt Swish Tan Tanh ThresholdedRelu com.microsoft.Gelu com.microsoft.QuickGelu Dropout PRelu Div Mod Pow "
             "AveragePool MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool Resize Upsample LRN CumSum Trilu "
             "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare "
-            "GridSample MaxRoiPool RoiAlign ReverseSequence CenterCropPad "
+            "GridSample MaxRoiPool RoiAlign ReverseSequence "
             "Transpose Reshape Squeeze Unsqueeze Flatten Expand Tile Slice Split Gather DepthToSpace SpaceToDepth "
             "RotaryEmbedding com.microsoft.RotaryEmbedding"
         ).split(),

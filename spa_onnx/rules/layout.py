@@ -15,16 +15,12 @@ from spa_onnx.rules.registry import rule
 from spa_onnx.shapes import Shape
 
 
-@rule("CenterCropPad", "ReverseSequence", parameters=(1,))
-def beside(node: Node, model: Model) -> Iterator[Fact]:
-    """Elements move along some axes; every other axis is carried through."""
+@rule("ReverseSequence", parameters=(1,))
+def reverse_sequence(node: Node, model: Model) -> Iterator[Fact]:
+    """y = x with the first steps of each sequence in reverse order; axes other than those of steps and sequences are carried through."""
     x, y = node.inputs[0], node.outputs[0]
-    shape = model.shape(x) or ()
-    if node.op == "ReverseSequence":
-        moved = {int(node.attributes.get("time_axis", 0)), int(node.attributes.get("batch_axis", 1))}
-    else:
-        moved = {int(dim) % len(shape) for dim in node.attributes.get("axes", range(len(shape)))}
-    for dim, size in enumerate(shape):
+    moved = {int(node.attributes.get("time_axis", 0)), int(node.attributes.get("batch_axis", 1))}
+    for dim, size in enumerate(model.shape(x) or ()):
         if dim not in moved:
             yield from same(Axis(x, dim), Axis(y, dim), size, f"{node} works along other axes")
 

@@ -3,8 +3,7 @@
 from nets.build import Build, image, net, tokens
 
 NETS: dict[str, Build] = {
-    # --- Elements that move along some axes ---
-    "center_crop_pad": image("z = CenterCropPad<axes=[2,3]>(a, sizes)", "int64[2] sizes = {4, 9}", opset=18),
+    # --- ReverseSequence ---
     "reverse_sequence": tokens("z = ReverseSequence<batch_axis=0, time_axis=1>(a, lengths)", "int64[2] lengths = {3, 5}"),
     # --- Pad ---
     "pad_positions": image("p = Pad(a, pads) z = Conv(p, w2)", "int64[8] pads = {0, 0, 1, 1, 0, 0, 2, 0}, float[8,8,2,2] w2"),

@@ -163,7 +163,7 @@ BENT: list[tuple[str, str, Bend]] = [
     ("PRelu", "binary_PRelu_per_channel", each(turned)),
     ("GridSample", "grid_sample", each(turned)),
     ("RoiAlign", "roi_align", untied(0)),
-    ("CenterCropPad", "center_crop_pad", each(turned)),
+    ("ReverseSequence", "reverse_sequence", each(turned)),
     ("If", "branch_that_returns_what_is_outside", each(turned)),
     ("If", "branch_of_its_own_channels", each(turned)),
     ("Loop", "loop_mixes", each(turned)),
