@@ -17,7 +17,7 @@ from spa_onnx.shapes import Shape
 
 @rule("ReverseSequence", parameters=(1,))
 def reverse_sequence(node: Node, model: Model) -> Iterator[Fact]:
-    """y = x with the first steps of each sequence in reverse order; axes other than those of steps and sequences are carried through."""
+    """Y = x with the first steps of each sequence in reverse order; axes other than those of steps and sequences are carried through."""
     x, y = node.inputs[0], node.outputs[0]
     moved = {int(node.attributes.get("time_axis", 0)), int(node.attributes.get("batch_axis", 1))}
     for dim, size in enumerate(model.shape(x) or ()):
