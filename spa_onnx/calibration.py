@@ -49,7 +49,8 @@ class Calibration:
 
     feeds: the samples, in batches. samples: how many. doubtful: whether they are made up and inner layers may be stirred otherwise than
     by real ones. normalised: inputs of BatchNormalizations -> moments of their channels, for made-up samples. passes: which tensors are
-    captured together.
+    captured together. in_order: whether what the samples do in the whole graph is held, to repair it in its order: not for large models,
+    of which fewer samples are made up than were asked for.
     """
 
     model: Model
@@ -61,6 +62,7 @@ class Calibration:
     doubtful: bool = False
     normalised: Mapping[str, ChannelMoments] = field(default_factory=dict)
     passes: Sequence[Sequence[str]] = ()
+    in_order: bool = True
 
     def describe(self) -> str:
         """How many samples of which kind, for people."""
@@ -110,14 +112,15 @@ def calibrate(
     wanted = min(count, max(WORK // max(macs(model), 1), FEWEST_MADE_UP))
     made = make_up(model, dims, wanted, min(batch, wanted), seed)
     try:
-        return plan.look(made.feeds, sum(map(feed_size, made.feeds)), made_up=True, doubtful=made.doubtful)
+        known = plan.look(made.feeds, sum(map(feed_size, made.feeds)), made_up=True, doubtful=made.doubtful)
     except RefusedError:  # a state has room for one sample alone, or lengths do not fit
         alone = make_up(model, dims, wanted, 0, seed)
         opened = runtime.session(model.proto)
         feeds = [feed for feed in alone.feeds if _runs(opened, feed)]
         if not feeds:
             raise
-        return plan.look(feeds, sum(map(feed_size, feeds)), made_up=True, doubtful=alone.doubtful)
+        known = plan.look(feeds, sum(map(feed_size, feeds)), made_up=True, doubtful=alone.doubtful)
+    return replace(known, in_order=wanted == count)
 
 
 @dataclass(frozen=True, slots=True)

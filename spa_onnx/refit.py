@@ -1,4 +1,4 @@
-"""How what stays is repaired: layer by layer, and with given samples once more in the order of the graph."""
+"""How what stays is repaired: layer by layer, and once more in the order of the graph."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[s
     """Constant -> its new value, in the shape of the original."""
     refits = settings.repair == "obs"
     values = reconstruct(known.model, known.consumers, known.statistics, removal, refits=refits)
-    if refits and not known.made_up:
+    if refits and known.in_order:
         free = [consumer for consumer in known.consumers if not _is_excluded(consumer, settings)]
-        values = reconstruct_in_order(known.model, free, known.feeds, removal, values, settings.seed)
+        values = reconstruct_in_order(known.model, free, known.feeds, removal, values, settings.seed, graph=known.run)
     return values
 
 

@@ -6,11 +6,12 @@ He, Zhang & Sun, Channel pruning for accelerating very deep neural networks, 201
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from spa_onnx.blas import Matrix, product
@@ -70,17 +71,25 @@ class Pairs:
 
 
 def reconstruct_in_order(
-    model: Model, found: Sequence[Consumer], feeds: Sequence[Feed], removal: Removal, prior: Mapping[str, Array], seed: int
+    model: Model,
+    found: Sequence[Consumer],
+    feeds: Sequence[Feed],
+    removal: Removal,
+    prior: Mapping[str, Array],
+    seed: int,
+    *,
+    graph: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda proto: proto,
 ) -> dict[str, Array]:
     """Constant -> new value in the original's shape, for all products with a weight of their own.
 
     feeds: the samples, all of which are held while the two models run. prior: values from `reconstruct`, towards which little known
-    directions are drawn and which stay where a weight is shared. Raises RefusedError where onnxruntime cannot run the model in parts.
+    directions are drawn and which stay where a weight is shared. graph: what to run in a model's place, with tensors of the same names.
+    Raises RefusedError where onnxruntime cannot run the model in parts.
     """
     values = dict(prior)
     masked = mask(model, removal)
     made = list(feeds)  # they may be decoded or made up anew each time that they are asked for
-    dense, repaired = Walk(model.proto, made), Walk(masked, made)
+    dense, repaired = Walk(graph(model.proto), made), Walk(graph(masked), made)
     nodes = list(operators(masked.graph))
     count = sum(map(feed_size, made))
     keys = [sample_keys(feed, seed) for feed in made]

@@ -43,7 +43,7 @@ class MadeUp:
 def make_up(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> MadeUp:
     """Samples, in batches where the batch is free: images as pictures, tokens as sentences of the model's own or drawn from their table.
 
-    Where the graph stores BatchNormalizations, whose statistics make up for what samples lack, float images are uniform noise alone.
+    What pictures lack is made up for where the graph stores BatchNormalizations, whose statistics tell what real ones were like.
     batch: samples of a feed where their number is free; as many as `dims` say where it is 0.
     """
     talks = speaker(model)
@@ -62,12 +62,11 @@ def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed
     inputs = feeds(model.proto.graph)
     free = {name for name, counts, _ in symbolic_dims(inputs) if counts and batch}
     size = batch if free else next((len(array) for array in random_feed(model, dims, 0).values() if array.ndim), 1)
-    natural = not has_stored_statistics(model)
     made = []
     for number in range(max(-(-samples // size), 1)):
         feed = random_feed(model, {**dims, **dict.fromkeys(free, size)}, seed=seed * 7919 + number)
         rng = np.random.default_rng([seed, number])
-        dressed = {name: _dress(array, rng, natural=natural) for name, array in feed.items()}
+        dressed = {name: _dress(array, rng) for name, array in feed.items()}
         tokens = {
             name: token_values(model, name, array, rng) for name, array in feed.items() if array.dtype.kind == "i" and array.ndim == 2
         }
@@ -75,12 +74,10 @@ def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed
     return made
 
 
-def _dress(array: Array, rng: np.random.Generator, *, natural: bool) -> Array:
-    """What stands for a batch of images, where the array looks like one: pictures, or noise."""
+def _dress(array: Array, rng: np.random.Generator) -> Array:
+    """Pictures, where the array looks like a batch of images."""
     if array.ndim != 4 or array.dtype.kind not in "fiu" or (array.dtype.kind != "f" and array.dtype.itemsize > 1):
         return array
-    if array.dtype.kind == "f" and not natural:
-        return rng.uniform(-HALF_WIDTH, HALF_WIDTH, array.shape).astype(array.dtype)
     last = array.shape[-1] in (1, 3, 4) and array.shape[1] > 4
     count, channels, height, width = (array.shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
     images = pictures(count, (channels, height, width), rng)

@@ -255,13 +255,13 @@ def test_bytes_use_their_range():
     assert x.max() > 235
 
 
-def test_images_are_smooth_only_where_no_statistics_are_stored():
+def test_images_are_smooth_whether_statistics_are_stored_or_not():
     def roughness(model):
         x = make_up(model, {"N": 8}, 8, 8, 0).feeds[0]["x"]
         return np.square(np.diff(x, axis=3)).mean() / x.var()
 
-    assert roughness(MADE["image"][0]) < 1.5
-    assert roughness(Model.of(net(*IMAGE)())) > 1.7
+    assert roughness(MADE["image"][0]) < 1.7  # noise has 2
+    assert roughness(Model.of(net(*IMAGE)())) < 1.7
 
 
 @pytest.mark.parametrize(("work", "made"), [(0, 16), (10**6, 20), (10**12, 40)])
