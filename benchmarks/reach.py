@@ -33,7 +33,7 @@ import onnx
 import onnxruntime as ort
 import others
 from architectures import QUICK, ROWS, Row
-from shared import VERIFY, machine
+from shared import VERIFY, in_double, machine
 
 import spa_onnx
 from spa_onnx.model import parameters
@@ -49,6 +49,12 @@ LIBRARIES = ("onnxsim", "torch", "torchvision", "timm", "transformers", "torch-p
 
 WHOLE = 0.99
 """Share of the parameters above which a model counts as left whole."""
+
+IN_DOUBLE = "== in float64"
+"""What is said of models that differ by more than the checker allows, but not where float64 rounds."""
+
+ALIKE = 1e-9
+"""Largest difference over largest output of such models in float64."""
 
 UNKNOWN = "not measured"
 """In place of what another tool keeps."""
@@ -70,8 +76,8 @@ class Outcome:
 
     @property
     def verified(self) -> bool:
-        """Whether the checker compared or, where the plan is inexact, at least ran it."""
-        return self.check.startswith(("pruned == masked", "runs"))
+        """Whether the checker compared or, where the plan is inexact, at least ran it; or the models agree in float64."""
+        return self.check.startswith(("pruned == masked", "runs", IN_DOUBLE))
 
     @property
     def refused(self) -> bool:
@@ -182,7 +188,11 @@ def prune(path: Path, *, width: bool) -> Outcome:
         return Outcome(1.0, 1.0, time.perf_counter() - begun, f"{type(error).__name__}: {str(error)[:300]}")
     spent = sum(result.report.seconds.get(step, 0.0) for step in ("analyse", "score", "select", "rewrite"))
     params, macs = result.report.params, result.report.macs
-    return Outcome(params[1] / max(params[0], 1), macs[1] / max(macs[0], 1), spent, checked(path, result))
+    check = checked(path, result)
+    if check.startswith("FAULT: pruned != masked"):
+        gap = in_double(path, result)
+        check = f"{IN_DOUBLE}: {gap:.2g} ({check})" if gap <= ALIKE else check
+    return Outcome(params[1] / max(params[0], 1), macs[1] / max(macs[0], 1), spent, check)
 
 
 def checked(path: Path, result: spa_onnx.Result) -> str:
@@ -320,10 +330,11 @@ def summary(lines: Sequence[Line]) -> list[str]:
     near = sum(line.kept <= live + NEAR for line, live in known)
     lost = sum(line.kept <= ENOUGH for line in lines)
     simplified = [line.simplifier for line in lines if line.simplifier != UNKNOWN]
+    in_float64 = sum(line.plain.check.startswith(IN_DOUBLE) for line in lines)
     whole = sum(isinstance(kept, str) or kept > WHOLE for kept in simplified)
     return [
         f"{len(lines)} exports of {len({line.row.name for line in lines})} architectures",
-        f"verified: {portion(sum(line.fine for line in lines), len(lines))}",
+        f"verified: {portion(sum(line.fine for line in lines), len(lines))}, of these in float64: {in_float64}",
         f"at least {1 - ENOUGH:.0%} of the parameters gone: {portion(lost, len(lines))}",
         f"Torch-Pruning prunes {portion(len(known), len(known) + len(unknown))}",
         f"kept at most its share + {NEAR} there: {portion(near, len(known))}",

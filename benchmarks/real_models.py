@@ -21,17 +21,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
-from shared import EXACT, MODELS, RECURRENT_AND_QUANTISED, VERIFY, checker_options, machine, other_tool
+from shared import EXACT, MODELS, RECURRENT_AND_QUANTISED, VERIFY, checker_options, in_double, machine, other_tool
 
 import spa_onnx
-from spa_onnx import double, runtime
-from spa_onnx.cut import Removal
-from spa_onnx.mask import mask
-from spa_onnx.pipeline import inspect
-from spa_onnx.validate import difference
 
 SETTINGS: dict[str, dict[str, object]] = {
     "0.1": {"ratio": 0.1, "scope": "local"},
@@ -126,17 +120,6 @@ def outcome(path: Path, setting: str, rtol: str) -> Outcome:
         line = verify(path, result.model, result.plan, Path(folder), "--rtol", rtol, *checker_options(path.stem))
     found = Outcome(result.report.params[1] / result.report.params[0], line)
     return found if found.fine else Outcome(found.kept, f"{line}; computed in float64 they differ by {in_double(path, result):.2g}")
-
-
-def in_double(path: Path, result: spa_onnx.Result) -> float:
-    """How far the pruned model is from the masked original, relative to its largest output, when both are computed in float64."""
-    settings = result.plan["settings"]
-    analysis = inspect(path, width=settings["width"], attention=settings["attention"])
-    drop = {group["name"]: np.asarray(group["removed"]) for group in result.plan["groups"]}
-    masked = mask(analysis.model, Removal(analysis, drop))
-    feed = runtime.random_feed(analysis.model, runtime.working_dims(analysis.model, runtime.session(masked), {}), 0)
-    want, got = (double.run(proto, feed) for proto in (masked, result.model))
-    return max(difference(x, y) if x.dtype.kind == "f" else float((x != y).mean()) for x, y in zip(want, got, strict=True))
 
 
 def main() -> int:

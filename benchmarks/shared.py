@@ -8,6 +8,15 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
+import spa_onnx
+from spa_onnx import double, runtime
+from spa_onnx.cut import Removal
+from spa_onnx.mask import mask
+from spa_onnx.pipeline import inspect
+from spa_onnx.validate import difference
+
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = Path(os.environ.get("SHARED_MODELS", ROOT / ".." / "shared" / "models")).resolve()
 VERIFY = MODELS.parent / "tools" / "verify_pruned.py"
@@ -53,3 +62,14 @@ def checker_options(name: str) -> list[str]:
         if line.startswith(f"| {name} |"):
             return re.findall(r"--(?:dim|set)|(?<=--dim )\w+=\d+|(?<=--set )\w+=\d+", line)
     return []
+
+
+def in_double(path: Path, result: spa_onnx.Result) -> float:
+    """How far the pruned model is from the masked original, relative to its largest output, when both are computed in float64."""
+    settings = result.plan["settings"]
+    analysis = inspect(path, width=settings["width"], attention=settings["attention"])
+    drop = {group["name"]: np.asarray(group["removed"]) for group in result.plan["groups"]}
+    masked = mask(analysis.model, Removal(analysis, drop))
+    feed = runtime.random_feed(analysis.model, runtime.working_dims(analysis.model, runtime.session(masked), {}), 0)
+    want, got = (double.run(proto, feed) for proto in (masked, result.model))
+    return max(difference(x, y) if x.dtype.kind == "f" else float((x != y).mean()) for x, y in zip(want, got, strict=True))
