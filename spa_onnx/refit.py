@@ -22,7 +22,8 @@ def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[s
     values = reconstruct(known.model, known.consumers, known.statistics, removal, refits=refits)
     if refits and known.in_order:
         free = [consumer for consumer in known.consumers if not _is_excluded(consumer, settings)]
-        values = reconstruct_in_order(known.model, free, known.feeds, removal, values, settings.seed, graph=known.run)
+        closely = not known.made_up  # what made-up samples do in detail is not worth the time
+        values = reconstruct_in_order(known.model, free, known.feeds, removal, values, settings.seed, graph=known.run, closely=closely)
     return values
 
 

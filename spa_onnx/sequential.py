@@ -79,12 +79,13 @@ def reconstruct_in_order(
     seed: int,
     *,
     graph: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda proto: proto,
+    closely: bool = True,
 ) -> dict[str, Array]:
     """Constant -> new value in the original's shape, for all products with a weight of their own.
 
     feeds: the samples, all of which are held while the two models run. prior: values from `reconstruct`, towards which little known
     directions are drawn and which stay where a weight is shared. graph: what to run in a model's place, with tensors of the same names.
-    Raises RefusedError where onnxruntime cannot run the model in parts.
+    closely: as in `positions_of`. Raises RefusedError where onnxruntime cannot run the model in parts.
     """
     values = dict(prior)
     masked = mask(model, removal)
@@ -106,7 +107,7 @@ def reconstruct_in_order(
         x, z = dense.tensor(consumer.data), repaired.tensor(consumer.data)
         weight = _own_weight(consumer, model)
         untouched = consumer.axis not in removal and all(map(np.array_equal, x, z))  # nothing before it has changed
-        halves = [] if untouched else _halves(consumer, model, x, z, keys, positions_of(consumer, model, count))
+        halves = [] if untouched else _halves(consumer, model, x, z, keys, positions_of(consumer, model, count, closely=closely))
         if weight is None or not halves:
             continue
         old = consumer.matrix(weight)

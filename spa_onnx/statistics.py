@@ -179,9 +179,9 @@ def inputs_of(consumer: Consumer, model: Model) -> int:
     return int((model.shape(consumer.weight) or ())[consumer.axis.dim] * consumer.window)
 
 
-def positions_of(consumer: Consumer, model: Model, samples: int) -> int:
-    """How many positions of each sample are looked at."""
-    more = min(max(MANY / samples, 1), MOST_MORE)
+def positions_of(consumer: Consumer, model: Model, samples: int, *, closely: bool = True) -> int:
+    """How many positions of each sample are looked at. closely: at more of them where samples are few."""
+    more = min(max(MANY / samples, 1), MOST_MORE) if closely else 1
     return -(-round(BASE * more + PER_INPUT * inputs_of(consumer, model)) // samples)
 
 
