@@ -31,8 +31,8 @@ class Crossings:
 
     entering: (outside, inside). leaving: (inside, outside); of the branches of an If several leave as one. returning: (inside, inside):
     what one run of a body leaves behind and the next one finds. stacked: (inside, outside), with an axis in front that counts the runs.
-    loose: inside, what leaves in a shape that is not known outside. numbers: inputs of a body that the operator makes by itself, with
-    their types: scalars.
+    loose: inside, what leaves in a shape that is not known outside. numbers: inputs of a body that the operator makes by itself, scalars,
+    each with its type.
     """
 
     entering: tuple[Pair, ...] = ()
@@ -40,7 +40,7 @@ class Crossings:
     returning: tuple[Pair, ...] = ()
     stacked: tuple[Pair, ...] = ()
     loose: tuple[str, ...] = ()
-    numbers: Mapping[str, int] | None = None
+    numbers: tuple[tuple[str, int], ...] = ()
 
     def same(self) -> Iterator[Pair]:
         """The pairs of equal shape."""
@@ -72,7 +72,7 @@ def _repeated(inputs: Sequence[str], outputs: Sequence[str], bodies: Sequence[Bo
         leaving=tuple(zip(end[:states], outputs[:states], strict=True)),
         returning=tuple(zip(end[:states], body.inputs[2:], strict=True)),
         stacked=tuple(zip(end[states:], outputs[states:], strict=True)),
-        numbers=dict(zip(body.inputs[:2], (TensorProto.INT64, TensorProto.BOOL), strict=True)),
+        numbers=tuple(zip(body.inputs[:2], (TensorProto.INT64, TensorProto.BOOL), strict=True)),
     )
 
 
@@ -149,6 +149,7 @@ def openable(graph: onnx.GraphProto) -> Opened:
 
 
 def _is_plain(graph: onnx.GraphProto, count: Mapping[str, int]) -> bool:
+    """Whether what it defines has a name of its own, and no constant is stored sparse. count: how many graphs define each name."""
     stored_sparse = graph.sparse_initializer or any(a.name == "sparse_value" for node in graph.node for a in node.attribute)
     return not stored_sparse and all(count[name] == 1 for name in _defined(graph))
 
@@ -159,7 +160,7 @@ def _defined(graph: onnx.GraphProto) -> set[str]:
 
 
 def _fits(node: onnx.NodeProto) -> bool:
-    """Whether inputs and outputs are as many as the operator says."""
+    """Whether inputs, outputs and bodies are as many as the operator says."""
     try:
         CROSSINGS[node.op_type](node.input, node.output, bodies(node))
     except ValueError:
@@ -177,7 +178,7 @@ def bodies(node: onnx.NodeProto, tied: Container[str] | None = None) -> tuple[Bo
 
 
 @dataclass(frozen=True, slots=True)
-class StandIns:
+class Border:
     """What hands sizes across the borders of a node while shapes are inferred, and no values: these differ from run to run.
 
     inputs: of the graph, for what has no other source. before, after: nodes around those of the bodies.
@@ -188,17 +189,17 @@ class StandIns:
     after: tuple[onnx.NodeProto, ...]
 
 
-def stand_ins(node: onnx.NodeProto, tied: Container[str]) -> StandIns:
-    """Of a node whose bodies are looked into. tied: the names of those that are."""
+def border(node: onnx.NodeProto, tied: Container[str]) -> Border:
+    """Around the bodies of a node that are looked into. tied: the names of those that are."""
     found = CROSSINGS[node.op_type](node.input, node.output, bodies(node, tied))
     flag = f"{node.output[0]}__flag"
-    scalars = {flag: TensorProto.BOOL, **(found.numbers or {})}
+    scalars = ((flag, TensorProto.BOOL), *found.numbers)
     sources: dict[str, list[str]] = {outside: [] for _, outside in found.leaving if outside}
     for inside, outside in found.leaving:
         sources.get(outside, []).append(inside)
     left = [_either(flag, outside, given) for outside, given in sources.items()]
-    return StandIns(
-        tuple(helper.make_tensor_value_info(name, kind, []) for name, kind in scalars.items()),
+    return Border(
+        tuple(helper.make_tensor_value_info(name, kind, []) for name, kind in scalars),
         tuple(_either(flag, inside, [outside]) for outside, inside in found.entering),
         (*left, *(each for inside, outside in found.stacked if outside for each in _stack(inside, outside))),
     )

@@ -104,28 +104,31 @@ def calibrate(
     room = _room(model, found, memory)
     most = room // max(sizes.values(), default=1)
     batch = max(1, min(LARGEST_BATCH, max(room // max(sum(sizes.values()), 1), SMALLEST_BATCH), most))
-    plan = _Looking(model, found, names, tuple(_passes(model, sizes, room // batch)), seed)
     if samples is not None:
         chosen = samples.head(count, batch)
-        plan = replace(plan, passes=tuple(_passes(model, sizes, room // chosen.batch)))
-        return plan.look(chosen.feeds(), len(chosen), made_up=False, doubtful=False)
+        collection = _Collection(model, found, names, tuple(_passes(model, sizes, room // chosen.batch)), seed)
+        return collection.over(chosen.feeds(), len(chosen), made_up=False, doubtful=False)
+    collection = _Collection(model, found, names, tuple(_passes(model, sizes, room // batch)), seed)
     wanted = min(count, max(WORK // max(macs(model), 1), FEWEST_MADE_UP))
     made = make_up(model, dims, wanted, min(batch, wanted), seed)
     try:
-        known = plan.look(made.feeds, sum(map(feed_size, made.feeds)), made_up=True, doubtful=made.doubtful)
+        known = collection.over(made.feeds, sum(map(feed_size, made.feeds)), made_up=True, doubtful=made.doubtful)
     except RefusedError:  # a state has room for one sample alone, or lengths do not fit
         alone = make_up(model, dims, wanted, 0, seed)
         opened = runtime.session(model.proto)
         feeds = [feed for feed in alone.feeds if _runs(opened, feed)]
         if not feeds:
             raise
-        known = plan.look(feeds, sum(map(feed_size, feeds)), made_up=True, doubtful=alone.doubtful)
+        known = collection.over(feeds, sum(map(feed_size, feeds)), made_up=True, doubtful=alone.doubtful)
     return replace(known, in_order=wanted == count)
 
 
 @dataclass(frozen=True, slots=True)
-class _Looking:
-    """What is to be collected. names: inputs of BatchNormalizations. passes: which tensors are captured together."""
+class _Collection:
+    """What is to be collected: the inputs of products, and the channels of the tensors named, which enter BatchNormalizations.
+
+    passes: which tensors are captured together. seed: of positions.
+    """
 
     model: Model
     found: tuple[Consumer, ...]
@@ -133,8 +136,8 @@ class _Looking:
     passes: tuple[tuple[str, ...], ...]
     seed: int
 
-    def look(self, feeds: Sequence[Feed], samples: int, *, made_up: bool, doubtful: bool) -> Calibration:
-        """Raises RefusedError where the model does not run on the feeds."""
+    def over(self, feeds: Sequence[Feed], samples: int, *, made_up: bool, doubtful: bool) -> Calibration:
+        """What is found on these feeds. Raises RefusedError where the model does not run on them."""
         bare = Calibration(self.model, self.found, {}, feeds, samples, made_up, doubtful)
         schedule = Schedule(samples, self.seed, self.passes)
         seen = observe(self.model, bare.run(self.model.proto), self.found, sorted(self.names), feeds, schedule)

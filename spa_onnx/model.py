@@ -79,7 +79,8 @@ class Model:
     @classmethod
     def of(cls, proto: onnx.ModelProto, dims: Mapping[str, int] | None = None) -> Model:
         """Read a model; `dims` gives sizes to symbolic dimensions. Raises RefusedError where its shapes make no sense."""
-        constants = {name: tensor for graph in reversed([*graphs(proto.graph)]) for name, tensor in graph_constants(graph).items()}
+        from_inner = reversed([*graphs(proto.graph)])  # where names clash the main graph's constant is the one that is meant
+        constants = {name: tensor for graph in from_inner for name, tensor in graph_constants(graph).items()}
         opened, sizes = openable(proto.graph), dims or {}
         while True:
             nodes, source = _nodes(proto.graph, constants, opened)

@@ -170,20 +170,20 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     clock = _Clock(progress)
     clock("load")
     source = open_source(model)
-    session = _Trial.of(source, dims or {}, data, preprocess, memory) if check or settings.needs_statistics else None
+    trial = _Trial.of(source, dims or {}, data, preprocess, memory) if check or settings.needs_statistics else None
     clock("analyse")
-    analysis, session = _sized(source, dims, settings, session)
+    analysis, trial = _sized(source, dims, settings, trial)
     known: Calibration | None = None
     values: dict[str, Array] = {}
     how = ""
     if settings.rounds > 1:
-        drop, values, how = in_rounds(analysis, settings, lambda here: _calibration(here, settings, session, clock), clock)
+        drop, values, how = in_rounds(analysis, settings, lambda here: _calibration(here, settings, trial, clock), clock)
     else:
-        known = _calibration(analysis, settings, session, clock)
+        known = _calibration(analysis, settings, trial, clock)
         clock("score")
         drop = choose(analysis, settings, known, clock)
     plan = Plan(drop, source.sha256, settings.to_json())
-    return _Job(source, analysis, plan, session, known, clock, check, measure_latency, values, how).carry_out()
+    return _Job(source, analysis, plan, trial, known, clock, check, measure_latency, values, how).carry_out()
 
 
 def apply_plan(  # noqa: PLR0913 - every option of the command line has its argument
@@ -209,12 +209,12 @@ def apply_plan(  # noqa: PLR0913 - every option of the command line has its argu
         raise RefusedError(f"the plan was made for another model (SHA-256 {plan.sha256[:12]}..., this one has {source.sha256[:12]}...)")
     settings = Settings.of(plan.settings)
     repairs = settings.repair != "none"
-    session = _Trial.of(source, dims or {}, data, preprocess, memory) if check or repairs else None
+    trial = _Trial.of(source, dims or {}, data, preprocess, memory) if check or repairs else None
     clock("analyse")
-    analysis, session = _sized(source, dims, settings, session)
+    analysis, trial = _sized(source, dims, settings, trial)
     check_plan(plan, analysis)
-    known = _calibration(analysis, settings, session, clock) if repairs else None
-    return _Job(source, analysis, plan, session, known, clock, check, measure_latency).carry_out()
+    known = _calibration(analysis, settings, trial, clock) if repairs else None
+    return _Job(source, analysis, plan, trial, known, clock, check, measure_latency).carry_out()
 
 
 def inspect(

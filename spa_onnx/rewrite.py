@@ -279,12 +279,9 @@ def _bury(seen: Sequence[onnx.GraphProto], dead_before: set[str], unused: set[st
                     suspects.add(name)
                 graph.node.remove(node)
     orphans = {name for name in suspects if not count[name]}
-    main = seen[0]
-    for field in (*(graph.initializer for graph in seen), main.input):
-        stored = {t.name for t in main.initializer} | orphans
-        for entry in [e for e in field if e.name in orphans and e.name in stored]:
-            if field is not main.input or all(t.name != entry.name for t in main.initializer):
-                field.remove(entry)
+    for field in (*(graph.initializer for graph in seen), seen[0].input):
+        for entry in [entry for entry in field if entry.name in orphans]:
+            field.remove(entry)
 
 
 def find_node(model: Model, index: int) -> Node:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array
 from spa_onnx.model import Model, feeds
 from spa_onnx.node import Node
-from spa_onnx.shapes import GUESSES, choose_dims
+from spa_onnx.shapes import GUESSES, Shape, choose_dims
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -26,9 +27,6 @@ LARGEST_TOKEN = 50
 
 EMBEDDED: Mapping[int, int] = {0: 2, 1: 4, 8: 3}
 """Inputs of EmbedLayerNormalization: ids of words, segments and positions -> the table that they index."""
-
-COUNTS: Mapping[str, int] = {"Attention": 6, "TensorScatter": 2, "GRU": 4, "LSTM": 4, "RNN": 4}
-"""Operator -> the input that counts positions: nonpad_kv_seqlen, write_indices, sequence_lens."""
 
 
 def session(proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model") -> ort.InferenceSession:
@@ -109,22 +107,43 @@ def _largest(model: Model, name: str) -> int:
         elif node.op == "com.microsoft.EmbedLayerNormalization":
             tables = [node.input(table) for ids, table in EMBEDDED.items() if node.input(ids) == name]
             bound = min([bound, *((model.shape(table) or (bound,))[0] for table in tables if table)])
-        elif node.op in COUNTS and node.input(COUNTS[node.op]) == name:
-            bound = min(bound, _positions(node, model))
+        elif node.op in COUNTS and node.input(COUNTS[node.op].slot) == name:
+            bound = min(bound, COUNTS[node.op].positions(node, *(model.shape(tensor) or () for tensor in node.inputs[:2])))
         elif node.op == "Cast":
             bound = min(bound, _largest(model, node.outputs[0]))
     return max(bound, 1)
 
 
-def _positions(node: Node, model: Model) -> int:
-    """How many positions an index may name, or a length may count: those of the keys, or those at which an update still fits."""
-    first, second = (model.shape(node.inputs[slot]) or () for slot in (0, 1))
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """An input that counts positions. positions: how many there are at most, told the shapes of the first two inputs."""
+
+    slot: int
+    positions: Callable[[Node, Shape, Shape], int]
+
+
+def _keys(_: Node, __: Shape, keys: Shape) -> int:
+    """nonpad_kv_seqlen counts positions of the keys."""
+    return keys[-2] if len(keys) >= 2 else 1
+
+
+def _free_places(node: Node, cache: Shape, update: Shape) -> int:
+    """write_indices name places at which an update still fits into the cache."""
     axis = int(node.attributes.get("axis", -2))
-    if node.op in {"GRU", "LSTM", "RNN"}:
-        return first[int(node.attributes.get("layout", 0))] if len(first) == 3 else 1
-    if len(first) < 2 or len(second) < 2:
-        return 1
-    return second[-2] if node.op == "Attention" else first[axis] - second[axis] + 1
+    return cache[axis] - update[axis] + 1 if len(cache) >= 2 and len(update) >= 2 else 1
+
+
+def _steps(node: Node, sequences: Shape, _: Shape) -> int:
+    """sequence_lens count steps."""
+    return sequences[int(node.attributes.get("layout", 0))] if len(sequences) == 3 else 1
+
+
+COUNTS: Mapping[str, _Count] = {
+    "Attention": _Count(6, _keys),
+    "TensorScatter": _Count(2, _free_places),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _Count(4, _steps)),
+}
+"""Operator -> its input that counts positions."""
 
 
 def _candidates(model: Model, given: Mapping[str, int]) -> Iterator[dict[str, int]]:

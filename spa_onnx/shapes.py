@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from spa_onnx.bodies import Opened, looked_into, nested
-from spa_onnx.bodies import stand_ins as borders
+from spa_onnx.bodies import Opened, border, looked_into, nested
 from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array, Value, fold
 from spa_onnx.foreign import stand_ins
@@ -39,6 +38,7 @@ ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], int]] = {
 """What the name of a dimension may compute."""
 
 NOTHING: Opened = {}
+"""Branches and bodies stay within their nodes."""
 
 _INTEGER = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
 
@@ -136,12 +136,12 @@ def _add_operators(graph: onnx.GraphProto, source: onnx.GraphProto, ranks: dict[
         if value is not None:
             _add_constant(graph, value, node.output[0])
         elif node.output[0] in opened:
-            border = borders(node, opened[node.output[0]])
-            graph.input.extend(border.inputs)
-            graph.node.extend(border.before)
+            around = border(node, opened[node.output[0]])
+            graph.input.extend(around.inputs)
+            graph.node.extend(around.before)
             for inner in nested(node):
                 _add_operators(graph, inner, ranks, opened)
-            graph.node.extend(border.after)
+            graph.node.extend(around.after)
         else:
             graph.node.extend(stand_ins(node, ranks))
 

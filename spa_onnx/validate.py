@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
+from functools import cached_property
 from itertools import islice, permutations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import onnx
@@ -50,6 +52,10 @@ IN_DOUBLE = 1e-7
 """Largest difference over largest output in float64, where models that part in float32 are compared again."""
 
 
+Run: TypeAlias = tuple[Feed, list[Array]]
+"""Inputs, and what the pruned model makes of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """gap: largest |pruned - masked| over largest |masked|, None where the comparison does not apply. notes: what was not checked."""
@@ -70,23 +76,33 @@ def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, rep
     except RefusedError as error:
         raise ValidationError(str(error)) from error
     _same_interface(model.proto, rewritten.proto)
-    random = (runtime.random_feed(model, dims, seed) for seed in range(SEEDS + TRIES))
-    usable = ((feed, found) for feed in random if (found := _tried(model, pruned, feed)) is not None)
-    tried = [*islice(usable, SEEDS), *((feed, _tried(model, pruned, feed) or []) for feed in _at_other_sizes(model, dims))]
-    fed, got = [feed for feed, _ in tried], [outputs for _, outputs in tried]
+    drawn = (runtime.random_feed(model, dims, seed) for seed in range(SEEDS + TRIES))
+    tried = list(islice(_runs(model, pruned, drawn), SEEDS))
+    if not tried:
+        raise ValidationError(f"the original runs on none of {SEEDS + TRIES} random inputs, so nothing could be checked; use --no-validate")
+    seeds = len(tried)
+    tried += _runs(model, pruned, _at_other_sizes(model, dims))
     if repaired or rewritten.inexact:
         why = "weights were repaired" if repaired else f"{len(rewritten.inexact)} nodes normalise over a removed axis"
-        return Verdict(None, SEEDS, (*notes, f"{why}, so outputs were not compared with the masked model's"))
-    masked = _reference(model, rewritten.removal, fed, got)
-    gap, told = _compare(model, rewritten, masked, fed, got)
+        return Verdict(None, seeds, (*notes, f"{why}, so outputs were not compared with the masked model's"))
+    masked = _reference(model, rewritten.removal, tried)
+    gap, told = _compare(model, rewritten, masked, tried)
     if any(map(_is_open, model.nodes)):
-        there = {name: _compare_branch(model, rewritten, masked, fed[0], name) for name in ("then", "else")}
+        there = {name: _compare_branch(model, rewritten, masked, tried[0][0], name) for name in ("then", "else")}
         gap = max(gap or 0.0, *(found for found in there.values() if found is not None), 0.0)
         told = (*told, *(f"where every If takes its {name} branch the original does not run" for name, g in there.items() if g is None))
-    return Verdict(gap, SEEDS, (*notes, *told))
+    return Verdict(gap, seeds, (*notes, *told))
 
 
-def _tried(model: Model, pruned: ort.InferenceSession, feed: Feed) -> list[Array] | None:
+def _runs(model: Model, pruned: ort.InferenceSession, fed: Iterable[Feed]) -> Iterator[Run]:
+    """Those feeds on which the original runs. Raises ValidationError where the pruned model does not run on one of them."""
+    for feed in fed:
+        found = _outputs_of(model, pruned, feed)
+        if found is not None:
+            yield feed, found
+
+
+def _outputs_of(model: Model, pruned: ort.InferenceSession, feed: Feed) -> list[Array] | None:
     """What the pruned model makes of a feed; None where the original does not run on it either. Raises ValidationError where it does."""
     try:
         return runtime.run(pruned, feed)
@@ -113,13 +129,12 @@ def _compare_branch(model: Model, rewritten: Rewritten, masked: onnx.ModelProto,
         runtime.run(runtime.session(_undecided(model.proto, model.opened)), decided)
     except RefusedError:
         return None
+    twins = _Twins(_undecided(masked, model.opened), _undecided(rewritten.proto, model.opened), bool(model.quantised))
     try:
-        reference, pruned = (runtime.session(_undecided(proto, model.opened)) for proto in (masked, rewritten.proto))
-        want, got = (runtime.run(opened, decided) for opened in (reference, pruned))
+        gap, alike = twins.gap(decided, runtime.run(runtime.session(twins.pruned), decided))
     except RefusedError as error:
         raise ValidationError(f"the pruned model does not run where every If takes its {name} branch: {error}") from error
-    gap, excess = _worst(want, got)
-    if excess > 1 and not excess <= NOISE * _noise(reference, decided, want):
+    if alike is Alike.NO:
         raise ValidationError(f"pruned != masked where every If takes its {name} branch (relative {gap:.3g}); please report it")
     return gap
 
@@ -209,7 +224,7 @@ def _worst(want: list[Array], got: list[Array]) -> tuple[float, float]:
     return worst, excess
 
 
-def _reference(model: Model, removal: Removal, fed: list[Feed], got: list[list[Array]]) -> onnx.ModelProto:
+def _reference(model: Model, removal: Removal, tried: Sequence[Run]) -> onnx.ModelProto:
     """The masked model; where its zeros are outside the domain of what follows (Log, Div), one in which only the readers are masked.
 
     Products that sum over removed channels then meet finite numbers with weights of zero. Raises ValidationError where neither runs.
@@ -217,7 +232,7 @@ def _reference(model: Model, removal: Removal, fed: list[Feed], got: list[list[A
     masked = mask(model, removal)
     try:
         opened = runtime.session(masked, what="the masked model")
-        if not _finite(got) or _finite([runtime.run(opened, feed) for feed in fed]):
+        if not all(_finite(got) for _, got in tried) or all(_finite(runtime.run(opened, feed)) for feed, _ in tried):
             return masked
         masked = mask(model, removal, set(_readers(model)))
         runtime.session(masked, what="the masked model")
@@ -234,29 +249,80 @@ def _readers(model: Model) -> Iterator[Axis]:
         yield from (a for a, b in pairs if model.is_constant(a.tensor) and b.tensor in node.inputs and a not in written)
 
 
-def _finite(outputs: list[list[Array]]) -> bool:
-    return all(np.isfinite(array).all() for arrays in outputs for array in arrays if array.dtype.kind == "f")
+def _finite(outputs: Sequence[Array]) -> bool:
+    return all(np.isfinite(array).all() for array in outputs if array.dtype.kind == "f")
 
 
-def _compare(
-    model: Model, rewritten: Rewritten, reference: onnx.ModelProto, fed: list[Feed], got: list[list[Array]]
-) -> tuple[float | None, tuple[str, ...]]:
-    """(largest difference, what there is to note). reference: the masked model. Raises ValidationError where the models differ."""
-    masked = runtime.session(reference)
+class Alike(Enum):
+    """How far the masked and the pruned model agree: within the tolerance or the noise, in float64 alone, or not."""
+
+    YES = auto()
+    IN_DOUBLE = auto()
+    NO = auto()
+
+
+@dataclass(frozen=True)
+class _Twins:
+    """The masked and the pruned model, which have to compute the same. quantised: whether fused operators may add up integers in them."""
+
+    masked: onnx.ModelProto
+    pruned: onnx.ModelProto
+    quantised: bool
+
+    @cached_property
+    def reference(self) -> ort.InferenceSession:
+        """The masked model in onnxruntime."""
+        return runtime.session(self.masked)
+
+    def gap(self, feed: Feed, got: list[Array]) -> tuple[float, Alike]:
+        """(largest difference, what it means) of what the pruned model makes of a feed."""
+        want = runtime.run(self.reference, feed)
+        gap, excess = _worst(want, got)
+        if excess > 1 and self.quantised:
+            gap, excess = min((gap, excess), self._in_integers(feed), key=lambda found: found[1])
+        if not excess > 1 or excess <= NOISE * _noise(self.reference, feed, want):
+            return gap, Alike.YES
+        return gap, Alike.IN_DOUBLE if self._same_in_double(feed) else Alike.NO
+
+    def _in_integers(self, feed: Feed) -> tuple[float, float]:
+        """The comparison of `_worst` with quantised operators fused, so that they add up integers, exact in any order.
+
+        Where they are run in float, the last bit of a sum may round an activation up or down, which is a step of a hundredth and more.
+        Infinite where onnxruntime cannot fuse them.
+        """
+        try:
+            want, got = (
+                runtime.run(runtime.session(proto, optimise=True, what="a quantised model"), feed) for proto in (self.masked, self.pruned)
+            )
+        except RefusedError:
+            return float("inf"), float("inf")
+        return _worst(want, got)
+
+    def _same_in_double(self, feed: Feed) -> bool:
+        """Whether they agree where float64 rounds: they then part in float32 because it decides between values that are all but equal."""
+        from spa_onnx import double  # noqa: PLC0415 - hardly ever needed, and onnx's reference implementation is slow to import
+
+        try:
+            want, got = (double.run(proto, feed) for proto in (self.masked, self.pruned))
+        except RefusedError:
+            return False
+        return _finite(want) and all(difference(a, b) <= IN_DOUBLE for a, b in zip(want, got, strict=True))
+
+
+def _compare(model: Model, rewritten: Rewritten, masked: onnx.ModelProto, tried: Sequence[Run]) -> tuple[float | None, tuple[str, ...]]:
+    """(largest difference, what there is to note). Raises ValidationError where the models differ."""
+    twins = _Twins(masked, rewritten.proto, bool(model.quantised))
     worst = 0.0
     told: set[str] = set()
     notes: list[str] = []
-    for feed, outputs in zip(fed, got, strict=True):
-        want = runtime.run(masked, feed)
-        told.update(name for name, array in zip(model.outputs, want, strict=True) if _tells(array))
-        gap, excess = _worst(want, outputs)
-        if excess > 1 and model.quantised:
-            gap, excess = min((gap, excess), _in_integers(model, rewritten, feed), key=lambda found: found[1])
-        if excess > 1 and not excess <= NOISE * _noise(masked, feed, want):
-            if not _same_in_double(model, rewritten, feed):
-                raise ValidationError(_first_difference(model, rewritten, feed))
+    for feed, got in tried:
+        gap, alike = twins.gap(feed, got)
+        if alike is Alike.NO:
+            raise ValidationError(_first_difference(model, rewritten, feed))
+        if alike is Alike.IN_DOUBLE:
             notes = ["rounding decides what the model returns: pruned and masked agree in float64"]
         worst = max(worst, gap)
+        told.update(name for name, array in zip(model.outputs, got, strict=True) if _tells(array))
     blind = [name for name in model.outputs if name not in told]
     notes += [f"{name} could not be compared: it holds no finite number on any random input" for name in blind]
     return worst if told else None, tuple(notes)
@@ -271,31 +337,6 @@ def _noise(masked: ort.InferenceSession, feed: Feed, want: list[Array]) -> float
 def _tells(array: Array) -> bool:
     """Whether there is anything to compare: models that agree in being empty, or NaN all over, agree in nothing."""
     return bool(array.size) and (array.dtype.kind != "f" or bool(np.isfinite(array).any()))
-
-
-def _in_integers(model: Model, rewritten: Rewritten, feed: Feed) -> tuple[float, float]:
-    """The comparison of `_worst` with quantised operators fused, so that they add up integers, exact in any order.
-
-    Where they are run in float, the last bit of a sum may round an activation up or down, which is a step of a hundredth and more.
-    Infinite where onnxruntime cannot fuse them.
-    """
-    protos = mask(model, rewritten.removal), rewritten.proto
-    try:
-        want, got = (runtime.run(runtime.session(proto, optimise=True, what="a quantised model"), feed) for proto in protos)
-    except RefusedError:
-        return float("inf"), float("inf")
-    return _worst(want, got)
-
-
-def _same_in_double(model: Model, rewritten: Rewritten, feed: Feed) -> bool:
-    """Whether the models agree where float64 rounds: they then part in float32 because it decides between values that are all but equal."""
-    from spa_onnx import double  # noqa: PLC0415 - hardly ever needed, and onnx's reference implementation is slow to import
-
-    try:
-        want, got = (double.run(proto, feed) for proto in (mask(model, rewritten.removal), rewritten.proto))
-    except RefusedError:
-        return False
-    return _finite([want]) and all(difference(a, b) <= IN_DOUBLE for a, b in zip(want, got, strict=True))
 
 
 def _first_difference(model: Model, rewritten: Rewritten, feed: Feed) -> str:

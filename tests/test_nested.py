@@ -174,7 +174,10 @@ def test_weights_of_a_nested_graph_are_counted_and_listed_with_their_reason(name
     inner = sum(int(np.prod(shape)) for shape in nest.inner.values())
     assert parameters(proto) == inner + sum(int(np.prod(s)) for s in (OUTER | nest.outer).values())
     analysis = inspect(proto)
+    assert {axis.tensor for group in analysis.groups for axis in group.owner} >= set(nest.inner)
     if analysis.model.opened:
+        free = {axis.tensor for group in analysis.prunable() for axis in group.owner}
+        assert free >= set(nest.inner)
         return
     reasons = {group.name: group.pinned for group in analysis.pinned()}
     for weight_name in nest.inner:

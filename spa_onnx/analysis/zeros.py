@@ -92,8 +92,8 @@ KEEPS: Mapping[str, Keeps] = {
 """Operator -> whether its output holds zeros where channels go, by what its inputs hold there."""
 
 ENDS = (
-    "Acos Acosh BitwiseNot Cos Cosh Equal Exp GreaterOrEqual HardSigmoid Hardmax If IsInf IsNaN LessOrEqual Log LogSoftmax Loop Not "
-    "Reciprocal Sigmoid Softmax Softplus"
+    "Acos Acosh BitwiseNot Cos Cosh Equal Exp GreaterOrEqual HardSigmoid Hardmax IsInf IsNaN LessOrEqual Log LogSoftmax Not Reciprocal "
+    "Sigmoid Softmax Softplus"
 ).split()
 """Operators that make something else of zero. Of any other that is in neither table nothing is known, and validation has to tell."""
 

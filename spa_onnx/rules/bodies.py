@@ -13,13 +13,12 @@ from spa_onnx.rules.registry import rule
 
 @rule("If", parameters=(0,))
 @rule("Loop", parameters=(0, 1))
-def border(node: Node, model: Model) -> Iterator[Fact]:
-    """Index i of an axis outside meets index i inside; where runs are stacked, behind the axis that counts them."""
+def crossing(node: Node, model: Model) -> Iterator[Fact]:
+    """Index i of an axis outside meets index i inside. What a Loop stacks has an axis of unknown size, so that nothing there is cut."""
     found = crossings(node)
-    for shift, pairs in ((0, found.same()), (1, found.stacked)):
-        for one, other in pairs:
-            for dim, size in enumerate((model.shape(one) or ()) if one and other else ()):
-                yield from same(Axis(one, dim), Axis(other, dim + shift), size, f"{node} hands it over")
+    for one, other in found.same():
+        for dim, size in enumerate((model.shape(one) or ()) if one and other else ()):
+            yield from same(Axis(one, dim), Axis(other, dim), size, f"{node} hands it over")
     for name in found.inside():
         for dim in range(len(model.shape(name) or ()) if model.is_constant(name) else 0):
             yield Pin(Axis(name, dim), "a constant that a branch or body returns as it is", f"{node}, {name}[{dim}]")
