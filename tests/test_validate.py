@@ -177,7 +177,7 @@ def test_a_model_that_is_not_valid_or_does_not_run_is_caught(damage, message):
 def test_a_comparison_without_inputs_on_which_the_original_runs_is_no_comparison(monkeypatch):
     model, rewritten = pruned()
     monkeypatch.setattr(runtime, "random_feed", lambda *_: {"x": np.zeros((2, 5, 4, 4), np.float32)})
-    with pytest.raises(ValidationError, match="the original runs on none of .* random inputs"):
+    with pytest.raises(ValidationError, match="the original runs on none of"):
         validate(model, rewritten, {"N": 2})
 
 
