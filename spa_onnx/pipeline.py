@@ -14,7 +14,7 @@ from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.analysis.demands import excluded
 from spa_onnx.calibration import MEMORY, Calibration, calibrate
-from spa_onnx.choice import choose
+from spa_onnx.choice import choose, nothing
 from spa_onnx.cost import UNITS, macs
 from spa_onnx.data import Samples, read_samples
 from spa_onnx.drift import drift
@@ -96,7 +96,12 @@ def _sized(source: Source, dims: Mapping[str, int] | None, settings: Settings, t
     analysis = _read(source, dims, settings)
     if trial is None:
         return analysis, None
-    found = runtime.working_dims(analysis.model, trial.session, trial.dims)
+    try:
+        found = runtime.working_dims(analysis.model, trial.session, trial.dims)
+    except RefusedError:
+        if analysis.prunable():
+            raise
+        raise RefusedError(nothing(analysis, settings)) from None  # the better reason
     if any(found.get(name, size) != size for name, size in analysis.model.inference.dims.items()):
         analysis = _read(source, found, settings)
     return analysis, replace(trial, dims=found)

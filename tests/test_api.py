@@ -242,3 +242,17 @@ def test_made_up_samples_on_which_the_model_does_not_run_are_left_out():
     found = spa_onnx.prune(proto, 0.4)
     count = int(found.report.repair.split()[3])
     assert 10 < count < 256
+
+
+def test_a_model_that_has_nothing_to_prune_and_does_not_run_on_random_inputs_is_told_the_former():
+    fixed = net("float[3] x, int64[1] shape", "", "y = Reshape(x, shape)", "float[M] y")()
+    with pytest.raises(RefusedError, match="nothing to prune"):
+        spa_onnx.prune(fixed, 0.5)
+    weighed = net(
+        "float[N,8] x, int64[1] shape",
+        "float[8,8] v, float[8,4] w",
+        "a = MatMul(x, v) b = MatMul(a, w) y = Reshape(b, shape)",
+        "float[M] y",
+    )()
+    with pytest.raises(RefusedError, match="onnxruntime cannot run"):
+        spa_onnx.prune(weighed, 0.5)
