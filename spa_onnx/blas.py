@@ -45,6 +45,17 @@ def add_square(matrix: Matrix, vector: Matrix, factor: float) -> None:
     blas.dger(factor, vector, vector, a=matrix.T, overwrite_a=1)  # its transpose, as BLAS lays it out, is the same matrix
 
 
+def pivots(matrix: Matrix) -> NDArray[np.int64]:
+    """The order in which a Cholesky factorisation takes the rows of a positive semidefinite matrix, int64 (rows,).
+
+    Each is the one with the largest diagonal element that those before leave. matrix: (rows, rows).
+    """
+    from scipy.linalg import lapack  # noqa: PLC0415 - slow to import
+
+    _, order, _, _ = lapack.dpstrf(matrix.T, lower=1)
+    return np.asarray(order, dtype=np.int64) - 1
+
+
 def inverted(hessian: Matrix) -> Matrix:
     """H^-1 of a positive definite H, (inputs, inputs), by its Cholesky factor; by elimination where rounding has made it indefinite."""
     from scipy.linalg import lapack  # noqa: PLC0415 - slow to import

@@ -19,9 +19,9 @@ from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
 from spa_onnx.repair import correct_normalisation, normalisations
-from spa_onnx.runtime import Feed
-from spa_onnx.statistics import ChannelMoments, Moments, Schedule, channel_moments, feed_size, inputs_of, observe
-from spa_onnx.synthetic import has_stored_statistics, make_up, with_batch_statistics
+from spa_onnx.runtime import Feed, feed_size
+from spa_onnx.statistics import ChannelMoments, Moments, Schedule, channel_moments, inputs_of, observe
+from spa_onnx.synthetic import MadeUp, has_stored_statistics, make_up, with_batch_statistics
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -41,6 +41,9 @@ WORK = 500 * 10**9
 """Multiply-accumulates that made-up samples may cost together: of large models and inputs fewer are made, but FEWEST_MADE_UP."""
 
 FEWEST_MADE_UP = 16
+
+DRAWN = 4
+"""So many times as many samples are made up as are asked for, where WORK and memory allow it, and those are taken that tell most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +110,28 @@ def calibrate(
     if samples is not None:
         chosen = samples.head(count, batch)
         collection = _Collection(model, found, names, tuple(_passes(model, sizes, room // chosen.batch)), seed)
-        return collection.over(chosen.feeds(), len(chosen), made_up=False, doubtful=False)
+        return collection.over(chosen.feeds(), len(chosen))
     collection = _Collection(model, found, names, tuple(_passes(model, sizes, room // batch)), seed)
-    wanted = min(count, max(WORK // max(macs(model), 1), FEWEST_MADE_UP))
-    made = make_up(model, dims, wanted, min(batch, wanted), seed)
+    affordable = WORK // max(macs(model), 1)
+    wanted = min(count, max(affordable, FEWEST_MADE_UP))
+    held = room // max(sum(sample_bytes(model, name) for name in model.inputs), 1)
+    known = _made_up(collection, dims, wanted, min(batch, wanted), min(DRAWN * wanted, affordable, held))
+    return replace(known, in_order=wanted == count)
+
+
+def _made_up(collection: _Collection, dims: Mapping[str, int], samples: int, batch: int, drawn: int) -> Calibration:
+    """What is found on made-up samples, the most telling of those drawn. Raises RefusedError where the model runs on none."""
+    model, seed = collection.model, collection.seed
     try:
-        known = collection.over(made.feeds, sum(map(feed_size, made.feeds)), made_up=True, doubtful=made.doubtful)
+        made = make_up(model, dims, samples, batch, seed, drawn=drawn)
+        return collection.over(made.feeds, sum(map(feed_size, made.feeds)), made)
     except RefusedError:  # a state has room for one sample alone, or lengths do not fit
-        alone = make_up(model, dims, wanted, 0, seed)
+        made = make_up(model, dims, samples, 0, seed)
         opened = runtime.session(model.proto)
-        feeds = [feed for feed in alone.feeds if _runs(opened, feed)]
+        feeds = [feed for feed in made.feeds if _runs(opened, feed)]
         if not feeds:
             raise
-        known = collection.over(feeds, sum(map(feed_size, feeds)), made_up=True, doubtful=alone.doubtful)
-    return replace(known, in_order=wanted == count)
+        return collection.over(feeds, sum(map(feed_size, feeds)), made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +147,10 @@ class _Collection:
     passes: tuple[tuple[str, ...], ...]
     seed: int
 
-    def over(self, feeds: Sequence[Feed], samples: int, *, made_up: bool, doubtful: bool) -> Calibration:
-        """What is found on these feeds. Raises RefusedError where the model does not run on them."""
-        bare = Calibration(self.model, self.found, {}, feeds, samples, made_up, doubtful)
+    def over(self, feeds: Sequence[Feed], samples: int, made: MadeUp | None = None) -> Calibration:
+        """What is found on these feeds, all or some of those made up. Raises RefusedError where the model does not run on them."""
+        doubtful = made is not None and made.doubtful
+        bare = Calibration(self.model, self.found, {}, feeds, samples, made is not None, doubtful)
         schedule = Schedule(samples, self.seed, self.passes)
         seen = observe(self.model, bare.run(self.model.proto), self.found, sorted(self.names), feeds, schedule)
         return replace(bare, statistics=seen.products, normalised=seen.channels, passes=self.passes)

@@ -218,6 +218,12 @@ def feeds(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [value for value in graph.input if value.name not in stored]
 
 
+def has_free_batch(model: Model) -> bool:
+    """Whether the first dimension of every input is symbolic, so that samples can be taken out of a feed."""
+    shapes = [value.type.tensor_type.shape.dim for value in feeds(model.proto.graph)]
+    return all(dims and dims[0].dim_value < 1 for dims in shapes)
+
+
 def _keep_their_shape(node: Node, inference: Inference) -> bool:
     """Whether what crosses into the bodies of a node and out of them has the shape that was taken for granted, in every run."""
     return all(inference.shapes.get(one) == inference.shapes.get(other) for one, other in crossings(node).same() if one and other)

@@ -26,6 +26,15 @@ HUE = 0.45
 SQUARE = 1 / 3
 """Share of leaves with corners."""
 
+CORNER = 2.0**0.5
+"""No point of a leaf is further from its middle, in radii."""
+
+CONTRAST = 0.25, 0.8
+"""Factors between which the contrast of pictures varies."""
+
+BRIGHTNESS = 0.4
+"""The middle of a picture lies no further from zero."""
+
 
 def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
     """So many pictures, float64 (count, channels, height, width), between -HALF_WIDTH and HALF_WIDTH."""
@@ -51,23 +60,31 @@ def _picture(shape: tuple[int, int, int], textures: Array, rng: np.random.Genera
     along = (rows - centre[0][top]) * np.cos(angle)[top] + (columns - centre[1][top]) * np.sin(angle)[top]
     texture = rng.integers(len(textures), size=LEAVES)[top]
     image = colour.T[:, top] + textures[texture, np.arange(channels)[:, None, None], rows, columns] + slope[top] * along
-    return np.asarray(np.clip(image, -HALF_WIDTH, HALF_WIDTH))
+    lit = np.clip(image, -HALF_WIDTH, HALF_WIDTH) * rng.uniform(*CONTRAST) + rng.uniform(-BRIGHTNESS, BRIGHTNESS)
+    return np.asarray(np.clip(lit, -HALF_WIDTH, HALF_WIDTH))
 
 
 def _stack(size: tuple[int, int], centre: Array, radius: Array, angle: Array, flat: Array, square: Array) -> Array:
-    """The number of the last leaf over each position, int64 (height, width)."""
+    """The number of the last leaf over each position, int64 (height, width); leaves of about one size are laid together."""
     top = np.zeros(size, np.int64)
-    rows, columns = np.ogrid[: size[0], : size[1]]
-    low = np.maximum((centre - HALF_WIDTH * radius).astype(int), 0)  # no corner of a leaf is further
-    high = np.maximum((centre + HALF_WIDTH * radius).astype(int) + 1, 0)
-    cos, sin = np.cos(angle), np.sin(angle)
-    for leaf in range(1, len(radius)):
-        box = (slice(low[0, leaf], high[0, leaf]), slice(low[1, leaf], high[1, leaf]))
-        down, right = rows[box[0]] - centre[0, leaf], columns[:, box[1]] - centre[1, leaf]
-        along = down * cos[leaf] + right * sin[leaf]
-        across = (right * cos[leaf] - down * sin[leaf]) / flat[leaf]
-        far = np.maximum(np.abs(along), np.abs(across)) if square[leaf] else np.sqrt(along**2 + across**2)
-        top[box][far < radius[leaf]] = leaf
+    cos, sin, whole = np.cos(angle), np.sin(angle), max(size)
+    reach = 2 ** (np.ceil(2 * np.log2(2 * CORNER * radius + 2)) / 2)
+    window = np.minimum(np.ceil(reach).astype(int), whole)
+    for side in np.unique(window[1:]):
+        leaves = 1 + np.flatnonzero(window[1:] == side)
+        corner = np.floor(centre[:, leaves] - side / 2).astype(int) * (side < whole)
+        rows, columns = corner[0][:, None, None] + np.arange(side)[:, None], corner[1][:, None, None] + np.arange(side)
+        cosine, sine, round_, flatness, half, middle = (
+            each[..., leaves][..., None, None] for each in (cos, sin, ~square, flat, radius, centre)
+        )
+        down, right = rows - middle[0], columns - middle[1]
+        along, across = down * cosine + right * sine, (right * cosine - down * sine) / flatness
+        far = np.where(round_, np.sqrt(along**2 + across**2), np.maximum(np.abs(along), np.abs(across)))
+        covered = (far < half) & (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+        leaf, row, column = np.nonzero(covered)
+        here = np.zeros(size, np.int64)
+        here[rows[leaf, row, 0], columns[leaf, 0, column]] = leaves[leaf]  # the last of those at one position stays
+        np.maximum(top, here, out=top)
     return top
 
 

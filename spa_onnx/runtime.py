@@ -29,6 +29,11 @@ EMBEDDED: Mapping[int, int] = {0: 2, 1: 4, 8: 3}
 """Inputs of EmbedLayerNormalization: ids of words, segments and positions -> the table that they index."""
 
 
+def feed_size(feed: Feed) -> int:
+    """Samples in a feed."""
+    return next((len(array) for array in feed.values() if array.ndim), 1)
+
+
 def session(proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model") -> ort.InferenceSession:
     """A session on the CPU. `optimise`: all of onnxruntime's fusions, or only the basic ones, which round alike.
 

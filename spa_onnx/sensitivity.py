@@ -17,11 +17,9 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array
 from spa_onnx.groups import Analysis, Group
 from spa_onnx.mask import mask
-from spa_onnx.model import Model
-from spa_onnx.model import feeds as given
+from spa_onnx.model import Model, has_free_batch
 from spa_onnx.repair import reconstruct
-from spa_onnx.runtime import Feed
-from spa_onnx.statistics import feed_size
+from spa_onnx.runtime import Feed, feed_size
 
 TRIAL = 0.25
 """Share of a group's channels that the trial cut takes."""
@@ -63,11 +61,10 @@ def sensitivities(
 
 def _first_samples(model: Model, feeds: Iterable[Feed], most: int) -> list[Feed]:
     """The first feeds that hold as many samples; the last one is shortened where the batch is symbolic."""
-    inputs = {value.name: value.type.tensor_type.shape.dim for value in given(model.proto.graph)}
-    free = {name for name, dims in inputs.items() if dims and dims[0].dim_value < 1}
+    free = has_free_batch(model)
     found: list[Feed] = []
     for feed in feeds:
-        found.append({name: array[:most] for name, array in feed.items()} if free.issuperset(feed) else feed)
+        found.append({name: array[:most] for name, array in feed.items()} if free else feed)
         most -= feed_size(feed)
         if most <= 0:
             break

@@ -23,8 +23,8 @@ from spa_onnx.mask import mask
 from spa_onnx.model import Model
 from spa_onnx.obs import DAMPING, SUPPORT, missed, steer
 from spa_onnx.repair import in_range, kept_columns
-from spa_onnx.runtime import Feed
-from spa_onnx.statistics import feed_size, finite, positions_of, sample_keys
+from spa_onnx.runtime import Feed, feed_size
+from spa_onnx.statistics import finite, positions_of, sample_keys
 from spa_onnx.unfold import columns
 from spa_onnx.walk import Walk
 

@@ -17,7 +17,7 @@ from spa_onnx.consumers import Consumer
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
 from spa_onnx.obs import SUPPORT
-from spa_onnx.runtime import Feed
+from spa_onnx.runtime import Feed, feed_size
 from spa_onnx.unfold import columns
 
 if TYPE_CHECKING:
@@ -257,11 +257,6 @@ def collect(model: Model, proto: onnx.ModelProto, found: Sequence[Consumer], fee
     """Only the moments of each consumer's input, by the index of its node, in one pass; arguments as in `observe`."""
     schedule = Schedule(sum(map(feed_size, feeds)), seed, [sorted({consumer.data for consumer in found})])
     return observe(model, proto, found, (), feeds, schedule).products
-
-
-def feed_size(feed: Feed) -> int:
-    """Samples in a feed."""
-    return next((len(array) for array in feed.values() if array.ndim), 1)
 
 
 @dataclass(frozen=True, slots=True)

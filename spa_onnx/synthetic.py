@@ -14,11 +14,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from spa_onnx.design import most_telling
 from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array
 from spa_onnx.model import Model, feeds
 from spa_onnx.pictures import HALF_WIDTH, pictures
-from spa_onnx.runtime import Feed, random_feed
+from spa_onnx.runtime import Feed, feed_size, random_feed
 from spa_onnx.sentences import speaker, spoken
 from spa_onnx.shapes import symbolic_dims
 from spa_onnx.tokens import token_values
@@ -40,28 +41,31 @@ class MadeUp:
     doubtful: bool
 
 
-def make_up(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> MadeUp:
+def make_up(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int, *, drawn: int = 0) -> MadeUp:
     """Samples, in batches where the batch is free: images as pictures, tokens as sentences of the model's own or drawn from their table.
 
     What pictures lack is made up for where the graph stores BatchNormalizations, whose statistics tell what real ones were like.
-    batch: samples of a feed where their number is free; as many as `dims` say where it is 0.
+    batch: samples of a feed where their number is free; as many as `dims` say where it is 0. drawn: of so many those are taken, if
+    it is more, that tell most; sentences are taken as they come.
     """
     talks = speaker(model)
     if talks is not None:
         try:
-            drawn = _drawn(model, talks.longer(dims), samples, batch, seed)
-            told = spoken(model, talks, drawn, seed)
+            begun = _drawn(model, talks.longer(dims), samples, batch, seed)
+            told = spoken(model, talks, begun, seed)
         except RefusedError:  # it wants sentences of another length
             told = None
         if told is not None:
             return MadeUp(told, doubtful=False)
-    return MadeUp(_drawn(model, dims, samples, batch, seed), doubtful=not has_stored_statistics(model))
+    made = _drawn(model, dims, max(samples, drawn), batch, seed)
+    count = max(-(-samples // feed_size(made[0])), 1)
+    return MadeUp(most_telling(model, made, count, seed) if len(made) > count else made, doubtful=not has_stored_statistics(model))
 
 
 def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:
     inputs = feeds(model.proto.graph)
     free = {name for name, counts, _ in symbolic_dims(inputs) if counts and batch}
-    size = batch if free else next((len(array) for array in random_feed(model, dims, 0).values() if array.ndim), 1)
+    size = batch if free else feed_size(random_feed(model, dims, 0))
     made = []
     for number in range(max(-(-samples // size), 1)):
         feed = random_feed(model, {**dims, **dict.fromkeys(free, size)}, seed=seed * 7919 + number)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(spa_onnx.__file__).parent
 FOUNDATION = {"errors", "facts", "node", "bodies", "arithmetic", "quantised", "fold", "foreign", "shapes", "model"}
 GROUPS = FOUNDATION | {"rules", "groups"}
-OBSERVED = {"consumers", "unfold", "obs", "statistics", "pictures", "sentences", "synthetic", "tokens"}
+OBSERVED = {"consumers", "unfold", "obs", "statistics", "pictures", "design", "sentences", "synthetic", "tokens"}
 WORK = (
     GROUPS
     | OBSERVED
@@ -67,8 +67,9 @@ ALLOWED: dict[str, set[str]] = {
     "statistics": FOUNDATION | {"blas", "consumers", "unfold", "runtime", "obs"},
     "tokens": FOUNDATION,
     "pictures": {"fold"},
+    "design": FOUNDATION | {"blas", "runtime"},
     "sentences": FOUNDATION | {"cost", "runtime", "tokens"},
-    "synthetic": FOUNDATION | {"runtime", "tokens", "pictures", "sentences"},
+    "synthetic": FOUNDATION | {"design", "runtime", "tokens", "pictures", "sentences"},
     "repair": FOUNDATION | {"groups", "cut", "consumers", "obs", "statistics"},
     "criteria": FOUNDATION | {"blas", "groups", "consumers", "obs", "statistics"},
     "calibration": FOUNDATION | OBSERVED | {"cost", "cut", "data", "repair", "runtime"},

@@ -16,7 +16,13 @@ def drawn():
 def test_range_and_variance(drawn):
     assert drawn.shape == (48, 3, 64, 48)
     assert np.abs(drawn).max() <= HALF_WIDTH
-    assert 0.8 < drawn.std() < 1.2
+    assert 0.4 < drawn.std() < 0.9
+
+
+def test_some_pictures_are_brighter_than_others_and_some_have_more_contrast(drawn):
+    brightness, contrast = drawn.mean(axis=(1, 2, 3)), drawn.std(axis=(1, 2, 3))
+    assert brightness.std() > 0.2
+    assert contrast.max() > 2 * contrast.min()
 
 
 def test_neighbours_and_channels_go_together(drawn):

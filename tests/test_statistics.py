@@ -250,7 +250,7 @@ def test_masks_are_ones_positions_are_counted_and_ids_fill_their_table():
 
 
 def test_bytes_use_their_range():
-    x = np.concatenate([feed["x"] for feed in make_up(MADE["bytes"][0], {"N": 1}, 16, 8, 0).feeds])
+    x = np.concatenate([feed["x"] for feed in make_up(MADE["bytes"][0], {"N": 1}, 64, 8, 0).feeds])
     assert x.min() < 20
     assert x.max() > 235
 

@@ -1,0 +1,71 @@
+"""Which samples tell most: of more than are needed those whose outputs span the most, a D-optimal design.
+
+Samples that a model takes for much the same say the same about its weights. They are chosen one after the other, each time the one whose
+outputs those before predict worst (Fedorov, Theory of optimal experiments, 1972).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_onnx.blas import Matrix, pivots, product
+from spa_onnx.fold import Array
+from spa_onnx.model import Model, has_free_batch
+from spa_onnx.runtime import Feed, run, session
+
+NOISE = 0.1
+"""Share of the variance of outputs by which samples may differ and still say the same."""
+
+ENTRIES = 1024
+"""Of larger outputs so many numbers are looked at, the same ones of each sample."""
+
+
+def most_telling(model: Model, drawn: Sequence[Feed], count: int, seed: int) -> list[Feed]:
+    """As many samples as `count` of the drawn feeds hold, in batches of their size and in the order in which they were drawn.
+
+    Where a batch has a fixed size whole feeds are chosen. seed: of the numbers that are looked at. Raises RefusedError where onnxruntime
+    does not run the model on the feeds.
+    """
+    sizes = {len(array) if array.ndim else 1 for feed in drawn for array in feed.values()}
+    rows = sizes.pop() if has_free_batch(model) and len(sizes) == 1 else 1
+    opened = session(model.proto, optimise=True)
+    outputs = _outputs([run(opened, feed) for feed in drawn], rows, np.random.default_rng(seed))
+    chosen = np.sort(spanning(outputs, count * rows))
+    if rows == 1:
+        return [drawn[number] for number in chosen]
+    joined = {name: np.concatenate([feed[name] for feed in drawn])[chosen] for name in drawn[0]}
+    return [{name: array[first : first + rows] for name, array in joined.items()} for first in range(0, count * rows, rows)]
+
+
+def spanning(outputs: Matrix, count: int) -> NDArray[np.int64]:
+    """The rows that leave least of the others unpredicted, the most telling first: int64 (count,).
+
+    outputs: float64 (samples, entries), about their means. Each row has the largest variance that those before leave: the pivots of the
+    Cholesky factorisation of what rows have in common, plus NOISE.
+    """
+    common = product(outputs, outputs.T)
+    return pivots(common + NOISE * np.mean(np.diag(common)) * np.eye(len(common)))[:count]
+
+
+def _outputs(runs: Sequence[Sequence[Array]], rows: int, rng: np.random.Generator) -> Matrix:
+    """What the model makes of every sample, all outputs of one weight: float64 (samples, entries)."""
+    return np.concatenate([np.zeros((len(runs) * rows, 0)), *_parts(runs, rows, rng)], axis=1)
+
+
+def _parts(runs: Sequence[Sequence[Array]], rows: int, rng: np.random.Generator) -> Iterator[Matrix]:
+    """Each output that has as many numbers for every sample, about their means, of variance one in sum; zero where one is not finite."""
+    for found in zip(*runs, strict=True):
+        shape = found[0].shape
+        if any(part.shape != shape for part in found) or found[0].dtype.kind not in "fiu" or (rows > 1 and shape[:1] != (rows,)):
+            continue
+        looked = rng.permutation(found[0].size // rows)[:ENTRIES]
+        values = np.concatenate([part.reshape(rows, -1)[:, looked] for part in found]).astype(np.float64)
+        usable = np.isfinite(values).all(axis=1)
+        if usable.any():
+            values -= values[usable].mean(axis=0)
+            values[~usable] = 0.0
+            energy = np.square(values).sum() / len(values)
+            yield values / np.sqrt(energy) if energy > 0 else values
