@@ -259,7 +259,7 @@ def refresh_value_info(proto: onnx.ModelProto, opened: Opened = NOTHING) -> None
     """Replace recorded shapes by freshly inferred ones: stale ones pass the checker and break the model.
 
     Entries keep their documentation and metadata; tensors that had none get none, and those that are gone lose theirs. opened: nodes
-    whose branches or bodies may have changed as well.
+    whose branches or bodies may have changed as well; what enters and leaves these keeps its rank, which onnxruntime wants of a Scan.
     """
     main, *inner = looked_into(proto.graph, opened)
     if not main.value_info and not inner:
@@ -272,11 +272,21 @@ def refresh_value_info(proto: onnx.ModelProto, opened: Opened = NOTHING) -> None
     for graph in (main, *inner):
         alive = {name for node in graph.node for name in node.output}
         kept = [value for value in graph.value_info if value.name in alive]
-        for value in (*kept, *((*graph.input, *graph.output) if graph is not main else ())):
-            if value.name in inferred:
-                value.type.CopyFrom(inferred[value.name])
-            elif value.type.HasField("tensor_type"):
-                value.type.tensor_type.ClearField("shape")
+        for value in kept:
+            _renew(value.type, inferred.get(value.name), ranked=False)
+        for value in (*graph.input, *graph.output) if graph is not main else ():
+            _renew(value.type, inferred.get(value.name), ranked=True)
         kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
         del graph.value_info[:]
         graph.value_info.extend(kept)
+
+
+def _renew(stored: onnx.TypeProto, fresh: onnx.TypeProto | None, *, ranked: bool) -> None:
+    """Put the inferred type in the place of a stored one. Where it has no shape that is forgotten, or all of it but its rank."""
+    if fresh is not None and (fresh.tensor_type.HasField("shape") or not ranked):
+        stored.CopyFrom(fresh)
+    elif ranked:
+        for dim in stored.tensor_type.shape.dim:
+            dim.ClearField("dim_value")
+    elif stored.HasField("tensor_type"):
+        stored.tensor_type.ClearField("shape")

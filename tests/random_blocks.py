@@ -299,13 +299,32 @@ def loop(net: Net, x: str, size: int, kind: int) -> list[str]:
     return [net.op("Loop", [net.constant(np.asarray(2, np.int64)), net.constant(np.asarray(True)), x], shape, body=graph)]
 
 
+def scan(net: Net, x: str, size: int, kind: int) -> list[str]:
+    """A Scan through the rows of an image, with a state that starts as the sum over them."""
+    batch, channels, _, width = shape = net.shapes[x]
+    strip = (batch, channels, width)
+    body = Body(net, "body")
+    state, row = (body.mark + name for name in ("state", "row"))
+    body.shapes |= {state: strip, row: strip}
+    if kind % 2:
+        inner = body.op("MatMul", [body.weight(CHANNELS[size % 4], channels), row], (batch, CHANNELS[size % 4], width))
+        made = body.op("MatMul", [body.weight(channels, CHANNELS[size % 4]), body.op("Tanh", [inner], body.shapes[inner])], strip)
+    else:
+        made = body.op("Neg", [row], strip)
+    after = body.op("Tanh", [body.op("Add", [state, made], strip)], strip)
+    graph = body.graph([body.value(name, strip) for name in (state, row)], body.op("Sigmoid", [after], strip), body.value(after, strip))
+    start = net.op("ReduceSum", [x, net.numbers(2)], strip, keepdims=0)
+    along = {"num_scan_inputs": 1, "scan_input_axes": [2], "scan_output_axes": [2], "scan_input_directions": [kind % 4 // 2]}
+    return net.ops("Scan", [start, x], [strip, shape], body=graph, **along)[1:]
+
+
 Block = Callable[[Net, str, int, int], list[str]]
 
 IMAGE_BLOCKS: dict[str, Block] = {
     f.__name__: f
     for f in (
         *(conv, grouped, depthwise, transposed, batch_norm, instance_norm, activation, residual, concat, split, slice_, gather),
-        *(shuffle, pool, pad, resize, squeeze_excite, reduce, depth_to_space, scale, across, where, tile, expand, attend, branch),
+        *(shuffle, pool, pad, resize, squeeze_excite, reduce, depth_to_space, scale, across, where, tile, expand, attend, branch, scan),
     )
 }
 FEATURE_BLOCKS: dict[str, Block] = {

@@ -117,6 +117,25 @@ NESTS = {
         "{ g = Add(e, f) h = Mul(g, ws) }>(start, p)",
         {"ws": (8,)},
         {"start": (8,)},
+        free=("w1[1]", "w2[1]", "w3[1]"),
+    ),
+    "scan_private": Nest(
+        "last, q = Scan<num_scan_inputs = 1, body = b (float[8] e, float[8] f) => (float[8] g, float[8] h) "
+        "{ j = MatMul(f, wb) k = Relu(j) g = MatMul(k, wc) h = Add(g, e) }>(start, p)",
+        {"wb": (8, 6), "wc": (6, 8)},
+        {"start": (8,)},
+        free=("w1[1]", "w2[1]", "wb[1]", "wc[1]", "w3[1]"),
+    ),
+    "scan_backwards_over_an_axis_of_channels": Nest(
+        "last, q = Scan<num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1], scan_input_directions = [1], "
+        "body = b (float[2] e, float[2] f) => (float[2] g, float[2] h) { g = Add(e, f) h = Tanh(g) }>(start, p)",
+        outer={"start": (2,)},
+        why="Scan needs all of it",
+    ),
+    "scan_of_an_axis_from_the_end": Nest(
+        "last, q = Scan<num_scan_inputs = 1, scan_input_axes = [-2], "
+        "body = b (float[8] e, float[8] f) => (float[8] g, float[8] h) { g = Add(e, f) h = Tanh(g) }>(start, p)",
+        outer={"start": (8,)},
         why="enters or leaves a branch or body of Scan",
     ),
     "sequence_map": Nest(
@@ -186,7 +205,7 @@ def test_weights_of_a_nested_graph_are_counted_and_listed_with_their_reason(name
     assert kept > inner
 
 
-@pytest.mark.parametrize("name", [name for name, nest in NESTS.items() if "if" in name or "loop" in name])
+@pytest.mark.parametrize("name", [name for name, nest in NESTS.items() if name.startswith(("if", "loop", "scan"))])
 @pytest.mark.parametrize("seed", range(4))
 def test_branches_and_bodies_obey_the_law(name, seed):
     """With the condition as it is: which branch that is depends on the net."""

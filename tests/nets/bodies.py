@@ -19,6 +19,16 @@ def _loop(body: str, state: str = "a") -> str:
     )
 
 
+def _scan(body: str, first: str, state: str = "float[2,8,6]") -> str:
+    """Rows, one after the other, with what is made of those before as the state."""
+    return (
+        f"{first} last, z = Scan<num_scan_inputs=1, scan_input_axes=[2], scan_output_axes=[2], "
+        f"body = row ({state} e, float[2,8,6] f) => ({state} g, float[2,8,6] h) {{ {body} }}>(s, a)"
+    )
+
+
+_MIDDLE = "s = ReduceMax<axes=[2], keepdims=0>(a)"
+
 NETS: dict[str, Build] = {
     "branches": image(_branches("t = Relu(a)", "u = Neg(a)"), _YES),
     "branch_that_returns_what_is_outside": image(_branches("t = Conv(a, w2)", "u = Identity(a)"), f"{_YES}, float[8,8,1,1] w2"),
@@ -40,4 +50,11 @@ NETS: dict[str, Build] = {
         _loop("k = Conv(e, w2) m = Relu(k) g = Conv(m, w3) f = Add(g, a)"), f"{_TWICE}, float[6,8,1,1] w2, float[8,6,1,1] w3"
     ),
     "loop_from_a_constant": image(_loop("f = Add(e, a)", "start"), f"{_TWICE}, float[2,8,6,6] start"),
+    "scan": image(_scan("g = Add(e, f) h = Tanh(g)", _MIDDLE)),
+    "scan_backwards": image(_scan("g = Mul(e, f) h = Neg(e)", _MIDDLE).replace("body", "scan_input_directions=[1], body"), ""),
+    "scan_rows_alone": image(_scan("g = Neg(e) h = Tanh(f)", "s = Neg(start)", "float[2,6]"), "float[2,6] start"),
+    "scan_of_its_own_channels": image(
+        _scan("k = MatMul(w2, f) m = Relu(k) n = MatMul(w3, m) g = Add(n, e) h = Tanh(g)", _MIDDLE), "float[6,8] w2, float[8,6] w3"
+    ),
+    "scan_with_a_constant_state": image(_scan("g = Add(e, f) h = Sigmoid(e)", "s = Neg(start)"), "float[2,8,6] start"),
 }
