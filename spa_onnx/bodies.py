@@ -101,15 +101,15 @@ def _scanned(inputs: Sequence[str], outputs: Sequence[str], bodies: Sequence[Bod
     """https://onnx.ai/onnx/operators/onnx__Scan.html: a run for each strip of what is scanned turns states into states, and adds strips.
 
     Scan: (states, scanned) -> (states, stacked). Body: (states, strips) -> (states, strips). Raises ValueError for axes counted from the
-    end, and for the operator's first version, which scans batches.
+    end, and for the first version of the operator, which scans batches.
     """
     (body,) = bodies
-    states = len(inputs) - attributes["num_scan_inputs"]
+    states = len(inputs) - attributes.get("num_scan_inputs", 0)
     start, scanned, end, stacked = inputs[:states], inputs[states:], body.outputs[:states], body.outputs[states:]
     along = attributes.get("scan_input_axes") or [0] * len(scanned)
     across = attributes.get("scan_output_axes") or [0] * len(stacked)
-    if min(*along, *across, 0) < 0:
-        raise ValueError("an axis is counted from the end")
+    if not scanned or any(axis < 0 for axis in (*along, *across)):
+        raise ValueError("nothing is scanned, or an axis is counted from the end")
     return Crossings(
         entering=tuple(zip(start, body.inputs[:states], strict=True)),
         leaving=tuple(zip(end, outputs[:states], strict=True)),

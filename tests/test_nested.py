@@ -132,6 +132,11 @@ NESTS = {
         outer={"start": (2,)},
         why="Scan needs all of it",
     ),
+    "scan_that_stacks_nothing": Nest(
+        "last = Scan<num_scan_inputs = 1, body = b (float[8] e, float[8] f) => (float[8] g) { g = Add(e, f) }>(start, p) q = Add(p, last)",
+        outer={"start": (8,)},
+        free=("w1[1]", "w2[1]", "w3[1]"),
+    ),
     "scan_of_an_axis_from_the_end": Nest(
         "last, q = Scan<num_scan_inputs = 1, scan_input_axes = [-2], "
         "body = b (float[8] e, float[8] f) => (float[8] g, float[8] h) { g = Add(e, f) h = Tanh(g) }>(start, p)",
