@@ -43,7 +43,10 @@ WORK = 500 * 10**9
 FEWEST_MADE_UP = 16
 
 DRAWN = 4
-"""So many times as many samples are made up as are asked for, where WORK and memory allow it, and those are taken that tell most."""
+"""So many times as many samples are made up as are asked for, where that costs little, and those are taken that tell most."""
+
+MOST_DRAWN = 8 * 10**8
+"""Bytes that these may take together, as float32, beside what WORK and --memory allow: large pictures take long to make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ def calibrate(
     collection = _Collection(model, found, names, tuple(_passes(model, sizes, room // batch)), seed)
     affordable = WORK // max(macs(model), 1)
     wanted = min(count, max(affordable, FEWEST_MADE_UP))
-    held = room // max(sum(sample_bytes(model, name) for name in model.inputs), 1)
+    held = min(room, MOST_DRAWN) // max(sum(sample_bytes(model, name) for name in model.inputs), 1)
     known = _made_up(collection, dims, wanted, min(batch, wanted), min(DRAWN * wanted, affordable, held))
     return replace(known, in_order=wanted == count)
 

@@ -6,7 +6,7 @@ outputs those before predict worst (Fedorov, Theory of optimal experiments, 1972
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,8 @@ def most_telling(model: Model, drawn: Sequence[Feed], count: int, seed: int) -> 
     sizes = {len(array) if array.ndim else 1 for feed in drawn for array in feed.values()}
     rows = sizes.pop() if has_free_batch(model) and len(sizes) == 1 else 1
     opened = session(model.proto, optimise=True)
-    outputs = _outputs([run(opened, feed) for feed in drawn], rows, np.random.default_rng(seed))
-    chosen = np.sort(spanning(outputs, count * rows))
+    seen = [[_some(output, rows, seed) for output in run(opened, feed)] for feed in drawn]
+    chosen = np.sort(spanning(_joined(seen, rows), count * rows))
     if rows == 1:
         return [drawn[number] for number in chosen]
     joined = {name: np.concatenate([feed[name] for feed in drawn])[chosen] for name in drawn[0]}
@@ -50,22 +50,26 @@ def spanning(outputs: Matrix, count: int) -> NDArray[np.int64]:
     return pivots(common + NOISE * np.mean(np.diag(common)) * np.eye(len(common)))[:count]
 
 
-def _outputs(runs: Sequence[Sequence[Array]], rows: int, rng: np.random.Generator) -> Matrix:
+def _some(output: Array, rows: int, seed: int) -> Matrix:
+    """Some numbers of every sample, always the same ones, (rows, entries); none where an output is not one of samples."""
+    if not output.size or output.dtype.kind not in "fiu" or (rows > 1 and output.shape[:1] != (rows,)):
+        return np.zeros((rows, 0))
+    values = output.reshape(rows, -1)
+    some = np.random.default_rng(seed).integers(values.shape[1], size=ENTRIES) if values.shape[1] > ENTRIES else slice(None)
+    return values[:, some].astype(np.float64)
+
+
+def _joined(seen: Sequence[Sequence[Matrix]], rows: int) -> Matrix:
     """What the model makes of every sample, all outputs of one weight: float64 (samples, entries)."""
-    return np.concatenate([np.zeros((len(runs) * rows, 0)), *_parts(runs, rows, rng)], axis=1)
+    outputs = (np.concatenate(parts) for parts in zip(*seen, strict=True) if len({part.shape for part in parts}) == 1)
+    return np.concatenate([np.zeros((len(seen) * rows, 0)), *map(_scaled, outputs)], axis=1)
 
 
-def _parts(runs: Sequence[Sequence[Array]], rows: int, rng: np.random.Generator) -> Iterator[Matrix]:
-    """Each output that has as many numbers for every sample, about their means, of variance one in sum; zero where one is not finite."""
-    for found in zip(*runs, strict=True):
-        shape = found[0].shape
-        if any(part.shape != shape for part in found) or found[0].dtype.kind not in "fiu" or (rows > 1 and shape[:1] != (rows,)):
-            continue
-        looked = rng.permutation(found[0].size // rows)[:ENTRIES]
-        values = np.concatenate([part.reshape(rows, -1)[:, looked] for part in found]).astype(np.float64)
-        usable = np.isfinite(values).all(axis=1)
-        if usable.any():
-            values -= values[usable].mean(axis=0)
-            values[~usable] = 0.0
-            energy = np.square(values).sum() / len(values)
-            yield values / np.sqrt(energy) if energy > 0 else values
+def _scaled(values: Matrix) -> Matrix:
+    """The columns about their means, of variance one in sum; rows that are not finite are zero, and so say nothing."""
+    usable = np.isfinite(values).all(axis=1)
+    centred = np.zeros_like(values)
+    if usable.any():
+        centred[usable] = values[usable] - values[usable].mean(axis=0)
+    energy = np.square(centred).sum() / len(values)
+    return centred / np.sqrt(energy) if energy > 0 else centred

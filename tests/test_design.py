@@ -94,6 +94,16 @@ def test_outputs_that_do_not_tell_samples_apart_leave_as_many():
     assert [len(feed["x"]) for feed in most_telling(APART, drawn(5), 2, 0)] == [5, 5]
 
 
+def test_of_large_outputs_the_same_numbers_of_each_sample_are_looked_at():
+    """Samples that are equal stay so, and what is held does not grow with the outputs."""
+    wide = Model.of(net("float[N,3] x", "float[3,5000] w", "y = MatMul(x, w)", "float[N,5000] y")())
+    feeds = [{"x": np.ones((4, 3), np.float32)} for _ in range(2)]
+    feeds[0]["x"][2] = 3.0
+    feeds[1]["x"][1, 0] = -2.0
+    kept = np.concatenate([feed["x"] for feed in most_telling(wide, feeds, 1, 0)])
+    assert {tuple(row) for row in kept} == {(1, 1, 1), (3, 3, 3), (-2, 1, 1)}
+
+
 def test_a_model_that_does_not_run_is_an_error():
     with pytest.raises(RefusedError, match="onnxruntime cannot run"):
         most_telling(LINEAR, [{"x": np.zeros((2, 5), np.float32)}], 1, 0)
