@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import TYPE_CHECKING
 
 import onnx
@@ -17,20 +16,15 @@ from spa_onnx.data import Samples
 from spa_onnx.errors import RefusedError
 from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
-from spa_onnx.model import Model
+from spa_onnx.memory import MEMORY, passes, room, sample_bytes, widest_cut
+from spa_onnx.model import Model, has_free_batch
 from spa_onnx.repair import correct_normalisation, normalisations
 from spa_onnx.runtime import Feed, feed_size
-from spa_onnx.statistics import ChannelMoments, Moments, Schedule, channel_moments, inputs_of, observe
+from spa_onnx.statistics import ChannelMoments, Moments, Schedule, channel_moments, observe
 from spa_onnx.synthetic import MadeUp, has_stored_statistics, make_up, with_batch_statistics
 
 if TYPE_CHECKING:
     import onnxruntime as ort
-
-MEMORY = 25 * 10**8
-"""Bytes that collecting may take if nothing is said."""
-
-COPIES = 4
-"""A matrix takes up to so many times its size while it is worked on."""
 
 LARGEST_BATCH = 64
 
@@ -41,6 +35,12 @@ WORK = 500 * 10**9
 """Multiply-accumulates that made-up samples may cost together: of large models and inputs fewer are made, but FEWEST_MADE_UP."""
 
 FEWEST_MADE_UP = 16
+
+WALKS = 2
+"""Models that run side by side while one is repaired in the order of the graph: the dense one and it."""
+
+FEWEST_IN_ORDER = 32
+"""Of fewer samples, if more were looked at, repair in the order of the graph would know too little."""
 
 DRAWN = 4
 """So many times as many samples are made up as are asked for, where that costs little, and those are taken that tell most."""
@@ -53,10 +53,11 @@ MOST_DRAWN = 8 * 10**8
 class Calibration:
     """statistics: index of a consumer's node -> moments of its input. made_up: whether the samples are, with batch statistics.
 
-    feeds: the samples, in batches. samples: how many. doubtful: whether they are made up and inner layers may be stirred otherwise than
-    by real ones. normalised: inputs of BatchNormalizations -> moments of their channels, for made-up samples. passes: which tensors are
-    captured together. in_order: whether what the samples do in the whole graph is held, to repair it in its order: not for large models,
-    of which fewer samples are made up than were asked for.
+    consumers: those whose inputs were looked at. feeds: the samples, in batches. samples: how many. doubtful: whether they are made up
+    and inner layers may be stirred otherwise than by real ones. normalised: inputs of BatchNormalizations -> moments of their channels,
+    for made-up samples. passes: which tensors are captured together. in_order: samples of which all that they do in the graph is held,
+    to repair it in its order: as many as memory has room for; none where these are but few, or the model is so large that fewer are made
+    up than were asked for.
     """
 
     model: Model
@@ -68,11 +69,25 @@ class Calibration:
     doubtful: bool = False
     normalised: Mapping[str, ChannelMoments] = field(default_factory=dict)
     passes: Sequence[Sequence[str]] = ()
-    in_order: bool = True
+    in_order: int = 0
 
     def describe(self) -> str:
         """How many samples of which kind, for people."""
-        return f"{self.samples} {'made-up' if self.made_up else 'given'} samples"
+        some = f", {self.in_order} of them in the order of the graph" if 0 < self.in_order < self.samples else ""
+        return f"{self.samples} {'made-up' if self.made_up else 'given'} samples{some}"
+
+    def first(self, most: int) -> list[Feed]:
+        """The first feeds that hold as many samples; the last one is shortened where the batch is symbolic."""
+        if most >= self.samples:
+            return list(self.feeds)
+        free = has_free_batch(self.model)
+        found: list[Feed] = []
+        for feed in self.feeds:
+            if most <= 0:
+                break
+            found.append({name: array[:most] for name, array in feed.items()} if free else feed)
+            most -= feed_size(feed)
+        return found
 
     def run(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """The graph to collect from: with batch statistics where samples are made up and the graph stores statistics."""
@@ -107,19 +122,26 @@ def calibrate(
     found = tuple(consumer for consumer in consumers(model) if of is None or consumer.axis in of)
     names = {node.inputs[0] for node in normalisations(model)} if samples is None else set()
     sizes = {name: sample_bytes(model, name) for name in {*names, *(consumer.data for consumer in found)}}
-    room = _room(model, found, memory)
-    most = room // max(sizes.values(), default=1)
-    batch = max(1, min(LARGEST_BATCH, max(room // max(sum(sizes.values()), 1), SMALLEST_BATCH), most))
+    free = room(model, found, memory)
+    most = free // max(sizes.values(), default=1)
+    batch = max(1, min(LARGEST_BATCH, max(free // max(sum(sizes.values()), 1), SMALLEST_BATCH), most))
+    walked = free // max(WALKS * widest_cut(model), 1)
     if samples is not None:
         chosen = samples.head(count, batch)
-        collection = _Collection(model, found, names, tuple(_passes(model, sizes, room // chosen.batch)), seed)
-        return collection.over(chosen.feeds(), len(chosen))
-    collection = _Collection(model, found, names, tuple(_passes(model, sizes, room // batch)), seed)
+        collection = _Collection(model, found, names, tuple(passes(model, sizes, free // chosen.batch)), seed)
+        known = collection.over(chosen.feeds(), len(chosen))
+        return replace(known, in_order=_in_order(known.samples, walked))
+    collection = _Collection(model, found, names, tuple(passes(model, sizes, free // batch)), seed)
     affordable = WORK // max(macs(model), 1)
     wanted = min(count, max(affordable, FEWEST_MADE_UP))
-    held = min(room, MOST_DRAWN) // max(sum(sample_bytes(model, name) for name in model.inputs), 1)
+    held = min(free, MOST_DRAWN) // max(sum(sample_bytes(model, name) for name in model.inputs), 1)
     known = _made_up(collection, dims, wanted, min(batch, wanted), min(DRAWN * wanted, affordable, held))
-    return replace(known, in_order=wanted == count)
+    return replace(known, in_order=_in_order(known.samples, walked) if wanted == count else 0)
+
+
+def _in_order(samples: int, most: int) -> int:
+    """How many samples to repair with in the order of the graph, where memory has room for so many at most."""
+    return min(samples, most) if most >= min(samples, FEWEST_IN_ORDER) else 0
 
 
 def _made_up(collection: _Collection, dims: Mapping[str, int], samples: int, batch: int, drawn: int) -> Calibration:
@@ -165,38 +187,3 @@ def _runs(opened: ort.InferenceSession, feed: Feed) -> bool:
     except RefusedError:
         return False
     return True
-
-
-def sample_bytes(model: Model, name: str) -> int:
-    """What one sample of a tensor takes, as float32."""
-    return 4 * abs(prod(model.shape(name) or ())) // max(dims_batch(model), 1)
-
-
-def _room(model: Model, found: Sequence[Consumer], memory: int) -> int:
-    """What is left for tensors beside the matrices that are collected and those that are made of the largest of them."""
-    sizes = [8 * inputs_of(consumer, model) ** 2 for consumer in found]
-    held = sum(size * consumer.blocks for size, consumer in zip(sizes, found, strict=True)) + COPIES * max(sizes, default=0)
-    if held > memory:
-        raise RefusedError(
-            f"the statistics of {len(found)} products take {held / 1e9:.2f} GB, and --memory is {memory / 1e9:.2f} GB; allow more, "
-            "--exclude the widest layers, or use a --criterion on weights"
-        )
-    return max(memory - held, memory // 8)
-
-
-def _passes(model: Model, sizes: Mapping[str, int], room: int) -> Iterator[tuple[str, ...]]:
-    """Tensors that fit together, in the order of the graph. room: bytes per sample."""
-    order = {name: number for number, name in enumerate((*model.inputs, *(o for node in model.nodes for o in node.outputs)))}
-    names: list[str] = []
-    for name in sorted(sizes, key=lambda tensor: order.get(tensor, -1)):
-        if names and sum(sizes[other] for other in (*names, name)) > room:
-            yield tuple(names)
-            names = []
-        names.append(name)
-    if names:
-        yield tuple(names)
-
-
-def dims_batch(model: Model) -> int:
-    """The size that stands for the batch in the shapes at hand."""
-    return (model.shape(model.inputs[0]) or (1,))[0] if model.inputs and model.shape(model.inputs[0]) else 1

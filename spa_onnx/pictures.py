@@ -68,19 +68,19 @@ def _stack(size: tuple[int, int], centre: Array, radius: Array, angle: Array, fl
     """The number of the last leaf over each position, int64 (height, width); leaves of about one size are laid together."""
     top = np.zeros(size, np.int64)
     cos, sin, whole = np.cos(angle), np.sin(angle), max(size)
-    reach = 2 ** (np.ceil(2 * np.log2(2 * CORNER * radius + 2)) / 2)
-    window = np.minimum(np.ceil(reach).astype(int), whole)
+    diameter = 2 ** (np.ceil(2 * np.log2(2 * CORNER * radius + 2)) / 2)
+    window = np.minimum(np.ceil(diameter).astype(int), whole)
     for side in np.unique(window[1:]):
         leaves = 1 + np.flatnonzero(window[1:] == side)
         corner = np.floor(centre[:, leaves] - side / 2).astype(int) * (side < whole)
         rows, columns = corner[0][:, None, None] + np.arange(side)[:, None], corner[1][:, None, None] + np.arange(side)
-        cosine, sine, round_, flatness, half, middle = (
-            each[..., leaves][..., None, None] for each in (cos, sin, ~square, flat, radius, centre)
+        cosine, sine, edged, flatness, reach, middle = (
+            each[..., leaves][..., None, None] for each in (cos, sin, square, flat, radius, centre)
         )
         down, right = rows - middle[0], columns - middle[1]
         along, across = down * cosine + right * sine, (right * cosine - down * sine) / flatness
-        far = np.where(round_, np.sqrt(along**2 + across**2), np.maximum(np.abs(along), np.abs(across)))
-        covered = (far < half) & (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+        far = np.where(edged, np.maximum(np.abs(along), np.abs(across)), np.sqrt(along**2 + across**2))
+        covered = (far < reach) & (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
         leaf, row, column = np.nonzero(covered)
         here = np.zeros(size, np.int64)
         here[rows[leaf, row, 0], columns[leaf, 0, column]] = leaves[leaf]  # the last of those at one position stays

@@ -13,7 +13,7 @@ import onnx
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.analysis.demands import excluded
-from spa_onnx.calibration import MEMORY, Calibration, calibrate
+from spa_onnx.calibration import Calibration, calibrate
 from spa_onnx.choice import choose, nothing
 from spa_onnx.cost import UNITS, macs
 from spa_onnx.data import Samples, read_samples
@@ -22,6 +22,7 @@ from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.files import check_model, read_model
 from spa_onnx.fold import Array
 from spa_onnx.groups import Analysis
+from spa_onnx.memory import MEMORY
 from spa_onnx.model import Model, feeds, parameters
 from spa_onnx.plan import Plan, check_plan, sha256
 from spa_onnx.preprocess import parse

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from spa_onnx.calibration import Calibration
-from spa_onnx.consumers import Consumer
+from spa_onnx.consumers import Consumer, consumers
 from spa_onnx.cut import Removal
 from spa_onnx.fold import Array
 from spa_onnx.repair import reconstruct
@@ -21,9 +21,9 @@ def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[s
     refits = settings.repair == "obs"
     values = reconstruct(known.model, known.consumers, known.statistics, removal, refits=refits)
     if refits and known.in_order:
-        free = [consumer for consumer in known.consumers if not _is_excluded(consumer, settings)]
-        closely = not known.made_up  # what made-up samples do in detail is not worth the time
-        values = reconstruct_in_order(known.model, free, known.feeds, removal, values, settings.seed, graph=known.run, closely=closely)
+        free = [consumer for consumer in consumers(known.model) if not _is_excluded(consumer, settings)]
+        feeds, closely = known.first(known.in_order), not known.made_up  # what made-up samples do in detail is not worth the time
+        values = reconstruct_in_order(known.model, free, feeds, removal, values, settings.seed, graph=known.run, closely=closely)
     return values
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -17,9 +17,9 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array
 from spa_onnx.groups import Analysis, Group
 from spa_onnx.mask import mask
-from spa_onnx.model import Model, has_free_batch
+from spa_onnx.model import Model
 from spa_onnx.repair import reconstruct
-from spa_onnx.runtime import Feed, feed_size
+from spa_onnx.runtime import Feed
 
 TRIAL = 0.25
 """Share of a group's channels that the trial cut takes."""
@@ -48,7 +48,7 @@ def sensitivities(
     """
     samples = max(FEWEST_PER_TRIAL, PASSES * known.samples // max(len(groups), 1))
     try:
-        bench = _Bench(analysis, groups, known, _first_samples(analysis.model, known.feeds, samples))
+        bench = _Bench(analysis, groups, known, known.first(samples))
         found = np.asarray([bench.sensitivity(group, scores[group.name]) for group in groups])
     except RefusedError:  # some kernels want constants for weights: layer-wise losses still say which channels go
         return np.ones(len(groups))
@@ -57,18 +57,6 @@ def sensitivities(
         return np.ones(len(groups))
     middle = float(np.median(found[usable]))
     return np.clip(np.where(usable, found, middle) / middle, 1.0 if known.doubtful else 1 / SPREAD, SPREAD)
-
-
-def _first_samples(model: Model, feeds: Iterable[Feed], most: int) -> list[Feed]:
-    """The first feeds that hold as many samples; the last one is shortened where the batch is symbolic."""
-    free = has_free_batch(model)
-    found: list[Feed] = []
-    for feed in feeds:
-        found.append({name: array[:most] for name, array in feed.items()} if free else feed)
-        most -= feed_size(feed)
-        if most <= 0:
-            break
-    return found
 
 
 class _Bench:

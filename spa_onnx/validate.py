@@ -52,7 +52,7 @@ IN_DOUBLE = 1e-7
 """Largest difference over largest output in float64, where models that part in float32 are compared again."""
 
 
-Run: TypeAlias = tuple[Feed, list[Array]]
+_Run: TypeAlias = tuple[Feed, list[Array]]
 """Inputs, and what the pruned model makes of them."""
 
 
@@ -94,7 +94,7 @@ def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, rep
     return Verdict(gap, seeds, (*notes, *told))
 
 
-def _runs(model: Model, pruned: ort.InferenceSession, fed: Iterable[Feed]) -> Iterator[Run]:
+def _runs(model: Model, pruned: ort.InferenceSession, fed: Iterable[Feed]) -> Iterator[_Run]:
     """Those feeds on which the original runs. Raises ValidationError where the pruned model does not run on one of them."""
     for feed in fed:
         found = _outputs_of(model, pruned, feed)
@@ -134,7 +134,7 @@ def _compare_branch(model: Model, rewritten: Rewritten, masked: onnx.ModelProto,
         gap, alike = twins.gap(decided, runtime.run(runtime.session(twins.pruned), decided))
     except RefusedError as error:
         raise ValidationError(f"the pruned model does not run where every If takes its {name} branch: {error}") from error
-    if alike is Alike.NO:
+    if alike is _Alike.NO:
         raise ValidationError(f"pruned != masked where every If takes its {name} branch (relative {gap:.3g}); please report it")
     return gap
 
@@ -224,7 +224,7 @@ def _worst(want: list[Array], got: list[Array]) -> tuple[float, float]:
     return worst, excess
 
 
-def _reference(model: Model, removal: Removal, tried: Sequence[Run]) -> onnx.ModelProto:
+def _reference(model: Model, removal: Removal, tried: Sequence[_Run]) -> onnx.ModelProto:
     """The masked model; where its zeros are outside the domain of what follows (Log, Div), one in which only the readers are masked.
 
     Products that sum over removed channels then meet finite numbers with weights of zero. Raises ValidationError where neither runs.
@@ -253,7 +253,7 @@ def _finite(outputs: Sequence[Array]) -> bool:
     return all(np.isfinite(array).all() for array in outputs if array.dtype.kind == "f")
 
 
-class Alike(Enum):
+class _Alike(Enum):
     """How far the masked and the pruned model agree: within the tolerance or the noise, in float64 alone, or not."""
 
     YES = auto()
@@ -274,15 +274,15 @@ class _Twins:
         """The masked model in onnxruntime."""
         return runtime.session(self.masked)
 
-    def gap(self, feed: Feed, got: list[Array]) -> tuple[float, Alike]:
+    def gap(self, feed: Feed, got: list[Array]) -> tuple[float, _Alike]:
         """(largest difference, what it means) of what the pruned model makes of a feed."""
         want = runtime.run(self.reference, feed)
         gap, excess = _worst(want, got)
         if excess > 1 and self.quantised:
             gap, excess = min((gap, excess), self._in_integers(feed), key=lambda found: found[1])
         if not excess > 1 or excess <= NOISE * _noise(self.reference, feed, want):
-            return gap, Alike.YES
-        return gap, Alike.IN_DOUBLE if self._same_in_double(feed) else Alike.NO
+            return gap, _Alike.YES
+        return gap, _Alike.IN_DOUBLE if self._same_in_double(feed) else _Alike.NO
 
     def _in_integers(self, feed: Feed) -> tuple[float, float]:
         """The comparison of `_worst` with quantised operators fused, so that they add up integers, exact in any order.
@@ -309,7 +309,7 @@ class _Twins:
         return _finite(want) and all(difference(a, b) <= IN_DOUBLE for a, b in zip(want, got, strict=True))
 
 
-def _compare(model: Model, rewritten: Rewritten, masked: onnx.ModelProto, tried: Sequence[Run]) -> tuple[float | None, tuple[str, ...]]:
+def _compare(model: Model, rewritten: Rewritten, masked: onnx.ModelProto, tried: Sequence[_Run]) -> tuple[float | None, tuple[str, ...]]:
     """(largest difference, what there is to note). Raises ValidationError where the models differ."""
     twins = _Twins(masked, rewritten.proto, bool(model.quantised))
     worst = 0.0
@@ -317,9 +317,9 @@ def _compare(model: Model, rewritten: Rewritten, masked: onnx.ModelProto, tried:
     notes: list[str] = []
     for feed, got in tried:
         gap, alike = twins.gap(feed, got)
-        if alike is Alike.NO:
+        if alike is _Alike.NO:
             raise ValidationError(_first_difference(model, rewritten, feed))
-        if alike is Alike.IN_DOUBLE:
+        if alike is _Alike.IN_DOUBLE:
             notes = ["rounding decides what the model returns: pruned and masked agree in float64"]
         worst = max(worst, gap)
         told.update(name for name, array in zip(model.outputs, got, strict=True) if _tells(array))

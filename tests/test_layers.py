@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(spa_onnx.__file__).parent
 FOUNDATION = {"errors", "facts", "node", "bodies", "arithmetic", "quantised", "fold", "foreign", "shapes", "model"}
 GROUPS = FOUNDATION | {"rules", "groups"}
-OBSERVED = {"consumers", "unfold", "obs", "statistics", "pictures", "design", "sentences", "synthetic", "tokens"}
+OBSERVED = {"consumers", "unfold", "obs", "statistics", "memory", "pictures", "design", "sentences", "synthetic", "tokens"}
 WORK = (
     GROUPS
     | OBSERVED
@@ -65,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     "consumers": FOUNDATION | {"blas"},
     "unfold": FOUNDATION | {"blas", "consumers"},
     "statistics": FOUNDATION | {"blas", "consumers", "unfold", "runtime", "obs"},
+    "memory": FOUNDATION | {"consumers", "statistics"},
     "tokens": FOUNDATION,
     "pictures": {"fold"},
     "design": FOUNDATION | {"blas", "runtime"},

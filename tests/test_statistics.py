@@ -16,6 +16,7 @@ from spa_onnx.consumers import consumers
 from spa_onnx.cost import macs
 from spa_onnx.data import read_samples
 from spa_onnx.errors import RefusedError, UsageError
+from spa_onnx.memory import widest_cut
 from spa_onnx.model import Model
 from spa_onnx.obs import SUPPORT
 from spa_onnx.settings import parse_bytes
@@ -343,6 +344,31 @@ def test_a_budget_decides_about_passes_and_batches_and_not_about_statistics(memo
     assert (len(known.passes) > 1) == (memory < 10**6)
     for key, moments in plenty.statistics.items():
         np.testing.assert_allclose(moments.gram, known.statistics[key].gram, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("body", "channels"),
+    [
+        ("a = Conv(x, w1) y = Relu(a)", [8]),
+        ("a = Conv(x, w1) b = Relu(a) y = Neg(b)", [8, 8]),
+        ("a = Conv(x, w1) b = Relu(a) c = Neg(b) d = Tanh(c) y = Add(d, a)", [8, 8, 8]),
+        ("a = Conv(x, w1) b = Relu(a) c = Concat<axis=1>(a, b) d = ReduceMean<axes=[1], keepdims=1>(c) y = Add(d, b)", [8, 8, 16]),
+    ],
+)
+def test_the_widest_cut_holds_what_is_still_to_be_read(body, channels):
+    model = Model.of(net("float[N,3,24,24] x", "float[8,3,1,1] w1", body, "float[N,8,24,24] y")())
+    assert widest_cut(model) == 4 * 24 * 24 * sum(channels)
+
+
+@pytest.mark.parametrize(("room_for", "held"), [(100, 40), (40, 40), (36, 36), (20, 0)])
+def test_as_many_samples_are_repaired_in_the_order_of_the_graph_as_memory_holds(room_for, held, monkeypatch):
+    model = Model.of(BIG())
+    monkeypatch.setattr(calibration, "room", lambda *_: 2 * widest_cut(model) * room_for)
+    x = np.random.default_rng(0).standard_normal((40, 3, 24, 24)).astype(np.float32)
+    known = calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), 40, 0)
+    assert (known.samples, known.in_order) == (40, held)
+    assert sum(len(feed["x"]) for feed in known.first(known.in_order)) == held
+    assert known.describe() == "40 given samples" + (", 36 of them in the order of the graph" if held == 36 else "")
 
 
 def test_matrices_that_do_not_fit_are_refused_with_their_size():

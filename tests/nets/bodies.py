@@ -19,10 +19,10 @@ def _loop(body: str, state: str = "a") -> str:
     )
 
 
-def _scan(body: str, first: str, state: str = "float[2,8,6]") -> str:
+def _scan(body: str, first: str, state: str = "float[2,8,6]", backwards: int = 0) -> str:
     """Rows, one after the other, with what is made of those before as the state."""
     return (
-        f"{first} last, z = Scan<num_scan_inputs=1, scan_input_axes=[2], scan_output_axes=[2], "
+        f"{first} last, z = Scan<num_scan_inputs=1, scan_input_axes=[2], scan_output_axes=[2], scan_input_directions=[{backwards}], "
         f"body = row ({state} e, float[2,8,6] f) => ({state} g, float[2,8,6] h) {{ {body} }}>(s, a)"
     )
 
@@ -51,7 +51,7 @@ NETS: dict[str, Build] = {
     ),
     "loop_from_a_constant": image(_loop("f = Add(e, a)", "start"), f"{_TWICE}, float[2,8,6,6] start"),
     "scan": image(_scan("g = Add(e, f) h = Tanh(g)", _MIDDLE)),
-    "scan_backwards": image(_scan("g = Mul(e, f) h = Neg(e)", _MIDDLE).replace("body", "scan_input_directions=[1], body"), ""),
+    "scan_backwards": image(_scan("g = Mul(e, f) h = Neg(e)", _MIDDLE, backwards=1)),
     "scan_rows_alone": image(_scan("g = Neg(e) h = Tanh(f)", "s = Neg(start)", "float[2,6]"), "float[2,6] start"),
     "scan_of_its_own_channels": image(
         _scan("k = MatMul(w2, f) m = Relu(k) n = MatMul(w3, m) g = Add(n, e) h = Tanh(g)", _MIDDLE), "float[6,8] w2, float[8,6] w3"

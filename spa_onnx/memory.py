@@ -1,0 +1,70 @@
+"""What looking at samples may hold: bytes of matrices and of tensors, and which tensors fit together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+
+from spa_onnx.consumers import Consumer
+from spa_onnx.errors import RefusedError
+from spa_onnx.model import Model
+from spa_onnx.statistics import inputs_of
+
+MEMORY = 25 * 10**8
+"""Bytes that collecting may take if nothing is said."""
+
+COPIES = 4
+"""A matrix takes up to so many times its size while it is worked on."""
+
+
+def sample_bytes(model: Model, name: str) -> int:
+    """What one sample of a tensor takes, as float32."""
+    return 4 * abs(prod(model.shape(name) or ())) // max(dims_batch(model), 1)
+
+
+def room(model: Model, found: Sequence[Consumer], memory: int) -> int:
+    """What is left for tensors beside the matrices that are collected and those that are made of the largest of them."""
+    sizes = [8 * inputs_of(consumer, model) ** 2 for consumer in found]
+    held = sum(size * consumer.blocks for size, consumer in zip(sizes, found, strict=True)) + COPIES * max(sizes, default=0)
+    if held > memory:
+        raise RefusedError(
+            f"the statistics of {len(found)} products take {held / 1e9:.2f} GB, and --memory is {memory / 1e9:.2f} GB; allow more, "
+            "--exclude the widest layers, or use a --criterion on weights"
+        )
+    return max(memory - held, memory // 8)
+
+
+def passes(model: Model, sizes: Mapping[str, int], most: int) -> Iterator[tuple[str, ...]]:
+    """Tensors that fit together, in the order of the graph. most: bytes per sample."""
+    order = {name: number for number, name in enumerate((*model.inputs, *(o for node in model.nodes for o in node.outputs)))}
+    names: list[str] = []
+    for name in sorted(sizes, key=lambda tensor: order.get(tensor, -1)):
+        if names and sum(sizes[other] for other in (*names, name)) > most:
+            yield tuple(names)
+            names = []
+        names.append(name)
+    if names:
+        yield tuple(names)
+
+
+def dims_batch(model: Model) -> int:
+    """The size that stands for the batch in the shapes at hand."""
+    return (model.shape(model.inputs[0]) or (1,))[0] if model.inputs and model.shape(model.inputs[0]) else 1
+
+
+def widest_cut(model: Model) -> int:
+    """What one sample takes in the tensors that are computed and still to be read, where these are the most; inputs are not counted."""
+    read = (name for node in model.nodes for name in node.outputs if name in model.consumers and not model.is_constant(name))
+    last = {name: max(reader.index for reader in model.consumers[name]) for name in read}
+    ends: dict[int, int] = defaultdict(int)
+    held = widest = 0
+    for node in model.nodes:
+        for name in node.outputs:
+            if name in last:
+                size = sample_bytes(model, name)
+                held += size
+                ends[last[name]] += size
+        widest = max(widest, held)
+        held -= ends.pop(node.index, 0)
+    return widest
