@@ -125,7 +125,7 @@ def calibrate(
     free = room(model, found, memory)
     most = free // max(sizes.values(), default=1)
     batch = max(1, min(LARGEST_BATCH, max(free // max(sum(sizes.values()), 1), SMALLEST_BATCH), most))
-    walked = free // max(WALKS * widest_cut(model), 1)
+    walked = free // max(WALKS * widest_cut(model, {consumer.data for consumer in found}), 1)
     if samples is not None:
         chosen = samples.head(count, batch)
         collection = _Collection(model, found, names, tuple(passes(model, sizes, free // chosen.batch)), seed)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
+
+import numpy as np
 
 from spa_onnx.consumers import Consumer
 from spa_onnx.errors import RefusedError
@@ -53,18 +54,15 @@ def dims_batch(model: Model) -> int:
     return (model.shape(model.inputs[0]) or (1,))[0] if model.inputs and model.shape(model.inputs[0]) else 1
 
 
-def widest_cut(model: Model) -> int:
-    """What one sample takes in the tensors that are computed and still to be read, where these are the most; inputs are not counted."""
-    read = (name for node in model.nodes for name in node.outputs if name in model.consumers and not model.is_constant(name))
-    last = {name: max(reader.index for reader in model.consumers[name]) for name in read}
-    ends: dict[int, int] = defaultdict(int)
-    held = widest = 0
-    for node in model.nodes:
-        for name in node.outputs:
-            if name in last:
-                size = sample_bytes(model, name)
-                held += size
-                ends[last[name]] += size
-        widest = max(widest, held)
-        held -= ends.pop(node.index, 0)
-    return widest
+def widest_cut(model: Model, asked: Collection[str]) -> int:
+    """What one sample takes in the tensors that are still to be read when one of those asked for is known, where these are the most."""
+    place = {node.index: number for number, node in enumerate(model.nodes)}
+    made = {name: number for number, node in enumerate(model.nodes) for name in node.outputs}
+    change = np.zeros(len(place) + 1, np.int64)
+    for name, readers in model.consumers.items():
+        if not model.is_constant(name):
+            size = sample_bytes(model, name)
+            change[made.get(name, 0)] += size
+            change[max(place[reader.index] for reader in readers)] -= size
+    held = np.cumsum(change)
+    return int(max((held[made[name]] for name in asked if name in made), default=0))

@@ -25,7 +25,8 @@ from spa_onnx.obs import DAMPING, SUPPORT, missed, steer
 from spa_onnx.repair import in_range, kept_columns
 from spa_onnx.runtime import Feed, feed_size
 from spa_onnx.statistics import finite, positions_of, sample_keys
-from spa_onnx.unfold import columns
+from spa_onnx.summands import Summand, summands
+from spa_onnx.unfold import columns, outputs
 from spa_onnx.walk import Walk
 
 Keys: TypeAlias = NDArray[np.uint32]
@@ -36,38 +37,50 @@ DAMPINGS = (DAMPING, 10 * DAMPING, 100 * DAMPING, 1000 * DAMPING)
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Sums over the columns X of the dense model's input and Z of the repaired one's, at the same positions, per block.
+    """Sums over the columns Z of the repaired model's input and the outputs Y that are wanted there, per block.
 
-    cross: sum of x z', gram: sum of z z', float64 (blocks, inputs, inputs). dense, repaired: sums of x and of z, (blocks, inputs).
-    count: columns.
+    target: sum of y z', float64 (blocks, rows, inputs). gram: sum of z z', (blocks, inputs, inputs). wanted, repaired: sums of y and z,
+    (blocks, rows) and (blocks, inputs). count: columns.
     """
 
-    cross: Matrix
+    target: Matrix
     gram: Matrix
-    dense: Matrix
+    wanted: Matrix
     repaired: Matrix
     count: int
 
     def __add__(self, other: Pairs) -> Pairs:
         return Pairs(
-            self.cross + other.cross,
+            self.target + other.target,
             self.gram + other.gram,
-            self.dense + other.dense,
+            self.wanted + other.wanted,
             self.repaired + other.repaired,
             self.count + other.count,
         )
 
     @classmethod
-    def of(cls, x: Matrix, z: Matrix) -> Pairs:
-        """The sums of these columns, float64 (blocks, inputs, n) each."""
-        cross = np.stack([product(dense, repaired.T) for dense, repaired in zip(x, z, strict=True)])
-        gram = np.stack([product(repaired, repaired.T) for repaired in z])
-        return cls(cross, gram, x.sum(axis=2), z.sum(axis=2), x.shape[2])
+    def of(cls, weight: Matrix, x: Matrix, z: Matrix, lost: Matrix | None = None) -> Pairs:
+        """The sums where what the dense model computes is wanted, and what its output is added to has lost.
+
+        weight: W of the dense model, float64 (blocks, rows, inputs). x, z: columns of both models, (blocks, inputs, n). lost: (blocks,
+        rows, n).
+        """
+        target = np.stack([_chain(*matrices) for matrices in zip(weight, x, z, strict=True)])
+        wanted = np.einsum("bri,bi->br", weight, x.sum(axis=2))
+        if lost is not None:
+            target += np.stack([product(missing, repaired.T) for missing, repaired in zip(lost, z, strict=True)])
+            wanted += lost.sum(axis=2)
+        return cls(target, np.stack([product(repaired, repaired.T) for repaired in z]), wanted, z.sum(axis=2), x.shape[2])
 
     def centred(self) -> tuple[Matrix, Matrix]:
-        """(cross, gram) of the columns without their means, over their number."""
-        x, z = self.dense / self.count, self.repaired / self.count
-        return self.cross / self.count - x[:, :, None] * z[:, None, :], self.gram / self.count - z[:, :, None] * z[:, None, :]
+        """(target, gram) of the columns without their means, over their number."""
+        y, z = self.wanted / self.count, self.repaired / self.count
+        return self.target / self.count - y[:, :, None] * z[:, None, :], self.gram / self.count - z[:, :, None] * z[:, None, :]
+
+
+def _chain(weight: Matrix, x: Matrix, z: Matrix) -> Matrix:
+    """W X Z', in the order that multiplies less."""
+    return product(product(weight, x), z.T) if 2 * len(weight) < len(x) else product(weight, product(x, z.T))
 
 
 def reconstruct_in_order(
@@ -87,44 +100,97 @@ def reconstruct_in_order(
     directions are drawn and which stay where a weight is shared. graph: what to run in a model's place, with tensors of the same names.
     closely: as in `positions_of`. Raises RefusedError where onnxruntime cannot run the model in parts.
     """
-    values = dict(prior)
-    masked = mask(model, removal)
     made = list(feeds)  # they may be decoded or made up anew each time that they are asked for
-    dense, repaired = Walk(graph(model.proto), made), Walk(graph(masked), made)
-    nodes = list(operators(masked.graph))
-    count = sum(map(feed_size, made))
-    keys = [sample_keys(feed, seed) for feed in made]
-
-    def settle(name: str, value: Array) -> None:
-        """Take the value into the repaired model, wherever the constant is read."""
-        values[name] = value
-        for node in model.consumers[name]:
-            repaired.replace(nodes[node.index].input[node.inputs.index(name)], zeroed(model, name, value, removal.slices(name)))
-
-    for name, value in prior.items():
-        settle(name, value)
+    both = _SideBySide(model, made, removal, prior, seed, graph)
+    partners = summands(model, found)
+    samples = sum(map(feed_size, made))
     for consumer in found:
-        x, z = dense.tensor(consumer.data), repaired.tensor(consumer.data)
         weight = _own_weight(consumer, model)
-        untouched = consumer.axis not in removal and all(map(np.array_equal, x, z))  # nothing before it has changed
-        halves = [] if untouched else _halves(consumer, model, x, z, keys, positions_of(consumer, model, count, closely=closely))
-        if weight is None or not halves:
-            continue
+        if weight is not None:
+            most = positions_of(consumer, model, samples, closely=closely)
+            halves = both.halves(consumer, consumer.matrix(weight), partners.get(consumer.node.index), most)
+            if halves:
+                both.refit(consumer, weight, halves)
+    return both.values
+
+
+class _SideBySide:
+    """The dense model and the one under repair on the same samples. New values of constants enter the second as they are found.
+
+    values: all of them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        feeds: Sequence[Feed],
+        removal: Removal,
+        prior: Mapping[str, Array],
+        seed: int,
+        graph: Callable[[onnx.ModelProto], onnx.ModelProto],
+    ) -> None:
+        self.values: dict[str, Array] = {}
+        self._model, self._removal = model, removal
+        masked = mask(model, removal)
+        self._nodes = list(operators(masked.graph))
+        self._dense, self._repaired = Walk(graph(model.proto), feeds), Walk(graph(masked), feeds)
+        self._keys = [sample_keys(feed, seed) for feed in feeds]
+        for name, value in prior.items():
+            self._settle(name, value)
+
+    def halves(self, consumer: Consumer, weight: Matrix, partner: Summand | None, most: int) -> list[Pairs]:
+        """The sums over one half of the samples and over the other, at the same positions of both models.
+
+        The key of a sample decides in which half it is, so that batches do not matter. Without columns there is no half, and none at all
+        where nothing has changed yet. weight: of the dense model. partner: what the product is added to. most: positions of a sample.
+        """
+        x, z = self._tensors(consumer.data)
+        beside = self._tensors(partner.tensor) if partner is not None else ([], [])
+        if consumer.axis not in self._removal and all(map(np.array_equal, [*x, *beside[0]], [*z, *beside[1]])):
+            return []
+        found: dict[int, Pairs] = {}
+        for batch, draw in enumerate(self._keys):
+            seen = [columns(consumer, self._model, consumer.numbers(data[batch]), most, draw) for data in (x, z)]
+            if partner is not None:
+                there, left = (outputs(consumer, data[batch], most, draw) for data in beside)
+                seen.append(partner.before(there - left))
+            count, rest = divmod(seen[0].shape[2], len(draw))
+            half = np.zeros(seen[0].shape[2], np.int64) if rest else np.repeat(draw % 2, count)
+            for number in (0, 1):
+                some = finite(*(part[:, :, half == number] for part in seen))
+                if some[0].shape[2]:
+                    pairs = Pairs.of(weight, *some)
+                    found[number] = found[number] + pairs if number in found else pairs
+        return [found[number] for number in sorted(found)]
+
+    def refit(self, consumer: Consumer, weight: Array, halves: Sequence[Pairs]) -> None:
+        """Take the weight that fits best, and a bias that takes up the means, where their types can hold them."""
+        model = self._model
         old = consumer.matrix(weight)
-        start = consumer.matrix(model.numbers(consumer.weight, values[consumer.weight])) if consumer.weight in values else old
+        start = consumer.matrix(model.numbers(consumer.weight, self.values[consumer.weight])) if consumer.weight in self.values else old
         whole = sum(halves[1:], halves[0])
-        new = _steered(consumer, whole, halves, old, start, [kept_columns(consumer, removal, block) for block in range(len(old))])
+        new = _steered(consumer, whole, halves, start, [kept_columns(consumer, self._removal, block) for block in range(len(old))])
         fitted = in_range(model, consumer.weight, consumer.tensor(new, weight)) if np.isfinite(new).all() else None
         if fitted is None:
-            continue
-        settle(consumer.weight, fitted)
+            return
+        self._settle(consumer.weight, fitted)
         bias = model.weight(consumer.bias) if consumer.bias else None
         if bias is not None:
-            lost = np.einsum("bri,bi->br", old, whole.dense) - np.einsum("bri,bi->br", new, whole.repaired)
+            lost = whole.wanted - np.einsum("bri,bi->br", new, whole.repaired)
             moved = in_range(model, consumer.bias, bias.astype(np.float64) + (lost / whole.count).reshape(bias.shape))
             if moved is not None:
-                settle(consumer.bias, moved)
-    return values
+                self._settle(consumer.bias, moved)
+
+    def _tensors(self, name: str) -> tuple[list[Array], list[Array]]:
+        """A tensor of the dense model and of the other one, one array per batch each."""
+        return self._dense.tensor(name), self._repaired.tensor(name)
+
+    def _settle(self, name: str, value: Array) -> None:
+        """Take the value into the repaired model, wherever the constant is read."""
+        self.values[name] = value
+        for node in self._model.consumers[name]:
+            use = self._nodes[node.index].input[node.inputs.index(name)]
+            self._repaired.replace(use, zeroed(self._model, name, value, self._removal.slices(name)))
 
 
 def _own_weight(consumer: Consumer, model: Model) -> Array | None:
@@ -141,11 +207,11 @@ class _Fit:
     gram: Sequence[Matrix]
 
     @classmethod
-    def of(cls, pairs: Pairs, consumer: Consumer, old: Matrix, kept: Sequence[NDArray[np.int64]]) -> _Fit:
+    def of(cls, pairs: Pairs, consumer: Consumer, kept: Sequence[NDArray[np.int64]]) -> _Fit:
         """About the means where a bias takes those up. kept: the inputs that stay of each block."""
-        cross, gram = pairs.centred() if consumer.bias else (pairs.cross / pairs.count, pairs.gram / pairs.count)
-        targets = [product(old[block], cross[block][:, left]) for block, left in enumerate(kept)]
-        return cls(targets, [gram[block][np.ix_(left, left)] for block, left in enumerate(kept)])
+        target, gram = pairs.centred() if consumer.bias else (pairs.target / pairs.count, pairs.gram / pairs.count)
+        some = list(enumerate(kept))
+        return cls([target[block][:, left] for block, left in some], [gram[block][np.ix_(left, left)] for block, left in some])
 
     def steered(self, start: Sequence[Matrix], damping: float) -> list[Matrix]:
         """The best weights near those at the start, (rows, kept) each. damping: as in `obs.steer`."""
@@ -156,9 +222,7 @@ class _Fit:
         return sum(missed(weight, target, gram) for weight, target, gram in zip(weights, self.target, self.gram, strict=True))
 
 
-def _steered(
-    consumer: Consumer, whole: Pairs, halves: Sequence[Pairs], old: Matrix, start: Matrix, kept: Sequence[NDArray[np.int64]]
-) -> Matrix:
+def _steered(consumer: Consumer, whole: Pairs, halves: Sequence[Pairs], start: Matrix, kept: Sequence[NDArray[np.int64]]) -> Matrix:
     """The new weights as a matrix, (blocks, rows, inputs), zero for the inputs that are gone.
 
     whole: the sum of the halves. kept: the inputs that stay of each block. Where all samples are in one half, a fit to fewer columns than
@@ -166,29 +230,11 @@ def _steered(
     """
     first = [start[block][:, left] for block, left in enumerate(kept)]
     if len(halves) == 1:
-        damping = DAMPING * max(1.0, SUPPORT * old.shape[2] / whole.count)
+        damping = DAMPING * max(1.0, SUPPORT * start.shape[2] / whole.count)
     else:
-        fits = [_Fit.of(pairs, consumer, old, kept) for pairs in halves]
+        fits = [_Fit.of(pairs, consumer, kept) for pairs in halves]
         damping = min(DAMPINGS, key=lambda each: sum(fits[1 - n].error(fits[n].steered(first, each)) for n in (0, 1)))
-    new = np.zeros_like(old)
-    for block, (left, weight) in enumerate(zip(kept, _Fit.of(whole, consumer, old, kept).steered(first, damping), strict=True)):
+    new = np.zeros_like(start)
+    for block, (left, weight) in enumerate(zip(kept, _Fit.of(whole, consumer, kept).steered(first, damping), strict=True)):
         new[block][:, left] = weight
     return new
-
-
-def _halves(consumer: Consumer, model: Model, x: Sequence[Array], z: Sequence[Array], keys: Sequence[Keys], most: int) -> list[Pairs]:
-    """The sums over one half of the samples and over the other, at the same positions of both models; without columns there is no half.
-
-    The key of a sample decides in which half it is, so that batches do not matter.
-    """
-    found: dict[int, Pairs] = {}
-    for dense, repaired, draw in zip(x, z, keys, strict=True):
-        both = [columns(consumer, model, consumer.numbers(data), most, draw) for data in (dense, repaired)]
-        count, rest = divmod(both[0].shape[2], len(draw))
-        half = np.zeros(both[0].shape[2], np.int64) if rest else np.repeat(draw % 2, count)
-        for number in (0, 1):
-            some = finite(*(part[:, :, half == number] for part in both))
-            if some[0].shape[2]:
-                seen = Pairs.of(some[0], some[1])
-                found[number] = found[number] + seen if number in found else seen
-    return [found[number] for number in sorted(found)]

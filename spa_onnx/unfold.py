@@ -34,6 +34,22 @@ def columns(consumer: Consumer, model: Model, data: Array, positions: int, draw:
     if isinstance(draw, np.random.Generator):
         rows = data.reshape(-1, data.shape[-1])
         return np.asarray(rows[_choose(len(rows), positions * len(data), draw)].T[None], dtype=np.float64)
+    return _rows(data, positions, draw)
+
+
+def outputs(consumer: Consumer, data: Array, positions: int, draw: NDArray[np.uint32]) -> Matrix:
+    """The outputs of a Conv, Gemm or MatMul at the positions that `columns` chooses, float64 (blocks, rows, samples * positions).
+
+    data: a tensor of the shape of the output.
+    """
+    if consumer.node.op != "Conv":
+        return _rows(data, positions, draw)
+    flat = data.reshape(*data.shape[:2], -1)
+    return _take(flat, _places(len(data), flat.shape[2], positions, draw)[:, None], consumer.blocks)
+
+
+def _rows(data: Array, positions: int, draw: NDArray[np.uint32]) -> Matrix:
+    """Vectors along the last axis, float64 (1, size, samples * positions)."""
     samples = len(draw) if len(data) % len(draw) == 0 else len(data)
     by_sample = data.reshape(samples, -1, data.shape[-1])
     return _take(by_sample.transpose(0, 2, 1), _places(samples, by_sample.shape[1], positions, draw)[:, None], 1)

@@ -38,6 +38,7 @@ WORK = (
         "repair",
         "calibration",
         "walk",
+        "summands",
         "sequential",
         "sensitivity",
     }
@@ -75,7 +76,8 @@ ALLOWED: dict[str, set[str]] = {
     "criteria": FOUNDATION | {"blas", "groups", "consumers", "obs", "statistics"},
     "calibration": FOUNDATION | OBSERVED | {"cost", "cut", "data", "repair", "runtime"},
     "walk": FOUNDATION | {"runtime"},
-    "sequential": FOUNDATION | {"blas", "consumers", "cut", "obs", "repair", "runtime", "statistics", "unfold", "mask", "walk"},
+    "summands": FOUNDATION | {"blas", "consumers"},
+    "sequential": FOUNDATION | {"blas", "consumers", "cut", "obs", "repair", "runtime", "statistics", "summands", "unfold", "mask", "walk"},
     "sensitivity": GROUPS | {"calibration", "cut", "repair", "runtime", "statistics", "mask", "walk"},
     "importance": FOUNDATION | {"groups", "criteria"},
     "choice": GROUPS | {"calibration", "cost", "criteria", "importance", "select", "sensitivity", "settings"},

@@ -81,13 +81,18 @@ def test_the_weights_are_those_of_least_squares_towards_the_dense_outputs():
     assert not np.allclose(best(DAMPINGS[0]), best(DAMPINGS[-1]), rtol=2e-3, atol=2e-4)
 
 
-def test_sums_do_not_depend_on_how_columns_are_split():
+@pytest.mark.parametrize("rows", [1, 7])
+def test_sums_do_not_depend_on_how_columns_are_split(rows):
     rng = np.random.default_rng(0)
+    weight, lost = rng.standard_normal((2, rows, 5)), rng.standard_normal((2, rows, 40))
     x, z = rng.standard_normal((2, 2, 5, 40))
-    whole, parts = Pairs.of(x, z), Pairs.of(x[:, :, :13], z[:, :, :13]) + Pairs.of(x[:, :, 13:], z[:, :, 13:])
-    for got, want in zip(parts.centred(), whole.centred(), strict=True):
+    first, second = (Pairs.of(weight, x[:, :, some], z[:, :, some], lost[:, :, some]) for some in (slice(13), slice(13, None)))
+    whole = Pairs.of(weight, x, z, lost)
+    for got, want in zip((first + second).centred(), whole.centred(), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(whole.centred()[0][1], np.cov(x[1], z[1], bias=True)[:5, 5:], atol=1e-12)
+    wanted = weight[1] @ x[1] + lost[1]
+    np.testing.assert_allclose(whole.centred()[0][1], np.cov(wanted, z[1], bias=True)[:rows, rows:], atol=1e-12)
+    np.testing.assert_allclose(whole.wanted[1], wanted.sum(axis=1), atol=1e-12)
 
 
 def test_little_known_directions_stay_what_they_were():
@@ -119,8 +124,8 @@ def test_weights_are_held_the_more_the_less_one_half_says_about_the_other(noise,
     halves = []
     for _ in range(2):
         z = rng.standard_normal((1, 6, 24))
-        halves.append(Pairs.of(z + noise * rng.standard_normal(z.shape), z))
-    sequential._steered(consumer, halves[0] + halves[1], halves, old, np.zeros_like(old), [np.arange(6)])
+        halves.append(Pairs.of(old, z + noise * rng.standard_normal(z.shape), z))
+    sequential._steered(consumer, halves[0] + halves[1], halves, np.zeros_like(old), [np.arange(6)])
     assert used[-1] == (DAMPINGS[-1] if strongest else DAMPINGS[0])
 
 
@@ -128,12 +133,10 @@ def test_a_few_samples_move_weights_less():
     """Where they make no two halves, the number of columns decides."""
     rng = np.random.default_rng(3)
     (consumer,) = consumers(Model.of(net("float[N,20] x", "float[20,4] w1", "y = MatMul(x, w1)", "float[N,4] y")()))
-    z, y, old = rng.standard_normal((20, 10)), rng.standard_normal((4, 10)), np.eye(4, 20)[None]
-    few = Pairs.of(np.concatenate([y, np.zeros((16, 10))])[None], z[None])
-    many = Pairs(1000 * few.cross, 1000 * few.gram, 1000 * few.dense, 1000 * few.repaired, 1000 * few.count)
-    moved = [
-        np.square(sequential._steered(consumer, pairs, [pairs], old, np.zeros_like(old), [np.arange(20)])).sum() for pairs in (few, many)
-    ]
+    z, y, start = rng.standard_normal((1, 20, 10)), rng.standard_normal((1, 4, 10)), np.zeros((1, 4, 20))
+    few = Pairs.of(start, z, z, y)
+    many = Pairs(1000 * few.target, 1000 * few.gram, 1000 * few.wanted, 1000 * few.repaired, 1000 * few.count)
+    moved = [np.square(sequential._steered(consumer, pairs, [pairs], start, [np.arange(20)])).sum() for pairs in (few, many)]
     assert moved[0] < 0.6 * moved[1]
 
 

@@ -347,23 +347,19 @@ def test_a_budget_decides_about_passes_and_batches_and_not_about_statistics(memo
 
 
 @pytest.mark.parametrize(
-    ("body", "channels"),
-    [
-        ("a = Conv(x, w1) y = Relu(a)", [8]),
-        ("a = Conv(x, w1) b = Relu(a) y = Neg(b)", [8, 8]),
-        ("a = Conv(x, w1) b = Relu(a) c = Neg(b) d = Tanh(c) y = Add(d, a)", [8, 8, 8]),
-        ("a = Conv(x, w1) b = Relu(a) c = Concat<axis=1>(a, b) d = ReduceMean<axes=[1], keepdims=1>(c) y = Add(d, b)", [8, 8, 16]),
-    ],
+    ("asked", "channels"), [("a", [3, 8]), ("b", [3, 8]), ("c", [3, 8, 6]), ("d", [3, 14]), ("f", [3, 3]), ("x", []), ("acdf", [3, 8, 6])]
 )
-def test_the_widest_cut_holds_what_is_still_to_be_read(body, channels):
-    model = Model.of(net("float[N,3,24,24] x", "float[8,3,1,1] w1", body, "float[N,8,24,24] y")())
-    assert widest_cut(model) == 4 * 24 * 24 * sum(channels)
+def test_the_widest_cut_holds_what_is_still_to_be_read(asked, channels):
+    body = "a = Conv(x, w1) b = Relu(a) c = Conv(b, w2) d = Concat<axis=1>(b, c) e = Conv(d, w3) f = Tanh(e) y = Add(f, x)"
+    weights = "float[8,3,1,1] w1, float[6,8,1,1] w2, float[3,14,1,1] w3"
+    model = Model.of(net("float[N,3,24,24] x", weights, body, "float[N,3,24,24] y")())
+    assert widest_cut(model, set(asked)) == 4 * 24 * 24 * sum(channels)
 
 
 @pytest.mark.parametrize(("room_for", "held"), [(100, 40), (40, 40), (36, 36), (20, 0)])
 def test_as_many_samples_are_repaired_in_the_order_of_the_graph_as_memory_holds(room_for, held, monkeypatch):
     model = Model.of(BIG())
-    monkeypatch.setattr(calibration, "room", lambda *_: 2 * widest_cut(model) * room_for)
+    monkeypatch.setattr(calibration, "room", lambda *_: 2 * widest_cut(model, {"x", "b", "d", "f"}) * room_for)
     x = np.random.default_rng(0).standard_normal((40, 3, 24, 24)).astype(np.float32)
     known = calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), 40, 0)
     assert (known.samples, known.in_order) == (40, held)

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from spa_onnx import runtime
 from spa_onnx.consumers import consumers
 from spa_onnx.model import Model
-from spa_onnx.unfold import columns
+from spa_onnx.unfold import columns, outputs
 
 ALL = 10**9
 
@@ -94,6 +94,28 @@ def test_a_convolution_is_a_product_of_its_columns(case, seed):
     places = chosen(flat.shape[2], positions, seed)
     expected = flat[:, :, places].transpose(1, 0, 2).reshape(y.shape)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(convolutions(), st.integers(0, 1000))
+def test_outputs_are_taken_where_columns_are(case, seed):
+    """Keys say where each sample is looked at."""
+    shape, kernel, attributes, _, positions = case
+    model, found = product("Conv", shape, normal(kernel, seed), None, **attributes)
+    x, keys = normal(shape, seed + 2), np.random.default_rng(seed).integers(0, 2**32, shape[0], np.uint32)
+    (output,) = runtime.run(runtime.session(model.proto), {"x": x})
+    y = found.matrix(model.constant("w")) @ columns(found, model, x, positions, keys)
+    np.testing.assert_allclose(y, outputs(found, output, positions, keys), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (2, 7, 4), (2, 3, 5, 4)])
+@pytest.mark.parametrize("positions", [ALL, 2])
+def test_outputs_of_a_matmul_are_taken_where_columns_are(positions, shape):
+    model, found = product("MatMul", shape, normal((4, 6), 0), None)
+    x, keys = normal(shape, 2), np.arange(shape[0], dtype=np.uint32) * 12345
+    (output,) = runtime.run(runtime.session(model.proto), {"x": x})
+    y = found.matrix(model.constant("w")) @ columns(found, model, x, positions, keys)
+    np.testing.assert_allclose(y, outputs(found, output, positions, keys), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("positions", [ALL, 5])
