@@ -40,7 +40,9 @@ FOUND = {
         "float[6,2,3,3] w",
     ),
     "layer scale": rows("a = MatMul(x, w) b = Add(a, k) c = Mul(b, l) y = Add(s, c)", "float[6] k, float[1,1,6] l"),
-    "rounded": image(f"{CONV} q = QuantizeLinear(a, k, z) b = DequantizeLinear(q, k, z) y = Add(b, s)", "float k = {0.25}, uint8 z = {128}"),
+    "rounded": image(
+        f"{CONV} q = QuantizeLinear(a, k, z) b = DequantizeLinear(q, k, z) y = Add(b, s)", "float k = {0.25}, uint8 z = {128}"
+    ),
 }
 NOT_FOUND = {
     "something bends it before": image(f"{CONV} b = Relu(a) y = Add(b, s)"),
