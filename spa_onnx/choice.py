@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from spa_onnx.calibration import Calibration
 from spa_onnx.cost import PlanCost, macs, per_channel
-from spa_onnx.criteria import CRITERIA, LOSSES, WITH_STATISTICS, Evidence
+from spa_onnx.criteria import CRITERIA, LOSSES, WITH_STATISTICS, WITH_TRIALS, Evidence
+from spa_onnx.criteria.perturbation import MASKS
 from spa_onnx.errors import RefusedError
 from spa_onnx.facts import Indices
-from spa_onnx.groups import UNREAD, Analysis
+from spa_onnx.groups import UNREAD, Analysis, Group
 from spa_onnx.importance import fill_in, score_groups
 from spa_onnx.select import Target, select
 from spa_onnx.sensitivity import sensitivities
 from spa_onnx.settings import Settings
+from spa_onnx.trials import Trials
 
 FALLBACK = "l1"
 """Orders the channels of groups that no product with known inputs reads."""
@@ -41,14 +43,15 @@ def choose(
         raise RefusedError(nothing(analysis, settings))
     evidence = Evidence(analysis.model, settings.seed)
     if known is not None:
-        evidence = Evidence(analysis.model, settings.seed, known.consumers, known.statistics)
+        trial = _trial(analysis, groups, known) if settings.criterion in WITH_TRIALS else None
+        evidence = Evidence(analysis.model, settings.seed, known.consumers, known.statistics, trial)
     scores = score_groups(groups, CRITERIA[settings.criterion], evidence, settings.aggregate, settings.normalise)
     if settings.criterion in LOSSES:
         scored = [group for group in groups if group.name in scores]
         if known is not None and settings.scope != "local" and scored:
             clock("weigh")
             saved = np.maximum(per_channel(analysis.model, scored, settings.unit()), 1.0)
-            weights = sensitivities(analysis, scored, scores, known) / saved
+            weights = (sensitivities(analysis, scored, scores, known) if evidence.trial is None else 1.0) / saved
             scores |= {group.name: scores[group.name] * weight for group, weight in zip(scored, weights.tolist(), strict=True)}
     if settings.criterion in WITH_STATISTICS:
         scores = fill_in(scores, score_groups(groups, CRITERIA[FALLBACK], evidence))
@@ -65,6 +68,15 @@ def choose(
             f"{largest}; remove more, or use a smaller multiple"
         )
     return drop
+
+
+def _trial(analysis: Analysis, groups: Sequence[Group], known: Calibration) -> Callable[[Group, Indices], float] | None:
+    """What `Evidence.trial` is; None where onnxruntime cannot run the model with its weights as inputs."""
+    try:
+        trials = Trials(analysis, groups, known, MASKS * len(groups))
+    except RefusedError:
+        return None
+    return lambda group, channels: trials.error({group.name: channels}, refits=False)
 
 
 def share_in_the_end(analysis: Analysis, settings: Settings) -> float:

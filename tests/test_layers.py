@@ -40,6 +40,7 @@ WORK = (
         "walk",
         "summands",
         "sequential",
+        "trials",
         "sensitivity",
     }
 )
@@ -78,9 +79,10 @@ ALLOWED: dict[str, set[str]] = {
     "walk": FOUNDATION | {"runtime"},
     "summands": FOUNDATION | {"blas", "consumers"},
     "sequential": FOUNDATION | {"blas", "consumers", "cut", "obs", "repair", "runtime", "statistics", "summands", "unfold", "mask", "walk"},
-    "sensitivity": GROUPS | {"calibration", "cut", "repair", "runtime", "statistics", "mask", "walk"},
+    "trials": GROUPS | {"calibration", "cut", "repair", "runtime", "mask"},
+    "sensitivity": GROUPS | {"calibration", "trials"},
     "importance": FOUNDATION | {"groups", "criteria"},
-    "choice": GROUPS | {"calibration", "cost", "criteria", "importance", "select", "sensitivity", "settings"},
+    "choice": GROUPS | {"calibration", "cost", "criteria", "importance", "select", "sensitivity", "settings", "trials"},
     "refit": FOUNDATION | {"calibration", "consumers", "cut", "repair", "sequential", "settings"},
     "rounds": GROUPS | {"calibration", "choice", "cost", "cut", "plan", "refit", "rewrite", "settings"},
     "select": FOUNDATION | {"groups", "cost"},

@@ -11,11 +11,12 @@ from onnx import numpy_helper
 from test_repair import CONV, samples
 from test_sequential import known_of
 
-from spa_onnx import sensitivity
+from spa_onnx import trials
 from spa_onnx.criteria import CRITERIA, Evidence
 from spa_onnx.errors import RefusedError
 from spa_onnx.importance import score_groups
-from spa_onnx.sensitivity import SPREAD, _distance, sensitivities
+from spa_onnx.sensitivity import SPREAD, sensitivities
+from spa_onnx.trials import distance
 
 TWO_BRANCHES = net(
     "float[N,6] x",
@@ -79,15 +80,15 @@ def test_outputs_that_never_vary_say_nothing():
 def test_distance_is_relative_and_skips_what_is_no_number():
     rng = np.random.default_rng(0)
     dense = rng.standard_normal((50, 4))
-    assert _distance([dense], [dense]) == 0
-    assert _distance([dense * 3 + 1], [dense * 3]) == pytest.approx(_distance([dense + 1 / 3], [dense]))
-    assert np.isnan(_distance([np.ones((5, 2), bool)], [np.zeros((5, 2), bool)]))
-    assert _distance([dense, np.full((5, 1), np.nan)], [dense, np.full((5, 1), np.nan)]) == 0
+    assert distance([dense], [dense]) == 0
+    assert distance([dense * 3 + 1], [dense * 3]) == pytest.approx(distance([dense + 1 / 3], [dense]))
+    assert np.isnan(distance([np.ones((5, 2), bool)], [np.zeros((5, 2), bool)]))
+    assert distance([dense, np.full((5, 1), np.nan)], [dense, np.full((5, 1), np.nan)]) == 0
 
 
 def test_where_weights_cannot_be_inputs_all_groups_count_alike(monkeypatch):
     def refuse(*_, **__):
         raise RefusedError("a kernel wants a constant")
 
-    monkeypatch.setattr(sensitivity, "_open", refuse)
+    monkeypatch.setattr(trials, "_open", refuse)
     assert list(measured(branches(0.1), samples((6,), 200)).values()) == [1, 1]

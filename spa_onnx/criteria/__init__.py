@@ -1,6 +1,6 @@
 """Importance criteria: a table from name to function. To add one, see docs/new_criterion.md."""
 
-from spa_onnx.criteria import activations, obs, weights
+from spa_onnx.criteria import activations, obs, perturbation, weights
 from spa_onnx.criteria.evidence import Criterion, Evidence, Scores
 
 CRITERIA: dict[str, Criterion] = {
@@ -8,7 +8,7 @@ CRITERIA: dict[str, Criterion] = {
     "wanda": activations.wanda,
     "activation-variance": activations.activation_variance,
     "activation-mean": activations.activation_mean,
-    "perturbation": activations.perturbation,
+    "perturbation": perturbation.perturbation,
     "l1": weights.l1,
     "l2": weights.l2,
     "linf": weights.linf,
@@ -24,7 +24,10 @@ LOSSES = frozenset({"obspa", "perturbation"})
 WITH_STATISTICS = LOSSES | {"wanda", "activation-variance", "activation-mean"}
 """Criteria that look at the inputs of products too."""
 
+WITH_TRIALS = frozenset({"perturbation"})
+"""Criteria that try masks on the model: their scores are errors of its outputs."""
+
 OWN_REPAIR = {"obspa": "obs", "activation-variance": "mean"}
 """Criterion -> the repair that its scores take for granted."""
 
-__all__ = ["CRITERIA", "LOSSES", "OWN_REPAIR", "WITH_STATISTICS", "Criterion", "Evidence", "Scores"]
+__all__ = ["CRITERIA", "LOSSES", "OWN_REPAIR", "WITH_STATISTICS", "WITH_TRIALS", "Criterion", "Evidence", "Scores"]

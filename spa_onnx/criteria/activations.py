@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spa_onnx.blas import Matrix
 from spa_onnx.consumers import Consumer
@@ -21,7 +20,7 @@ Measure = Callable[[Matrix, Moments], Matrix]
 """(weight (blocks, rows, inputs), moments of the inputs) -> score of each input, (blocks, inputs)."""
 
 
-def _readers(group: Group, evidence: Evidence) -> Iterator[tuple[Consumer, Matrix, Moments]]:
+def readers(group: Group, evidence: Evidence) -> Iterator[tuple[Consumer, Matrix, Moments]]:
     """The products that sum over the group's channels, with their weight and the moments of their inputs."""
     for consumer in evidence.consumers:
         weight = evidence.model.weight(consumer.weight)
@@ -32,7 +31,7 @@ def _readers(group: Group, evidence: Evidence) -> Iterator[tuple[Consumer, Matri
 
 def _scores(group: Group, evidence: Evidence, measure: Measure) -> Scores:
     found: Scores = []
-    for consumer, weight, moments in _readers(group, evidence):
+    for consumer, weight, moments in readers(group, evidence):
         score = measure(weight, moments)
         indices = score.reshape(-1, consumer.window).sum(axis=1)
         found.append((consumer.axis, indices.reshape(-1, group.owner[consumer.axis].size).sum(axis=0)))
@@ -63,31 +62,3 @@ def activation_variance(group: Group, evidence: Evidence) -> Scores:
 def activation_mean(group: Group, evidence: Evidence) -> Scores:
     """|mean(X_i)|: behind a ReLU low for channels that are mostly zero (in the spirit of APoZ, Hu et al., Network Trimming, 2016)."""
     return _scores(group, evidence, lambda _, moments: np.abs(moments.mean))
-
-
-def perturbation(group: Group, evidence: Evidence) -> NDArray[np.float64]:
-    """Coefficients of a regression of the loss on random masks, float64 (channels,): no gradient, only masked products.
-
-    After Bonsai (Dery et al., Everybody prune now, 2024), with the squared error of the products that read the group, relative to their
-    energy, in place of the loss of the model. With half of the channels gone at random that error is a quadratic form g' Q g of the mask
-    g, and the regression on ever more masks tends to s = Q 1, which is returned: what a channel costs alone, and shares with others.
-    Q_kl is the sum over the inputs i of channel k and j of channel l of (W' W)_ij C_ij, with C the second moments of the inputs.
-    """
-    total = np.zeros(group.size)
-    known = False
-    for consumer, weight, moments in _readers(group, evidence):
-        owners = _owners(group, consumer, len(weight))
-        for matrix, gram, owner in zip(weight, moments.gram / moments.count, owners, strict=True):
-            interaction = (matrix.T @ matrix) * gram
-            energy = float(interaction.sum())
-            owned = owner >= 0
-            if energy > 0:
-                total += np.bincount(owner[owned], interaction[np.ix_(owned, owned)].sum(axis=1) / energy, group.size)
-                known = True
-    return total if known else np.empty(0)
-
-
-def _owners(group: Group, consumer: Consumer, blocks: int) -> NDArray[np.int64]:
-    """The channel that owns each input of each product, (blocks, inputs): products side by side count their inputs alike."""
-    owner = np.repeat(group.owner[consumer.axis], consumer.window, axis=-1)
-    return np.broadcast_to(owner, (blocks, owner.shape[-1]))

@@ -1,0 +1,108 @@
+"""Cuts on trial: the dense model in one session, and how far its outputs move when it loses some channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from spa_onnx import runtime
+from spa_onnx.bodies import operators
+from spa_onnx.calibration import Calibration
+from spa_onnx.cut import Removal, zeroed
+from spa_onnx.facts import Indices
+from spa_onnx.fold import Array
+from spa_onnx.groups import Analysis, Group
+from spa_onnx.mask import mask
+from spa_onnx.model import Model
+from spa_onnx.repair import reconstruct
+from spa_onnx.runtime import Feed
+
+PASSES = 1
+"""All trials together run at most this many times as many samples through the model as calibration did, but FEWEST_PER_TRIAL each."""
+
+FEWEST_PER_TRIAL = 4
+
+
+class Trials:
+    """The dense model in one session, with the weights that trials change as inputs that have a default.
+
+    groups: those that lose channels. count: how many trials there will be, which decides about the samples of each. Raises RefusedError
+    where onnxruntime cannot run the model with its weights as inputs.
+    """
+
+    def __init__(self, analysis: Analysis, groups: Sequence[Group], known: Calibration, count: int) -> None:
+        self._analysis, self._known = analysis, known
+        self._feeds = known.first(max(FEWEST_PER_TRIAL, PASSES * known.samples // max(count, 1)))
+        touched = {axis.tensor for group in groups for axis in group.owner} | {consumer.bias for consumer in known.consumers}
+        self._session = runtime.session(
+            known.run(_open(analysis.model, touched)), optimise=True, what="the model with its weights as inputs"
+        )
+        self._places = {entry.name for entry in self._session.get_overridable_initializers()}
+        self._dense = self._outputs({})
+
+    def error(self, drop: Mapping[str, Indices], *, refits: bool = True) -> float:
+        """Relative error of the outputs without these channels, as `distance`. refits: whether consumers are refitted before."""
+        return distance(self._outputs(self._constants(Removal(self._analysis, drop), refits=refits)), self._dense)
+
+    def _constants(self, removal: Removal, *, refits: bool) -> Feed:
+        """The masked weights, those that consumers are refitted with among them."""
+        model, known = self._analysis.model, self._known
+        masked = mask(model, removal)
+        fresh = {tensor.name: tensor for tensor in masked.graph.initializer}
+        refitted = reconstruct(model, known.consumers, known.statistics, removal) if refits else {}
+        found: Feed = {}
+        was, now = list(operators(model.proto.graph)), list(operators(masked.graph))
+        for node in model.nodes:
+            for slot, name in enumerate(now[node.index].input):
+                use = node.inputs[slot]
+                if use in refitted:
+                    found[_place(node.index, slot)] = zeroed(model, use, refitted[use], removal.slices(use))
+                elif name != was[node.index].input[slot]:
+                    found[_place(node.index, slot)] = numpy_helper.to_array(fresh[name])
+        return found
+
+    def _outputs(self, constants: Feed) -> list[Array]:
+        """The outputs, the batches joined."""
+        read = {name: array for name, array in constants.items() if name in self._places}  # stored statistics may have no reader here
+        runs = [runtime.run(self._session, feed | read) for feed in self._feeds]
+        return [
+            np.concatenate([array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1) for array in output])
+            for output in zip(*runs, strict=True)
+        ]
+
+
+def _place(index: int, slot: int) -> str:
+    return f"trial_{index}_{slot}"
+
+
+def _open(model: Model, touched: set[str]) -> onnx.ModelProto:
+    """A copy in which every use of a touched constant is an input of its own, with the constant as its default."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    proto.ir_version = max(proto.ir_version, 4)
+    nodes = list(operators(proto.graph))
+    for node in model.nodes:
+        for slot, use in enumerate(node.inputs):
+            if use in touched and model.is_constant(use):
+                name = _place(node.index, slot)
+                tensor = numpy_helper.from_array(np.asarray(model.constant(use)), name)
+                nodes[node.index].input[slot] = name
+                proto.graph.initializer.append(tensor)
+                proto.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    return proto
+
+
+def distance(got: Sequence[Array], dense: Sequence[Array]) -> float:
+    """Mean over the outputs of ||got - dense||^2 / ||dense - mean||^2; outputs that are no numbers or do not vary are left out."""
+    found = []
+    for a, b in zip(got, dense, strict=True):
+        if a.shape != b.shape or b.dtype.kind not in "fiu" or not (np.isfinite(a).all() and np.isfinite(b).all()):
+            continue
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        varies = float(np.square(y - y.mean(axis=0)).sum()) or float(np.square(y - y.mean()).sum())
+        if varies > 0:
+            found.append(float(np.square(x - y).sum()) / varies)
+    return float(np.mean(found)) if found else float("nan")
