@@ -1,7 +1,7 @@
 """Bring the documentation up to date: outputs between markers, docs/cli.md and the pictures.
 
 `python docs/generate.py` rewrites what is stale; `--check` writes nothing and exits 1 if something is. Figures that differ from run
-to run (latencies, seconds, rounding differences) are no reason to call a page stale.
+to run (latencies, seconds, rounding differences) are no reason to call a page stale; `--figures` brings them up to date too.
 
 A marker names what stands between it and the next `<!-- end -->`: a command after `$`, or a block of docs/walkthrough.py. The commands
 of a page, and its Python, run from top to bottom in a folder of its own with models/ and example.onnx in it.
@@ -18,7 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -152,18 +152,19 @@ def settled(content: str) -> str:
     return content
 
 
-def stale() -> Iterator[tuple[Path, str]]:
-    """The files that are not as they would come out now, and what they should hold."""
+def stale(alike: Callable[[str], str] = settled) -> Iterator[tuple[Path, str]]:
+    """The files that are not as they would come out now, and what they should hold. alike: what of a page is compared."""
     for path, content in everything():
-        if not path.is_file() or settled(path.read_text(encoding="utf-8")) != settled(content):
+        if not path.is_file() or alike(path.read_text(encoding="utf-8")) != alike(content):
             yield path, content
 
 
 @click.command()
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if something is stale.")
-def generate(*, check: bool) -> None:
+@click.option("--figures", is_flag=True, help="Count figures that differ from run to run, too.")
+def generate(*, check: bool, figures: bool) -> None:
     """Rewrite the parts of the documentation that are stale."""
-    found = list(stale())
+    found = list(stale(str) if figures else stale())
     for path, content in found:
         click.echo(f"{path.relative_to(ROOT)} {'is stale; run: make docs' if check else 'written'}")
         if not check:
