@@ -20,12 +20,15 @@ COPIES = 4
 
 
 def sample_bytes(model: Model, name: str) -> int:
-    """What one sample of a tensor takes, as float32."""
+    """Bytes that one sample of a tensor takes, as float32."""
     return 4 * abs(prod(model.shape(name) or ())) // max(dims_batch(model), 1)
 
 
 def room(model: Model, found: Sequence[Consumer], memory: int) -> int:
-    """What is left for tensors beside the matrices that are collected and those that are made of the largest of them."""
+    """Bytes that are left for tensors beside the matrices that are collected and those that are made of the largest of them.
+
+    Raises RefusedError where the matrices alone take more than `memory`.
+    """
     sizes = [8 * inputs_of(consumer, model) ** 2 for consumer in found]
     held = sum(size * consumer.blocks for size, consumer in zip(sizes, found, strict=True)) + COPIES * max(sizes, default=0)
     if held > memory:
@@ -55,7 +58,7 @@ def dims_batch(model: Model) -> int:
 
 
 def widest_cut(model: Model, asked: Collection[str]) -> int:
-    """What one sample takes in the tensors that are still to be read when one of those asked for is known, where these are the most."""
+    """Bytes that one sample takes in the tensors that are still to be read when one of those asked for is known, where these are the most."""
     place = {node.index: number for number, node in enumerate(model.nodes)}
     made = {name: number for number, node in enumerate(model.nodes) for name in node.outputs}
     change = np.zeros(len(place) + 1, np.int64)

@@ -76,6 +76,7 @@ def _added(model: Model, consumer: Consumer) -> Iterator[Summand]:
 
 
 def _rows(model: Model, consumer: Consumer) -> int:
+    """How many rows the products side by side have together."""
     shape = model.shape(consumer.node.outputs[0]) or (1, 1)
     return shape[1] if consumer.node.op == "Conv" else shape[-1]
 
@@ -87,11 +88,9 @@ def _factor(model: Model, node: Node, others: Sequence[str], consumer: Consumer)
     rank = len(model.shape(node.outputs[0]) or ())
     if node.op == "BatchNormalization" and (consumer.node.op == "Conv" or rank == 2):
         scale, _, _, variance = (model.constant(name) for name in others)
-        return (
-            None
-            if scale is None or variance is None
-            else scale / np.sqrt(variance.astype(np.float64) + node.attributes.get("epsilon", 1e-5))
-        )
+        if scale is None or variance is None:
+            return None
+        return np.asarray(scale / np.sqrt(variance.astype(np.float64) + node.attributes.get("epsilon", 1e-5)))
     factor = model.constant(others[0]) if node.op == "Mul" and len(others) == 1 else None
     if factor is None:
         return None
