@@ -58,7 +58,7 @@ def dims_batch(model: Model) -> int:
 
 
 def widest_cut(model: Model, asked: Collection[str]) -> int:
-    """Bytes that one sample takes in the tensors that are still to be read when one of those asked for is known, where these are the most."""
+    """Bytes of one sample in the tensors that are still to be read when one of those asked for is known, where these are the most."""
     place = {node.index: number for number, node in enumerate(model.nodes)}
     made = {name: number for number, node in enumerate(model.nodes) for name in node.outputs}
     change = np.zeros(len(place) + 1, np.int64)
