@@ -42,7 +42,10 @@ def add_square(matrix: Matrix, vector: Matrix, factor: float) -> None:
     """Add factor v v' to a symmetric matrix, in place: (inputs, inputs) and (inputs,)."""
     from scipy.linalg import blas  # noqa: PLC0415 - slow to import
 
-    blas.dger(factor, vector, vector, a=matrix.T, overwrite_a=1)  # its transpose, as BLAS lays it out, is the same matrix
+    laid_out = matrix if matrix.flags.f_contiguous else matrix.T  # its transpose is the same matrix
+    added = blas.dger(factor, vector, vector, a=laid_out, overwrite_a=1)
+    if not np.may_share_memory(added, matrix):  # BLAS has added to a copy, since it cannot work on such a layout
+        matrix[:] = added
 
 
 def pivots(matrix: Matrix) -> NDArray[np.int64]:
@@ -60,7 +63,7 @@ def inverted(hessian: Matrix) -> Matrix:
     """H^-1 of a positive definite H, (inputs, inputs), by its Cholesky factor; by elimination where rounding has made it indefinite."""
     from scipy.linalg import lapack  # noqa: PLC0415 - slow to import
 
-    factor, failed = lapack.dpotrf(hessian, lower=1)
+    factor, failed = lapack.dpotrf(hessian.T, lower=1)  # symmetric, and already as LAPACK lays matrices out
     if failed:
         return np.asarray(np.linalg.inv(hessian), dtype=np.float64)
     half, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)  # the other half is zero
@@ -78,5 +81,5 @@ def solved(hessian: Matrix, right: Matrix) -> Matrix:
         return np.zeros(right.shape)
     from scipy.linalg import lapack  # noqa: PLC0415 - slow to import
 
-    _, solution, failed = lapack.dposv(hessian.T, right, lower=1)  # symmetric, and already as LAPACK lays matrices out
+    _, solution, failed = lapack.dposv(hessian.T, right, lower=1)
     return np.asarray(np.linalg.lstsq(hessian, right, rcond=None)[0] if failed else solution, dtype=np.float64)

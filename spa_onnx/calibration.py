@@ -18,6 +18,7 @@ from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
 from spa_onnx.memory import MEMORY, passes, room, sample_bytes, widest_cut
 from spa_onnx.model import Model, has_free_batch
+from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, Trust
 from spa_onnx.repair import correct_normalisation, normalisations
 from spa_onnx.runtime import Feed, feed_size
 from spa_onnx.statistics import ChannelMoments, Moments, Schedule, channel_moments, observe
@@ -70,6 +71,11 @@ class Calibration:
     normalised: Mapping[str, ChannelMoments] = field(default_factory=dict)
     passes: Sequence[Sequence[str]] = ()
     in_order: int = 0
+
+    @property
+    def trust(self) -> Trust:
+        """How far the statistics hold for real samples."""
+        return DOUBTFUL if self.doubtful else MADE_UP if self.made_up else GIVEN
 
     def describe(self) -> str:
         """How many samples of which kind, for people."""

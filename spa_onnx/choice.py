@@ -44,7 +44,7 @@ def choose(
     evidence = Evidence(analysis.model, settings.seed)
     if known is not None:
         trial = _trial(analysis, groups, known) if settings.criterion in WITH_TRIALS else None
-        evidence = Evidence(analysis.model, settings.seed, known.consumers, known.statistics, trial)
+        evidence = Evidence(analysis.model, settings.seed, known.consumers, known.statistics, known.trust, trial)
     scores = score_groups(groups, CRITERIA[settings.criterion], evidence, settings.aggregate, settings.normalise)
     if settings.criterion in LOSSES:
         scored = [group for group in groups if group.name in scores]

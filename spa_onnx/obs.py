@@ -6,6 +6,8 @@ pruning (1993), there for one weight; here for blocks of inputs, as in SPA (sect
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,29 @@ from spa_onnx.blas import Matrix, inverted, product, solved
 
 DAMPING = 0.01
 """lambda as a share of the mean diagonal of H."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How far what samples show of inputs holds for real ones.
+
+    mean: how much means count where a bias takes them up: nothing where real means are the same, like all else where they may be off by
+    as much as they are. damping: lambda as a share of the mean diagonal of H; the larger, the more do inputs count that samples hardly
+    stir.
+    """
+
+    mean: float = 0.0
+    damping: float = DAMPING
+
+
+GIVEN = Trust()
+"""In given samples."""
+
+MADE_UP = Trust(mean=1.0)
+"""In samples that are made up, where inner layers are stirred as by real ones."""
+
+DOUBTFUL = Trust(mean=1.0, damping=3.0)
+"""In samples that are made up, where nothing sees to that."""
 
 SUPPORT = 8
 """Columns per input from which on a fit is taken to hold for others too."""
@@ -49,7 +74,9 @@ def steer(target: Matrix, gram: Matrix, start: Matrix, damping: float = DAMPING)
     strength = damping * float(np.trace(gram)) / len(gram)
     if strength <= TINY:
         return start
-    return np.asarray(solved(gram + strength * np.eye(len(gram)), (target + strength * start).T).T)
+    hessian = gram.copy()
+    hessian.flat[:: len(gram) + 1] += strength
+    return np.asarray(solved(hessian, (target + strength * start).T).T)
 
 
 def missed(weight: Matrix, target: Matrix, gram: Matrix) -> float:
@@ -70,14 +97,20 @@ class Surgeon:
     """One product while blocks of its inputs are removed.
 
     Keeps W and H^-1 of what is left, so that the next saliency counts those already gone. members: the channel of each block, in
-    ascending order, where the product reads only some of `count` channels.
+    ascending order, where the product reads only some of `count` channels. damping: as in `Trust`.
     """
 
     def __init__(
-        self, weight: Matrix, gram: Matrix, blocks: NDArray[np.int64], members: NDArray[np.int64] | None = None, count: int = 0
+        self,
+        weight: Matrix,
+        gram: Matrix,
+        blocks: NDArray[np.int64],
+        members: NDArray[np.int64] | None = None,
+        count: int = 0,
+        damping: float = DAMPING,
     ) -> None:
         self.energy = 0.5 * float(np.sum(product(weight, gram) * weight))
-        self._inverse = inverted(damped(gram))
+        self._inverse = inverted(damped(gram, damping))
         self._weight = np.asfortranarray(weight)
         self._blocks = blocks
         self._left = np.arange(len(blocks)) if members is None else members

@@ -19,7 +19,7 @@ MOST_NAMES = 3
 def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[str, Array]:
     """Constant -> its new value, in the shape of the original."""
     refits = settings.repair == "obs"
-    values = reconstruct(known.model, known.consumers, known.statistics, removal, refits=refits)
+    values = reconstruct(known.model, known.consumers, known.statistics, removal, trust=known.trust, refits=refits)
     if refits and known.in_order:
         free = [consumer for consumer in consumers(known.model) if not _is_excluded(consumer, settings)]
         feeds, closely = known.first(known.in_order), not known.made_up  # what made-up samples do in detail is not worth the time

@@ -13,7 +13,7 @@ from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
 from spa_onnx.node import Node
-from spa_onnx.obs import damped, refit
+from spa_onnx.obs import GIVEN, Trust, damped, refit
 from spa_onnx.statistics import ChannelMoments, Moments
 
 SMALLEST = 1e-12
@@ -24,13 +24,21 @@ REPAIRS = ("obs", "mean", "none")
 
 
 def reconstruct(
-    model: Model, found: Sequence[Consumer], statistics: Mapping[int, Moments], removal: Removal, *, refits: bool = True
+    model: Model,
+    found: Sequence[Consumer],
+    statistics: Mapping[int, Moments],
+    removal: Removal,
+    *,
+    trust: Trust = GIVEN,
+    refits: bool = True,
 ) -> dict[str, Array]:
     """Refit every product that loses inputs: constant -> new value in the original's shape.
 
     The kept columns become argmin ||W X - W' X_kept||^2 over the collected columns X; where a bias is added it takes up the means. A
     weight that several products share is refitted for all of them together. Quantised weights are refitted in float and stored in the
-    steps that they had. refits: False to leave weights as they are and only correct the biases (FLAP's compensation, An et al. 2024).
+    steps that they had. trust: how far the statistics hold for real samples.
+
+    refits: False to leave weights as they are and only correct the biases (FLAP's compensation, An et al. 2024).
     """
     sharing: dict[str, list[Consumer]] = defaultdict(list)
     for consumer in found:
@@ -45,11 +53,12 @@ def reconstruct(
         moments = sum((statistics[user.node.index] for user in users[1:]), statistics[first.node.index])
         old = first.matrix(weight)
         centred = bool(first.bias) and len(users) == 1
-        gram = moments.hessian(centred=centred)
+        gram = moments.hessian(mean=trust.mean if centred else 1.0)
         new = np.zeros_like(old)
         for block in range(len(old)):
             columns = kept_columns(first, removal, block)
-            new[block][:, columns] = refit(old[block], damped(gram[block], overwrite=True), columns) if refits else old[block][:, columns]
+            hessian = damped(gram[block], trust.damping, overwrite=True)
+            new[block][:, columns] = refit(old[block], hessian, columns) if refits else old[block][:, columns]
         if not np.isfinite(new).all():
             continue
         if refits:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_onnx.blas import Matrix, product
+from spa_onnx.blas import Matrix, add_square, product
 from spa_onnx.bodies import operators
 from spa_onnx.consumers import Consumer
 from spa_onnx.cut import Removal, zeroed
@@ -75,7 +75,10 @@ class Pairs:
     def centred(self) -> tuple[Matrix, Matrix]:
         """(target, gram) of the columns without their means, over their number."""
         y, z = self.wanted / self.count, self.repaired / self.count
-        return self.target / self.count - y[:, :, None] * z[:, None, :], self.gram / self.count - z[:, :, None] * z[:, None, :]
+        target, gram = self.target / self.count - y[:, :, None] * z[:, None, :], self.gram / self.count
+        for matrix, vector in zip(gram, z, strict=True):
+            add_square(matrix, vector, -1.0)
+        return target, gram
 
 
 def _chain(weight: Matrix, x: Matrix, z: Matrix) -> Matrix:
@@ -168,16 +171,15 @@ class _SideBySide:
         model = self._model
         old = consumer.matrix(weight)
         start = consumer.matrix(model.numbers(consumer.weight, self.values[consumer.weight])) if consumer.weight in self.values else old
-        whole = sum(halves[1:], halves[0])
-        new = _steered(consumer, whole, halves, start, [kept_columns(consumer, self._removal, block) for block in range(len(old))])
+        new = _steered(consumer, halves, start, [kept_columns(consumer, self._removal, block) for block in range(len(old))])
         fitted = in_range(model, consumer.weight, consumer.tensor(new, weight)) if np.isfinite(new).all() else None
         if fitted is None:
             return
         self._settle(consumer.weight, fitted)
         bias = model.weight(consumer.bias) if consumer.bias else None
         if bias is not None:
-            lost = whole.wanted - np.einsum("bri,bi->br", new, whole.repaired)
-            moved = in_range(model, consumer.bias, bias.astype(np.float64) + (lost / whole.count).reshape(bias.shape))
+            lost = sum(half.wanted - np.einsum("bri,bi->br", new, half.repaired) for half in halves) / sum(half.count for half in halves)
+            moved = in_range(model, consumer.bias, bias.astype(np.float64) + np.reshape(lost, bias.shape))
             if moved is not None:
                 self._settle(consumer.bias, moved)
 
@@ -222,19 +224,23 @@ class _Fit:
         return sum(missed(weight, target, gram) for weight, target, gram in zip(weights, self.target, self.gram, strict=True))
 
 
-def _steered(consumer: Consumer, whole: Pairs, halves: Sequence[Pairs], start: Matrix, kept: Sequence[NDArray[np.int64]]) -> Matrix:
-    """The new weights as a matrix, (blocks, rows, inputs), zero for the inputs that are gone.
-
-    whole: the sum of the halves. kept: the inputs that stay of each block. Where all samples are in one half, a fit to fewer columns than
-    SUPPORT per input is damped the more, since it holds for no others.
-    """
+def _steered(consumer: Consumer, halves: Sequence[Pairs], start: Matrix, kept: Sequence[NDArray[np.int64]]) -> Matrix:
+    """The new weights as a matrix, (blocks, rows, inputs), zero for the inputs that are gone. kept: the inputs that stay of each block."""
     first = [start[block][:, left] for block, left in enumerate(kept)]
-    if len(halves) == 1:
-        damping = DAMPING * max(1.0, SUPPORT * start.shape[2] / whole.count)
-    else:
-        fits = [_Fit.of(pairs, consumer, kept) for pairs in halves]
-        damping = min(DAMPINGS, key=lambda each: sum(fits[1 - n].error(fits[n].steered(first, each)) for n in (0, 1)))
+    damping = _damping(consumer, halves, first, kept)
+    whole = sum(halves[1:], halves[0])
     new = np.zeros_like(start)
     for block, (left, weight) in enumerate(zip(kept, _Fit.of(whole, consumer, kept).steered(first, damping), strict=True)):
         new[block][:, left] = weight
     return new
+
+
+def _damping(consumer: Consumer, halves: Sequence[Pairs], first: Sequence[Matrix], kept: Sequence[NDArray[np.int64]]) -> float:
+    """Of DAMPINGS that with which what is fitted to one half suits the other best.
+
+    Where all samples are in one half, a fit to fewer columns than SUPPORT per input is damped the more, since it holds for no others.
+    """
+    if len(halves) == 1:
+        return DAMPING * max(1.0, SUPPORT * len(halves[0].gram[0]) / halves[0].count)
+    fits = [_Fit.of(pairs, consumer, kept) for pairs in halves]
+    return min(DAMPINGS, key=lambda each: sum(fits[1 - n].error(fits[n].steered(first, each)) for n in (0, 1)))

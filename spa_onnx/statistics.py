@@ -88,16 +88,17 @@ class Moments:
             block[:, inputs] = 0.0
         return np.asarray(result, dtype=np.float64)
 
-    def hessian(self, *, centred: bool) -> Matrix:
-        """What inputs have in common, as far as so many columns tell, (blocks, inputs, inputs); about the mean, or about zero.
+    def hessian(self, *, mean: float) -> Matrix:
+        """What inputs have in common, as far as so many columns tell: covariance + mean m m', (blocks, inputs, inputs).
 
+        mean: 1 where the means m count like all else (the matrix is that about zero), 0 where a bias takes them up.
         With fewer than SUPPORT columns per input, covariances are drawn towards zero by inputs / (inputs + columns): few columns make
         inputs look as if they could replace each other (Ledoit & Wolf, A well-conditioned estimator for large-dimensional covariance
         matrices, 2004, with a fixed share). Variances and means stay.
         """
         inputs = self.gram.shape[1]
         enough = self.count >= SUPPORT * inputs
-        if enough and not centred:
+        if enough and mean == 1:
             return self.gram / self.count
         result = self.covariance()
         if not enough:
@@ -105,9 +106,8 @@ class Moments:
             result *= self.count / (self.count + inputs)
             for block, variance in zip(result, variances, strict=True):
                 np.fill_diagonal(block, variance)
-        if not centred:
-            for matrix, vector in zip(result, self.mean, strict=True):
-                add_square(matrix, vector, 1.0)
+        for matrix, vector in zip(result, self.mean, strict=True):
+            add_square(matrix, vector, mean)
         return result
 
 
@@ -139,10 +139,11 @@ class _Sums:
 
     def moments(self) -> Moments:
         """The sums; only one triangle of each symmetric matrix was computed."""
-        for gram in self._grams:
+        grams = [gram.T for gram in self._grams]  # row by row, as all others expect it
+        for gram in grams:
             for row in range(len(gram)):
-                gram[row + 1 :, row] = gram[row, row + 1 :]
-        return Moments(np.stack(self._grams) if len(self._grams) > 1 else self._grams[0][None], self._total, self.count)
+                gram[row, row + 1 :] = gram[row + 1 :, row]
+        return Moments(np.stack(grams) if len(grams) > 1 else grams[0][None], self._total, self.count)
 
 
 def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:

@@ -18,11 +18,15 @@ from spa_onnx.design import most_telling
 from spa_onnx.errors import RefusedError
 from spa_onnx.fold import Array
 from spa_onnx.model import Model, feeds
+from spa_onnx.node import Node
 from spa_onnx.pictures import HALF_WIDTH, pictures
 from spa_onnx.runtime import Feed, feed_size, random_feed
 from spa_onnx.sentences import speaker, spoken
 from spa_onnx.shapes import symbolic_dims
 from spa_onnx.tokens import token_values
+
+NOT_BETWEEN_LAYERS = {"BatchNormalization", "LpNormalization"}
+"""By stored statistics, or, as embeddings are, at the end."""
 
 IR_WITHOUT_LISTED_CONSTANTS = 4
 """From this IR version on, initializers need not be listed as graph inputs."""
@@ -31,6 +35,25 @@ IR_WITHOUT_LISTED_CONSTANTS = 4
 def has_stored_statistics(model: Model) -> bool:
     """Whether any BatchNormalization is left in the graph (many exporters fold it into the convolution before)."""
     return any(node.op == "BatchNormalization" and not node.inside for node in model.nodes)
+
+
+def normalises(model: Model) -> bool:
+    """Whether the graph normalises what it computes, in one operator or in parts: by sqrt(ReduceMean(...) + epsilon)."""
+    return any(
+        (node.op.endswith("Normalization") and node.op not in NOT_BETWEEN_LAYERS)
+        or (node.op == "Sqrt" and any(_is_mean(before, model) for before in _before(node, model)))
+        for node in model.nodes
+    )
+
+
+def _before(node: Node, model: Model) -> list[Node]:
+    """The nodes that compute what a node reads."""
+    return [model.producer[name] for name in node.inputs if name in model.producer]
+
+
+def _is_mean(node: Node, model: Model) -> bool:
+    """Whether it is a mean, to which a constant may have been added."""
+    return node.op == "ReduceMean" or (node.op == "Add" and any(before.op == "ReduceMean" for before in _before(node, model)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +82,8 @@ def make_up(model: Model, dims: Mapping[str, int], samples: int, batch: int, see
             return MadeUp(told, doubtful=False)
     made = _drawn(model, dims, max(samples, drawn), batch, seed)
     count = max(-(-samples // feed_size(made[0])), 1)
-    return MadeUp(most_telling(model, made, count, seed) if len(made) > count else made, doubtful=not has_stored_statistics(model))
+    told_by_graph = has_stored_statistics(model) or normalises(model)
+    return MadeUp(most_telling(model, made, count, seed) if len(made) > count else made, doubtful=not told_by_graph)
 
 
 def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:

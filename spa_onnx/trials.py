@@ -52,7 +52,7 @@ class Trials:
         model, known = self._analysis.model, self._known
         masked = mask(model, removal)
         fresh = {tensor.name: tensor for tensor in masked.graph.initializer}
-        refitted = reconstruct(model, known.consumers, known.statistics, removal) if refits else {}
+        refitted = reconstruct(model, known.consumers, known.statistics, removal, trust=known.trust) if refits else {}
         found: Feed = {}
         was, now = list(operators(model.proto.graph)), list(operators(masked.graph))
         for node in model.nodes:

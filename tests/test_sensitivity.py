@@ -66,7 +66,8 @@ def test_doubtful_samples_make_no_group_less_sensitive_than_the_middle_one():
     scores = score_groups(analysis.prunable(), CRITERIA["obspa"], Evidence(analysis.model, 0, known.consumers, known.statistics))
     given, made = (sensitivities(analysis, analysis.prunable(), scores, replace(known, doubtful=m)) for m in (False, True))
     assert given.min() < 1
-    assert np.array_equal(made, np.maximum(given, 1))
+    assert made.min() == 1
+    assert made.max() > 1
 
 
 def test_outputs_that_never_vary_say_nothing():

@@ -17,7 +17,7 @@ from spa_onnx.cost import macs
 from spa_onnx.cut import Removal
 from spa_onnx.data import read_samples
 from spa_onnx.model import Model
-from spa_onnx.obs import missed, steer
+from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, Trust, missed, steer
 from spa_onnx.pipeline import inspect
 from spa_onnx.plan import Plan
 from spa_onnx.repair import reconstruct
@@ -55,6 +55,26 @@ def test_errors_are_corrected_and_not_added_up(name):
         for label, values in (("none", {}), ("apart", apart), ("together", together))
     }
     assert error["together"] < error["apart"] < error["none"]
+
+
+@pytest.mark.parametrize("trust", [GIVEN, MADE_UP, DOUBTFUL, Trust(4.0, 0.1)])
+def test_layer_by_layer_weights_and_biases_are_those_of_least_squares(trust):
+    """About the means, which the bias takes up; where these may be off, as if there were columns that held nothing but the means."""
+    proto = MLP()
+    analysis, known = known_of(proto, samples((6,), 400), 400)
+    removal = Removal(analysis, dropped(analysis))
+    model = analysis.model
+    values = reconstruct(model, known.consumers, known.statistics, removal, trust=trust)
+    last = known.consumers[-1]
+    x = np.concatenate(Walk(proto, list(known.feeds)).tensor(last.data)).astype(np.float64)
+    weight, mean = np.asarray(model.constant(last.weight), np.float64), x.mean(axis=0)
+    centred = np.concatenate([(x - mean) / np.sqrt(len(x)), np.sqrt(trust.mean) * mean[None]])
+    strength = trust.damping * np.square(centred).sum() / centred.shape[1]
+    columns, kept = np.concatenate([centred, np.sqrt(strength) * np.eye(centred.shape[1])]), removal.kept(last.axis)
+    best = np.linalg.lstsq(columns[:, kept], columns @ weight, rcond=None)[0]
+    np.testing.assert_allclose(values[last.weight][kept], best, rtol=2e-3, atol=2e-4)
+    bias = np.asarray(model.constant(last.bias), np.float64) + mean @ weight - mean[kept] @ best
+    np.testing.assert_allclose(values[last.bias], bias, rtol=2e-3, atol=2e-4)
 
 
 def test_the_weights_are_those_of_least_squares_towards_the_dense_outputs():
@@ -125,7 +145,7 @@ def test_weights_are_held_the_more_the_less_one_half_says_about_the_other(noise,
     for _ in range(2):
         z = rng.standard_normal((1, 6, 24))
         halves.append(Pairs.of(old, z + noise * rng.standard_normal(z.shape), z))
-    sequential._steered(consumer, halves[0] + halves[1], halves, np.zeros_like(old), [np.arange(6)])
+    sequential._steered(consumer, halves, np.zeros_like(old), [np.arange(6)])
     assert used[-1] == (DAMPINGS[-1] if strongest else DAMPINGS[0])
 
 
@@ -136,7 +156,7 @@ def test_a_few_samples_move_weights_less():
     z, y, start = rng.standard_normal((1, 20, 10)), rng.standard_normal((1, 4, 10)), np.zeros((1, 4, 20))
     few = Pairs.of(start, z, z, y)
     many = Pairs(1000 * few.target, 1000 * few.gram, 1000 * few.wanted, 1000 * few.repaired, 1000 * few.count)
-    moved = [np.square(sequential._steered(consumer, pairs, [pairs], start, [np.arange(20)])).sum() for pairs in (few, many)]
+    moved = [np.square(sequential._steered(consumer, [pairs], start, [np.arange(20)])).sum() for pairs in (few, many)]
     assert moved[0] < 0.6 * moved[1]
 
 

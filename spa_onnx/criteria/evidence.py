@@ -14,6 +14,7 @@ from spa_onnx.facts import Axis, Indices
 from spa_onnx.fold import Array
 from spa_onnx.groups import Group
 from spa_onnx.model import Model
+from spa_onnx.obs import GIVEN, Trust
 from spa_onnx.statistics import Moments
 
 Scores: TypeAlias = list[tuple[Axis, Array]]
@@ -24,14 +25,16 @@ Scores: TypeAlias = list[tuple[Axis, Array]]
 class Evidence:
     """The model, the seed for criteria that draw numbers, and what is known of the inputs of its products.
 
-    statistics: index of a consumer's node -> moments of its input; None for criteria that look at weights alone. trial: the relative error
-    of the outputs when a group loses these channels and nothing is refitted; None where nobody asks or onnxruntime cannot tell.
+    statistics: index of a consumer's node -> moments of its input; None for criteria that look at weights alone. trust: how far these
+    hold for real samples. trial: the relative error of the outputs when a group loses these channels and nothing is refitted; None where
+    nobody asks or onnxruntime cannot tell.
     """
 
     model: Model
     seed: int = 0
     consumers: tuple[Consumer, ...] = ()
     statistics: Mapping[int, Moments] | None = None
+    trust: Trust = GIVEN
     trial: Callable[[Group, Indices], float] | None = None
 
 
