@@ -18,6 +18,9 @@ MEMORY = 25 * 10**8
 COPIES = 4
 """A matrix takes up to so many times its size while it is worked on."""
 
+RUN = 2
+"""A batch takes up to so many times the size of the tensors that are looked at, as onnxruntime takes memory in steps that double."""
+
 
 def sample_bytes(model: Model, name: str) -> int:
     """Bytes that one sample of a tensor takes, as float32."""

@@ -53,11 +53,12 @@ def reconstruct(
         moments = sum((statistics[user.node.index] for user in users[1:]), statistics[first.node.index])
         old = first.matrix(weight)
         centred = bool(first.bias) and len(users) == 1
-        gram = moments.hessian(mean=trust.mean if centred else 1.0)
+        here = trust if centred else trust.without_bias()
+        gram = moments.hessian(mean=here.mean)
         new = np.zeros_like(old)
         for block in range(len(old)):
             columns = kept_columns(first, removal, block)
-            hessian = damped(gram[block], trust.damping, overwrite=True)
+            hessian = damped(gram[block], here.damping, overwrite=True)
             new[block][:, columns] = refit(old[block], hessian, columns) if refits else old[block][:, columns]
         if not np.isfinite(new).all():
             continue
