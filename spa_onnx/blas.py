@@ -81,5 +81,5 @@ def solved(hessian: Matrix, right: Matrix) -> Matrix:
         return np.zeros(right.shape)
     from scipy.linalg import lapack  # noqa: PLC0415 - slow to import
 
-    _, solution, failed = lapack.dposv(hessian.T, right, lower=1)
+    _, solution, failed = lapack.dposv(hessian.T, right, lower=1)  # transposed as above
     return np.asarray(np.linalg.lstsq(hessian, right, rcond=None)[0] if failed else solution, dtype=np.float64)

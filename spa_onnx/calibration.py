@@ -16,7 +16,7 @@ from spa_onnx.data import Samples
 from spa_onnx.errors import RefusedError
 from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
-from spa_onnx.memory import MEMORY, RUN, passes, room, sample_bytes, widest_cut
+from spa_onnx.memory import ARENA, MEMORY, passes, room, sample_bytes, widest_cut
 from spa_onnx.model import Model, has_free_batch
 from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, Trust
 from spa_onnx.repair import correct_normalisation, normalisations
@@ -130,8 +130,8 @@ def calibrate(
     sizes = {name: sample_bytes(model, name) for name in {*names, *(consumer.data for consumer in found)}}
     free = room(model, found, memory)
     most = free // max(sizes.values(), default=1)
-    run = sum(sizes.values()) * (1 if samples is None else RUN)  # batch statistics of few samples would be worth little
-    batch = max(1, min(LARGEST_BATCH, max(free // max(run, 1), SMALLEST_BATCH), most))
+    each = sum(sizes.values()) * (1 if samples is None else ARENA)  # made-up ones stay in large batches, for their statistics
+    batch = max(1, min(LARGEST_BATCH, max(free // max(each, 1), SMALLEST_BATCH), most))
     walked = free // max(WALKS * widest_cut(model, {consumer.data for consumer in found}), 1)
     if samples is not None:
         chosen = samples.head(count, batch)

@@ -18,8 +18,8 @@ MEMORY = 25 * 10**8
 COPIES = 4
 """A matrix takes up to so many times its size while it is worked on."""
 
-RUN = 2
-"""A batch takes up to so many times the size of the tensors that are looked at, as onnxruntime takes memory in steps that double."""
+ARENA = 2
+"""A batch takes up to so many times the size of the tensors that are looked at: the arena of onnxruntime grows in steps that double."""
 
 
 def sample_bytes(model: Model, name: str) -> int:

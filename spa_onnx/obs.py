@@ -23,24 +23,25 @@ class Trust:
 
     mean: how much means count where a bias takes them up: nothing where real means are the same, like all else where they may be off by
     as much as they are. damping: lambda as a share of the mean diagonal of H; the larger, the more do inputs count that samples hardly
-    stir.
+    stir. biased_damping: the same where a bias takes up the means.
     """
 
     mean: float = 1.0
     damping: float = DAMPING
+    biased_damping: float = DAMPING
 
-    def without_bias(self) -> Trust:
-        """The same for a product whose means nothing takes up."""
-        return self if self.mean == 1 else Trust()
+    def of(self, *, biased: bool) -> tuple[float, float]:
+        """(how much means count, lambda as a share of the mean diagonal) for a product with or without a bias."""
+        return (self.mean, self.biased_damping) if biased else (1.0, self.damping)
 
 
-GIVEN = Trust(mean=0.0, damping=10 * DAMPING)
+GIVEN = Trust(mean=0.0, biased_damping=10 * DAMPING)
 """In given samples. About the means less is left, of which a few samples say less."""
 
 MADE_UP = Trust()
 """In samples that are made up, where inner layers are stirred as by real ones."""
 
-DOUBTFUL = Trust(damping=3.0)
+DOUBTFUL = Trust(damping=3.0, biased_damping=3.0)
 """In samples that are made up, where nothing sees to that."""
 
 SUPPORT = 8
@@ -78,9 +79,7 @@ def steer(target: Matrix, gram: Matrix, start: Matrix, damping: float = DAMPING)
     strength = damping * float(np.trace(gram)) / len(gram)
     if strength <= TINY:
         return start
-    hessian = gram.copy()
-    hessian.flat[:: len(gram) + 1] += strength
-    return np.asarray(solved(hessian, (target + strength * start).T).T)
+    return np.asarray(solved(damped(gram, damping), (target + strength * start).T).T)
 
 
 def missed(weight: Matrix, target: Matrix, gram: Matrix) -> float:
@@ -101,7 +100,7 @@ class Surgeon:
     """One product while blocks of its inputs are removed.
 
     Keeps W and H^-1 of what is left, so that the next saliency counts those already gone. members: the channel of each block, in
-    ascending order, where the product reads only some of `count` channels. damping: as in `Trust`.
+    ascending order, where the product reads only some of `count` channels. damping: lambda as a share of the mean diagonal of H.
     """
 
     def __init__(

@@ -36,9 +36,8 @@ def reconstruct(
 
     The kept columns become argmin ||W X - W' X_kept||^2 over the collected columns X; where a bias is added it takes up the means. A
     weight that several products share is refitted for all of them together. Quantised weights are refitted in float and stored in the
-    steps that they had. trust: how far the statistics hold for real samples.
-
-    refits: False to leave weights as they are and only correct the biases (FLAP's compensation, An et al. 2024).
+    steps that they had. trust: how far the statistics hold for real samples. refits: False to leave weights as they are and only correct
+    the biases (FLAP's compensation, An et al. 2024).
     """
     sharing: dict[str, list[Consumer]] = defaultdict(list)
     for consumer in found:
@@ -53,12 +52,12 @@ def reconstruct(
         moments = sum((statistics[user.node.index] for user in users[1:]), statistics[first.node.index])
         old = first.matrix(weight)
         centred = bool(first.bias) and len(users) == 1
-        here = trust if centred else trust.without_bias()
-        gram = moments.hessian(mean=here.mean)
+        mean, damping = trust.of(biased=centred)
+        gram = moments.hessian(mean=mean)
         new = np.zeros_like(old)
         for block in range(len(old)):
             columns = kept_columns(first, removal, block)
-            hessian = damped(gram[block], here.damping, overwrite=True)
+            hessian = damped(gram[block], damping, overwrite=True)
             new[block][:, columns] = refit(old[block], hessian, columns) if refits else old[block][:, columns]
         if not np.isfinite(new).all():
             continue

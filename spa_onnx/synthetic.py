@@ -26,7 +26,7 @@ from spa_onnx.shapes import symbolic_dims
 from spa_onnx.tokens import token_values
 
 NOT_BETWEEN_LAYERS = {"BatchNormalization", "LpNormalization"}
-"""By stored statistics, or, as embeddings are, at the end."""
+"""Normalisations that do not set what inner layers are given: by stored statistics, or at the end, as of embeddings."""
 
 IR_WITHOUT_LISTED_CONSTANTS = 4
 """From this IR version on, initializers need not be listed as graph inputs."""

@@ -57,7 +57,7 @@ def test_errors_are_corrected_and_not_added_up(name):
     assert error["together"] < error["apart"] < error["none"]
 
 
-@pytest.mark.parametrize("trust", [GIVEN, MADE_UP, DOUBTFUL, Trust(4.0, 0.1)])
+@pytest.mark.parametrize("trust", [GIVEN, MADE_UP, DOUBTFUL, Trust(4.0, biased_damping=0.1)])
 def test_layer_by_layer_weights_and_biases_are_those_of_least_squares(trust):
     """About the means, which the bias takes up; where these may be off, as if there were columns that held nothing but the means."""
     proto = MLP()
@@ -69,7 +69,7 @@ def test_layer_by_layer_weights_and_biases_are_those_of_least_squares(trust):
     x = np.concatenate(Walk(proto, list(known.feeds)).tensor(last.data)).astype(np.float64)
     weight, mean = np.asarray(model.constant(last.weight), np.float64), x.mean(axis=0)
     centred = np.concatenate([(x - mean) / np.sqrt(len(x)), np.sqrt(trust.mean) * mean[None]])
-    strength = trust.damping * np.square(centred).sum() / centred.shape[1]
+    strength = trust.biased_damping * np.square(centred).sum() / centred.shape[1]
     columns, kept = np.concatenate([centred, np.sqrt(strength) * np.eye(centred.shape[1])]), removal.kept(last.axis)
     best = np.linalg.lstsq(columns[:, kept], columns @ weight, rcond=None)[0]
     np.testing.assert_allclose(values[last.weight][kept], best, rtol=2e-3, atol=2e-4)

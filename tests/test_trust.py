@@ -63,7 +63,7 @@ def test_made_up_samples_are_trusted_as_far_as_the_graph_normalises(name, given,
     assert calibrate(model, {"N": 4}, samples, 16, 0).trust is expected
 
 
-@pytest.mark.parametrize("trust", [GIVEN, MADE_UP, DOUBTFUL, Trust(3.0, 0.2)])
+@pytest.mark.parametrize("trust", [GIVEN, MADE_UP, DOUBTFUL, Trust(3.0, biased_damping=0.2)])
 def test_scores_are_losses_where_the_least_removal_is_refitted_on_what_is_trusted(trust):
     """As if there were columns that held nothing but the means, and columns that held one input each."""
     model = Model.of(GEMM(), {"N": 4})
@@ -76,7 +76,7 @@ def test_scores_are_losses_where_the_least_removal_is_refitted_on_what_is_truste
     weight = np.asarray(model.constant("w2"), np.float64).T
     mean = moments.total[0] / moments.count
     plain = moments.gram[0] / moments.count - (1 - trust.mean) * np.outer(mean, mean)
-    square = plain + trust.damping * np.trace(plain) / len(plain) * np.eye(len(plain))
+    square = plain + trust.biased_damping * np.trace(plain) / len(plain) * np.eye(len(plain))
     root = np.linalg.cholesky(square)
     losses = []
     for gone in range(group.size):

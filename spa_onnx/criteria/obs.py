@@ -42,10 +42,10 @@ def surgeons(group: Group, evidence: Evidence) -> Iterator[Surgeon]:
         weight = evidence.model.weight(consumer.weight)
         if not columns or moments is None or weight is None:
             continue
-        trust = evidence.trust if consumer.bias else evidence.trust.without_bias()
-        gram = moments.hessian(mean=trust.mean)
+        mean, damping = evidence.trust.of(biased=bool(consumer.bias))
+        gram = moments.hessian(mean=mean)
         for matrix, inner, (blocks, members) in zip(consumer.matrix(weight), gram, columns, strict=True):
-            yield Surgeon(matrix, inner, blocks, members, group.size, trust.damping)
+            yield Surgeon(matrix, inner, blocks, members, group.size, damping)
 
 
 def obspa(group: Group, evidence: Evidence) -> NDArray[np.float64]:
