@@ -29,13 +29,21 @@ def _turned(matrix: Matrix) -> tuple[Matrix, bool]:
 
 
 def add_gram(gram: Matrix, columns: Matrix) -> Matrix:
-    """Add X X' to a Gram matrix, in place; only one of its triangles counts.
+    """Add X X' to a Gram matrix, in place; only its upper triangle counts.
 
-    gram: (inputs, inputs), as Fortran orders it. columns: X, (inputs, n), as C does.
+    gram: (inputs, inputs), as Fortran orders it. columns: X, (inputs, n).
     """
     from scipy.linalg import blas  # noqa: PLC0415 - slow to import
 
-    return np.asarray(blas.dsyrk(1.0, columns.T, beta=1.0, c=gram, trans=1, overwrite_c=1))
+    turned, turn = _turned(columns)
+    return np.asarray(blas.dsyrk(1.0, turned, beta=1.0, c=gram, trans=not turn, overwrite_c=1))
+
+
+def gram(columns: Matrix) -> Matrix:
+    """X X', (inputs, inputs). columns: X, (inputs, n)."""
+    half = add_gram(np.zeros((len(columns), len(columns)), order="F"), columns)
+    half.flat[:: len(half) + 1] /= 2
+    return np.asarray(half + half.T)
 
 
 def add_square(matrix: Matrix, vector: Matrix, factor: float) -> None:
@@ -59,17 +67,48 @@ def pivots(matrix: Matrix) -> NDArray[np.int64]:
     return np.asarray(order, dtype=np.int64) - 1
 
 
-def inverted(hessian: Matrix) -> Matrix:
-    """H^-1 of a positive definite H, (inputs, inputs), by its Cholesky factor; by elimination where rounding has made it indefinite."""
+def inverted(hessian: Matrix, *, overwrite: bool = False) -> Matrix:
+    """The lower triangle of H^-1, by the Cholesky factor of H; by elimination where rounding has made H indefinite.
+
+    hessian: H, symmetric, (inputs, inputs). overwrite: whether it may be. Returns (inputs, inputs), as Fortran orders it; what stands above
+    the diagonal counts for nothing.
+    """
     from scipy.linalg import lapack  # noqa: PLC0415 - slow to import
 
-    factor, failed = lapack.dpotrf(hessian.T, lower=1)  # symmetric, and already as LAPACK lays matrices out
+    held = hessian if overwrite else np.array(hessian)
+    diagonal = np.diag(held).copy()
+    factor, failed = lapack.dpotrf(held.T, lower=1, clean=0, overwrite_a=1)  # symmetric, and already as LAPACK lays matrices out
     if failed:
-        return np.asarray(np.linalg.inv(hessian), dtype=np.float64)
-    half, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)  # the other half is zero
-    inverse = half + half.T
-    inverse.flat[:: len(inverse) + 1] /= 2
+        half = np.tril(held, -1)  # LAPACK has left this triangle as it was
+        return np.asfortranarray(np.linalg.inv(half + half.T + np.diag(diagonal)))
+    inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
     return np.asarray(inverse, dtype=np.float64)
+
+
+def eliminate(inverse: Matrix, weight: Matrix, gone: NDArray[np.int64]) -> None:
+    """Take inputs out of H^-1, and out of W while the others make up for them: H^-1 - B P^-1 B' and W - W_S P^-1 B', in place.
+
+    inverse: the lower triangle of H^-1, (inputs, inputs). weight: W, (rows, inputs). Both as Fortran orders them. gone: S, the inputs that
+    go; B are their columns of H^-1, and P is where these cross. What stands at S is about zero afterwards.
+    """
+    if not gone.size:  # BLAS refuses arrays without elements
+        return
+    from scipy.linalg import blas, lapack  # noqa: PLC0415 - slow to import
+
+    across = inverse[:, gone]
+    for place, number in enumerate(gone.tolist()):  # what stands above the diagonal
+        across[:number, place] = inverse[number, :number]
+    factor, failed = lapack.dpotrf(across[gone], lower=1)
+    if failed:  # rounding has made it indefinite: a root of its pseudo-inverse
+        values, vectors = np.linalg.eigh(across[gone])
+        usable = values > len(values) * np.finfo(float).eps * values.max(initial=0.0)
+        root = vectors[:, usable] / np.sqrt(values[usable])
+        spread, lost = product(across, root), product(weight[:, gone], root)
+    else:
+        spread = blas.dtrsm(1.0, factor, across, side=1, lower=1, trans_a=1, overwrite_b=1)
+        lost = blas.dtrsm(1.0, factor, weight[:, gone], side=1, lower=1, trans_a=1, overwrite_b=1)
+    blas.dsyrk(-1.0, spread, beta=1.0, c=inverse, lower=1, overwrite_c=1)
+    blas.dgemm(-1.0, lost, spread, beta=1.0, c=weight, trans_b=1, overwrite_c=1)
 
 
 def solved(hessian: Matrix, right: Matrix) -> Matrix:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from spa_onnx.bodies import operators
-from spa_onnx.cut import Key, Removal, lookup, zeroed
+from spa_onnx.cut import Key, Removal, Slices, lookup, zeroed
 from spa_onnx.facts import Axis
 from spa_onnx.model import Model
+from spa_onnx.node import Node
 from spa_onnx.quantised import SCALES
 
 KEEP_OPERAND: Mapping[str, frozenset[int]] = {
@@ -34,22 +35,28 @@ def mask(model: Model, removal: Removal, only: Container[Axis] | None = None) ->
     proto.CopyFrom(model.proto)
     nodes = list(operators(proto.graph))
     made: dict[tuple[str, Key], str] = {}
-    divisors = _divisors(model)
-    for node in model.nodes:
-        for slot, name in enumerate(node.inputs):
-            if not name or not model.is_constant(name) or name in divisors or slot in SCALES.get(node.op, ()):
-                continue
-            slices = removal.slices(name, only)
-            if any(slices):
-                key = (model.source.get(name, name), lookup(slices))
-                if key not in made:
-                    made[key] = f"{key[0]}__masked_{len(made)}"
-                    array = zeroed(model, name, np.asarray(model.constant(name)), slices)
-                    proto.graph.initializer.append(numpy_helper.from_array(array, made[key]))
-                nodes[node.index].input[slot] = made[key]
+    for node, slot, slices in losing(model, removal, only):
+        name = node.inputs[slot]
+        key = (model.source.get(name, name), lookup(slices))
+        if key not in made:
+            made[key] = f"{key[0]}__masked_{len(made)}"
+            array = zeroed(model, name, np.asarray(model.constant(name)), slices)
+            proto.graph.initializer.append(numpy_helper.from_array(array, made[key]))
+        nodes[node.index].input[slot] = made[key]
     if proto.ir_version < 4:
         _list_initializers(proto.graph)
     return proto
+
+
+def losing(model: Model, removal: Removal, only: Container[Axis] | None = None) -> Iterator[tuple[Node, int, Slices]]:
+    """(node, input, what stays of it) wherever a node reads a constant that is masked. only: as in `mask`."""
+    divisors = _divisors(model)
+    for node in model.nodes:
+        for slot, name in enumerate(node.inputs):
+            if name and model.is_constant(name) and name not in divisors and slot not in SCALES.get(node.op, ()):
+                slices = removal.slices(name, only)
+                if any(slices):
+                    yield node, slot, slices
 
 
 def _list_initializers(graph: onnx.GraphProto) -> None:

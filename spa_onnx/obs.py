@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.blas import Matrix, inverted, product, solved
+from spa_onnx.blas import Matrix, eliminate, inverted, product, solved
 
 DAMPING = 0.01
 """lambda as a share of the mean diagonal of H."""
@@ -47,6 +47,9 @@ DOUBTFUL = Trust(damping=3.0, biased_damping=3.0)
 SUPPORT = 8
 """Columns per input from which on a fit is taken to hold for others too."""
 
+SPARSE = 0.75
+"""Matrices are made smaller when less than this share of their inputs is left."""
+
 TINY = 1e-100
 """Below this, lambda is as good as zero: its inverse times a weight might overflow."""
 
@@ -62,10 +65,11 @@ def damped(gram: Matrix, damping: float = DAMPING, *, overwrite: bool = False) -
 def saliency(weight: Matrix, inverse: Matrix, blocks: NDArray[np.int64]) -> NDArray[np.float64]:
     """Loss added by removing each block of inputs when all others are refitted, float64 (blocks,).
 
-    weight: (rows, inputs). inverse: (inputs, inputs), the inverse of H. blocks: (blocks, size), input numbers.
+    weight: (rows, inputs). inverse: (inputs, inputs), the inverse of H or its lower triangle. blocks: (blocks, size), input numbers.
     Returns 1/2 sum_rows w_S ([H^-1]_SS)^-1 w_S' in units of the squared output.
     """
-    inner = np.linalg.inv(inverse[blocks[:, :, None], blocks[:, None, :]])
+    rows, columns = blocks[:, :, None], blocks[:, None, :]
+    inner = np.linalg.inv(inverse[np.maximum(rows, columns), np.minimum(rows, columns)])
     w = weight.T[blocks]
     return np.asarray(0.5 * np.einsum("bst,bst->b", inner, w @ w.transpose(0, 2, 1)), dtype=np.float64)
 
@@ -91,9 +95,14 @@ def missed(weight: Matrix, target: Matrix, gram: Matrix) -> float:
 
 
 def refit(weight: Matrix, gram: Matrix, kept: NDArray[np.int64]) -> Matrix:
-    """The best weights that use the kept inputs only: argmin ||W X - W' X_kept||^2, (rows, kept). gram: H, damped or not."""
+    """The best weights that use the kept inputs only: argmin ||W X - W' X_kept||^2, (rows, kept). gram: H, damped or not.
+
+    W' = W_kept + W_gone H_gone,kept (H_kept,kept)^-1: the kept inputs take up what they have in common with those that are gone.
+    """
+    gone = np.setdiff1d(np.arange(len(gram)), kept)
     rows = gram[kept]
-    return np.asarray(solved(rows.take(kept, axis=1), product(rows, weight.T)).T)
+    shared = product(rows.take(gone, axis=1), weight[:, gone].T)
+    return np.asarray(weight[:, kept] + solved(rows.take(kept, axis=1), shared).T)
 
 
 class Surgeon:
@@ -113,8 +122,8 @@ class Surgeon:
         damping: float = DAMPING,
     ) -> None:
         self.energy = 0.5 * float(np.sum(product(weight, gram) * weight))
-        self._inverse = inverted(damped(gram, damping))
-        self._weight = np.asfortranarray(weight)
+        self._inverse = inverted(damped(gram, damping), overwrite=True)
+        self._weight = np.array(weight, order="F")
         self._blocks = blocks
         self._left = np.arange(len(blocks)) if members is None else members
         self._count = count or len(blocks)
@@ -126,15 +135,16 @@ class Surgeon:
         return losses
 
     def remove(self, *numbers: int) -> None:
-        """Remove blocks: refit the others and take them out of W and H^-1."""
+        """Remove blocks: refit the others, and take them out of W and H^-1."""
         going = np.isin(self._left, numbers)
-        gone, stay = self._blocks[going].ravel(), np.ones(len(self._inverse), bool)
-        stay[gone] = False
-        rows, kept = self._inverse[gone], np.flatnonzero(stay)
-        across = rows[:, kept]
-        pivot = solved(rows[:, gone], across)
-        self._weight = np.asfortranarray(self._weight[:, kept] - product(self._weight[:, gone], pivot))
-        self._inverse = self._inverse[kept].take(kept, axis=1)
-        self._inverse -= product(across.T, pivot)
-        places = np.cumsum(stay) - 1
-        self._left, self._blocks = self._left[~going], places[self._blocks[~going]]
+        eliminate(self._inverse, self._weight, self._blocks[going].ravel())
+        self._left, self._blocks = self._left[~going], self._blocks[~going]
+        if self._blocks.size < SPARSE * len(self._inverse):
+            self._close_ranks()
+
+    def _close_ranks(self) -> None:
+        """Forget the inputs that are gone."""
+        kept = np.sort(self._blocks, axis=None)
+        self._inverse = self._inverse.T.take(kept, axis=0).take(kept, axis=1).T  # column by column, as they lie in memory
+        self._weight = self._weight.T.take(kept, axis=0).T
+        self._blocks = np.searchsorted(kept, self._blocks)

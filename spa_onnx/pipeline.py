@@ -289,21 +289,20 @@ class _Job:
         self.clock("rewrite")
         cut = rewrite(self.analysis, self.plan)
         repairs = bool(self.values) or (self.known is not None and self.plan.settings["repair"] != "none")
-        dims: Mapping[str, int] = {}
         report = self._report(cut)
-        if self.trial is not None and self.check:
+        tried = self.trial if self.check else None
+        if tried is not None:
             self.clock("validate")
-            dims = self.trial.dims
-            report = replace(report, validation=validate(self.analysis.model, cut, dims))
+            report = replace(report, validation=validate(self.analysis.model, cut, tried.dims, original=tried.session))
         if repairs:
             self.clock("repair")
             cut, how, notes = self._repaired(cut)
             report = replace(report, repair=how, notes=(*report.notes, *notes))
-            if self.check:
-                validate(self.analysis.model, cut, dims, repaired=True)
-        if self.trial is not None and self.check:
+            if tried is not None:
+                validate(self.analysis.model, cut, tried.dims, repaired=True, original=tried.session)
+        if tried is not None:
             self.clock("measure")
-            report = self._measured(self.trial, report, cut, dims)
+            report = self._measured(tried, report, cut)
         self.clock("")
         plan = self.plan.to_json(self.analysis, cut.tensors, cut.inexact, repaired=repairs)
         return Result(cut.proto, plan, replace(report, seconds=self.clock.seconds))
@@ -320,10 +319,10 @@ class _Job:
         notes = tuple(left_alone(self.known, cut.removal, values)) if settings.repair == "obs" else ()
         return (rewrite(self.analysis, self.plan, values | correction) if correction else better), how, notes
 
-    def _measured(self, trial: _Trial, report: Report, cut: Rewritten, dims: Mapping[str, int]) -> Report:
+    def _measured(self, trial: _Trial, report: Report, cut: Rewritten) -> Report:
         """The drift on the given data, or on random inputs; the latency."""
         after = runtime.session(cut.proto, optimise=True, timed=True, what="the pruned model")
-        feed = runtime.random_feed(self.analysis.model, dims, seed=0)
+        feed = runtime.random_feed(self.analysis.model, trial.dims, seed=0)
         given, labels = (trial.samples.feeds(), trial.samples.labels) if trial.samples else (iter([feed]), None)
         report = replace(report, drift=drift(trial.session, after, given, labels), bytes=(self.source.bytes, cut.proto.ByteSize()))
         if self.latency:

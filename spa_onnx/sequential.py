@@ -6,7 +6,7 @@ He, Zhang & Sun, Channel pruning for accelerating very deep neural networks, 201
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_onnx.blas import Matrix, add_square, product
+from spa_onnx.blas import Matrix, add_square, gram, product
 from spa_onnx.bodies import operators
 from spa_onnx.consumers import Consumer
 from spa_onnx.cut import Removal, zeroed
@@ -65,12 +65,14 @@ class Pairs:
         weight: W of the dense model, float64 (blocks, rows, inputs). x, z: columns of both models, (blocks, inputs, n). lost: (blocks,
         rows, n).
         """
-        target = np.stack([_chain(*matrices) for matrices in zip(weight, x, z, strict=True)])
-        wanted = np.einsum("bri,bi->br", weight, x.sum(axis=2))
-        if lost is not None:
-            target += np.stack([product(missing, repaired.T) for missing, repaired in zip(lost, z, strict=True)])
-            wanted += lost.sum(axis=2)
-        return cls(target, np.stack([product(repaired, repaired.T) for repaired in z]), wanted, z.sum(axis=2), x.shape[2])
+        if lost is None and 2 * weight.shape[1] >= weight.shape[2]:  # multiplies less
+            target = np.stack([product(w, product(a, b.T)) for w, a, b in zip(weight, x, z, strict=True)])
+            wanted = np.einsum("bri,bi->br", weight, x.sum(axis=2))
+        else:
+            y = np.stack([product(w, a) for w, a in zip(weight, x, strict=True)]) + (0.0 if lost is None else lost)
+            target = np.stack([product(a, b.T) for a, b in zip(y, z, strict=True)])
+            wanted = y.sum(axis=2)
+        return cls(target, np.stack([gram(b) for b in z]), wanted, z.sum(axis=2), x.shape[2])
 
     def centred(self) -> tuple[Matrix, Matrix]:
         """(target, gram) of the columns without their means, over their number."""
@@ -79,11 +81,6 @@ class Pairs:
         for matrix, vector in zip(gram, z, strict=True):
             add_square(matrix, vector, -1.0)
         return target, gram
-
-
-def _chain(weight: Matrix, x: Matrix, z: Matrix) -> Matrix:
-    """W X Z', in the order that multiplies less."""
-    return product(product(weight, x), z.T) if 2 * len(weight) < len(x) else product(weight, product(x, z.T))
 
 
 def reconstruct_in_order(
@@ -151,20 +148,18 @@ class _SideBySide:
         beside = self._tensors(partner.tensor) if partner is not None else ([], [])
         if consumer.axis not in self._removal and all(map(np.array_equal, [*x, *beside[0]], [*z, *beside[1]])):
             return []
-        found: dict[int, Pairs] = {}
+        found: list[Pairs | None] = [None, None]
         for batch, draw in enumerate(self._keys):
-            seen = [columns(consumer, self._model, consumer.numbers(data[batch]), most, draw) for data in (x, z)]
-            if partner is not None:
-                there, left = (outputs(consumer, data[batch], most, draw) for data in beside)
-                seen.append(partner.before(there - left))
-            count, rest = divmod(seen[0].shape[2], len(draw))
-            half = np.zeros(seen[0].shape[2], np.int64) if rest else np.repeat(draw % 2, count)
-            for number in (0, 1):
-                some = finite(*(part[:, :, half == number] for part in seen))
+            for number, rows, keys in _split(draw, len(x[batch])):
+                seen = [columns(consumer, self._model, consumer.numbers(data[batch][rows]), most, keys) for data in (x, z)]
+                if partner is not None:
+                    there, left = (outputs(consumer, data[batch][rows], most, keys) for data in beside)
+                    seen.append(partner.before(there - left))
+                some, before = finite(*seen), found[number]
                 if some[0].shape[2]:
                     pairs = Pairs.of(weight, *some)
-                    found[number] = found[number] + pairs if number in found else pairs
-        return [found[number] for number in sorted(found)]
+                    found[number] = pairs if before is None else before + pairs
+        return [half for half in found if half is not None]
 
     def refit(self, consumer: Consumer, weight: Array, halves: Sequence[Pairs]) -> None:
         """Take the weight that fits best, and a bias that takes up the means, where their types can hold them."""
@@ -193,6 +188,17 @@ class _SideBySide:
         for node in self._model.consumers[name]:
             use = self._nodes[node.index].input[node.inputs.index(name)]
             self._repaired.replace(use, zeroed(self._model, name, value, self._removal.slices(name)))
+
+
+def _split(keys: Keys, rows: int) -> Iterator[tuple[int, slice | NDArray[np.bool_], Keys]]:
+    """(half, rows of a batch that are in it, keys of their samples); all are in one where rows belong to no sample."""
+    if rows % len(keys):
+        yield 0, slice(None), keys
+        return
+    for number in (0, 1):
+        half = keys % 2 == number
+        if half.any():
+            yield number, np.repeat(half, rows // len(keys)), keys[half]
 
 
 def _own_weight(consumer: Consumer, model: Model) -> Array | None:

@@ -15,7 +15,7 @@ from spa_onnx.cut import Removal, zeroed
 from spa_onnx.facts import Indices
 from spa_onnx.fold import Array
 from spa_onnx.groups import Analysis, Group
-from spa_onnx.mask import mask
+from spa_onnx.mask import losing
 from spa_onnx.model import Model
 from spa_onnx.repair import reconstruct
 from spa_onnx.runtime import Feed
@@ -50,19 +50,13 @@ class Trials:
     def _constants(self, removal: Removal, *, refits: bool) -> Feed:
         """The masked weights, those that consumers are refitted with among them."""
         model, known = self._analysis.model, self._known
-        masked = mask(model, removal)
-        fresh = {tensor.name: tensor for tensor in masked.graph.initializer}
         refitted = reconstruct(model, known.consumers, known.statistics, removal, trust=known.trust) if refits else {}
-        found: Feed = {}
-        was, now = list(operators(model.proto.graph)), list(operators(masked.graph))
-        for node in model.nodes:
-            for slot, name in enumerate(now[node.index].input):
-                use = node.inputs[slot]
-                if use in refitted:
-                    found[_place(node.index, slot)] = zeroed(model, use, refitted[use], removal.slices(use))
-                elif name != was[node.index].input[slot]:
-                    found[_place(node.index, slot)] = numpy_helper.to_array(fresh[name])
-        return found
+        uses = {(node.index, slot): node.inputs[slot] for node, slot, _ in losing(model, removal)}
+        uses |= {(node.index, node.inputs.index(name)): name for name in refitted for node in model.consumers[name]}
+        return {
+            _place(*place): zeroed(model, name, np.asarray(refitted.get(name, model.constant(name))), removal.slices(name))
+            for place, name in uses.items()
+        }
 
     def _outputs(self, constants: Feed) -> list[Array]:
         """The outputs, the batches joined."""

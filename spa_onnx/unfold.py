@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -14,6 +15,10 @@ from spa_onnx.fold import Array
 from spa_onnx.model import Model
 
 AUTO_PADS = ("SAME_UPPER", "SAME_LOWER")
+
+
+DENSE = 4
+"""Where more than one number in DENSE is taken, data is put into the order of its channels at once, not sample by sample."""
 
 
 Draw: TypeAlias = "np.random.Generator | NDArray[np.uint32]"
@@ -30,7 +35,7 @@ def columns(consumer: Consumer, model: Model, data: Array, positions: int, draw:
     if consumer.node.op == "Conv":
         return _patches(consumer, model, data, positions, draw)
     if consumer.node.op == "ConvTranspose":
-        return _take(data.reshape(*data.shape[:2], -1), _places(len(data), data[0, 0].size, positions, draw)[:, None], 1)
+        return _points(data, positions, draw, 1)
     if isinstance(draw, np.random.Generator):
         rows = data.reshape(-1, data.shape[-1])
         return np.asarray(rows[_choose(len(rows), positions * len(data), draw)].T[None], dtype=np.float64)
@@ -42,17 +47,21 @@ def outputs(consumer: Consumer, data: Array, positions: int, draw: NDArray[np.ui
 
     data: a tensor of the shape of the output.
     """
-    if consumer.node.op != "Conv":
-        return _rows(data, positions, draw)
-    flat = data.reshape(*data.shape[:2], -1)
-    return _take(flat, _places(len(data), flat.shape[2], positions, draw)[:, None], consumer.blocks)
+    return _points(data, positions, draw, consumer.blocks) if consumer.node.op == "Conv" else _rows(data, positions, draw)
 
 
 def _rows(data: Array, positions: int, draw: NDArray[np.uint32]) -> Matrix:
     """Vectors along the last axis, float64 (1, size, samples * positions)."""
     samples = len(draw) if len(data) % len(draw) == 0 else len(data)
-    by_sample = data.reshape(samples, -1, data.shape[-1])
-    return _take(by_sample.transpose(0, 2, 1), _places(samples, by_sample.shape[1], positions, draw)[:, None], 1)
+    rows = data.reshape(-1, data.shape[-1])
+    places = _places(samples, len(rows) // samples, positions, draw)
+    return np.asarray(rows.take(_flat(places, len(rows) // samples), axis=0).T[None], dtype=np.float64)
+
+
+def _points(data: Array, positions: int, draw: Draw, blocks: int) -> Matrix:
+    """The channels at positions of data (samples, channels, ...), float64 (blocks, channels / blocks, samples * positions)."""
+    flat = data.reshape(*data.shape[:2], -1)
+    return _take(flat, _places(len(data), flat.shape[2], positions, draw)[:, None], blocks)
 
 
 def _choose(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -74,14 +83,24 @@ def _places(samples: int, count: int, most: int, draw: Draw) -> NDArray[np.int64
     return np.asarray(_shuffled(count)[(keys[:, None] + np.arange(most)) % count])
 
 
+def _flat(places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Places (samples, ..., taken) of samples that lie one after the other, `size` positions each: (..., samples * taken)."""
+    counted = places + size * np.arange(len(places)).reshape(-1, *[1] * (places.ndim - 1))
+    return np.moveaxis(counted, 0, -2).reshape(*places.shape[1:-1], -1)
+
+
 def _take(data: Array, places: NDArray[np.int64], blocks: int) -> Matrix:
-    """Data (samples, channels, positions) at places (samples, window, positions taken) as (blocks, channels/blocks * window, columns)."""
-    samples, channels = data.shape[:2]
-    window, count = places.shape[1:]
-    result = np.empty((blocks, channels // blocks * window, samples, count))
-    for number in range(samples):
-        result[:, :, number] = np.take(data[number], places[number], axis=1).reshape(blocks, -1, count)
-    return result.reshape(blocks, -1, samples * count)
+    """Data (samples, channels, positions) at places (samples, window, taken) as (blocks, channels / blocks * window, samples * taken)."""
+    samples, channels, size = data.shape
+    _, window, count = places.shape
+    by_channel = data.swapaxes(0, 1)
+    if by_channel.flags.c_contiguous or window * count * DENSE >= size:
+        taken = np.take(by_channel.reshape(channels, -1), _flat(places, size), axis=1)
+    else:
+        taken = np.empty((channels, window, samples, count), data.dtype)
+        for number in range(samples):
+            taken[:, :, number] = np.take(data[number], places[number], axis=1)
+    return taken.astype(np.float64).reshape(blocks, -1, samples * count)
 
 
 def _patches(consumer: Consumer, model: Model, data: Array, positions: int, draw: Draw) -> Matrix:
@@ -92,7 +111,7 @@ def _patches(consumer: Consumer, model: Model, data: Array, positions: int, draw
     dilations = consumer.node.attributes.get("dilations", (1,) * rank)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     begin, end = _pads(consumer, data.shape[2:], strides, reach)
-    padded = np.pad(data, [(0, 0), (0, 0), *zip(begin, end, strict=True)]) if any((*begin, *end)) else data
+    padded = _padded(data, begin, end)
     sizes = [(n - r) // s + 1 for n, r, s in zip(padded.shape[2:], reach, strides, strict=True)]
     corners, offsets = np.zeros(sizes, np.int64), np.zeros(kernel, np.int64)
     for axis in range(rank):
@@ -102,6 +121,18 @@ def _patches(consumer: Consumer, model: Model, data: Array, positions: int, draw
     chosen = corners.ravel()[_places(len(data), corners.size, positions, draw)]
     places = offsets.reshape(1, -1, 1) + chosen[:, None]
     return _take(padded.reshape(*padded.shape[:2], -1), places, consumer.blocks)
+
+
+def _padded(data: Array, begin: Sequence[int], end: Sequence[int]) -> Array:
+    """Data (samples, channels, ...) between zeros; if there are any, it lies in memory channel by channel."""
+    if not any((*begin, *end)):
+        return data
+    samples, channels, *sizes = data.shape
+    between = (..., *(slice(first, first + size) for first, size in zip(begin, sizes, strict=True)))
+    wide = [first + size + last for first, size, last in zip(begin, sizes, end, strict=True)]
+    padded = np.zeros((channels, samples, *wide), data.dtype).swapaxes(0, 1)
+    padded[between] = data
+    return np.asarray(padded)
 
 
 def _pads(consumer: Consumer, sizes: tuple[int, ...], strides: tuple[int, ...], reach: list[int]) -> tuple[list[int], list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cached_property
 from itertools import islice, permutations
@@ -15,7 +15,7 @@ import onnx
 
 from spa_onnx import runtime
 from spa_onnx.bodies import Opened, operators
-from spa_onnx.cut import Removal, taken
+from spa_onnx.cut import taken
 from spa_onnx.errors import RefusedError, ValidationError
 from spa_onnx.facts import Axis, Coupling
 from spa_onnx.fold import Array
@@ -65,10 +65,12 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
-def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, repaired: bool = False) -> Verdict:
+def validate(
+    model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, repaired: bool = False, original: ort.InferenceSession | None = None
+) -> Verdict:
     """All checks of a pruned model. Raises ValidationError with the first that fails.
 
-    dims: sizes of symbolic dimensions with which the original runs.
+    dims: sizes of symbolic dimensions with which the original runs. original: where it has been opened already.
     """
     notes = _check(model.proto, rewritten.proto)
     try:
@@ -81,14 +83,14 @@ def validate(model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, rep
     if not tried:
         raise ValidationError(f"the original runs on none of {SEEDS + TRIES} random inputs, so nothing could be checked; use --no-validate")
     seeds = len(tried)
-    tried += _runs(model, pruned, _at_other_sizes(model, dims))
+    tried += _runs(model, pruned, _at_other_sizes(model, dims, original))
     if repaired or rewritten.inexact:
         why = "weights were repaired" if repaired else f"{len(rewritten.inexact)} nodes normalise over a removed axis"
         return Verdict(None, seeds, (*notes, f"{why}, so outputs were not compared with the masked model's"))
-    masked = _reference(model, rewritten.removal, tried)
-    gap, told = _compare(model, rewritten, masked, tried)
+    twins = _twins(model, rewritten, tried)
+    gap, told = _compare(model, rewritten, twins, tried)
     if any(map(_is_open, model.nodes)):
-        there = {name: _compare_branch(model, rewritten, masked, tried[0][0], name) for name in ("then", "else")}
+        there = {name: _compare_branch(model, twins, tried[0][0], name) for name in ("then", "else")}
         gap = max(gap or 0.0, *(found for found in there.values() if found is not None), 0.0)
         told = (*told, *(f"where every If takes its {name} branch the original does not run" for name, g in there.items() if g is None))
     return Verdict(gap, seeds, (*notes, *told))
@@ -119,7 +121,7 @@ def _is_open(node: Node) -> bool:
     return node.op == "If" and bool(node.bodies) and all(body.tied for body in node.bodies)
 
 
-def _compare_branch(model: Model, rewritten: Rewritten, masked: onnx.ModelProto, feed: Feed, name: str) -> float | None:
+def _compare_branch(model: Model, plain: _Twins, feed: Feed, name: str) -> float | None:
     """The largest difference where every If takes its then or its else branch, whatever its condition.
 
     None where the original does not run so. Raises ValidationError where the models differ.
@@ -129,7 +131,7 @@ def _compare_branch(model: Model, rewritten: Rewritten, masked: onnx.ModelProto,
         runtime.run(runtime.session(_undecided(model.proto, model.opened)), decided)
     except RefusedError:
         return None
-    twins = _Twins(_undecided(masked, model.opened), _undecided(rewritten.proto, model.opened), bool(model.quantised))
+    twins = replace(plain, masked=_undecided(plain.masked, model.opened), pruned=_undecided(plain.pruned, model.opened))
     try:
         gap, alike = twins.gap(decided, runtime.run(runtime.session(twins.pruned), decided))
     except RefusedError as error:
@@ -153,14 +155,14 @@ def _undecided(proto: onnx.ModelProto, opened: Opened) -> onnx.ModelProto:
     return copy
 
 
-def _at_other_sizes(model: Model, dims: Mapping[str, int]) -> list[Feed]:
+def _at_other_sizes(model: Model, dims: Mapping[str, int], original: ort.InferenceSession | None) -> list[Feed]:
     """A feed whose symbolic dimensions are one larger, if the original runs on it: a size that got written into the graph shows."""
     free = {name: size + 1 for name, size in dims.items() if name.isidentifier() or ":" in name}
     if not free:
         return []
     inputs = feeds(model.proto.graph)
     first = {name for name, counts, _ in symbolic_dims(inputs) if counts}
-    original = runtime.session(model.proto)
+    original = original or runtime.session(model.proto)
     for chosen in (free, {name: size if name in first else dims[name] for name, size in free.items()}):
         feed = runtime.random_feed(model, choose_dims(inputs, chosen, GUESSES[0]), SEEDS)
         with contextlib.suppress(RefusedError):
@@ -224,21 +226,20 @@ def _worst(want: list[Array], got: list[Array]) -> tuple[float, float]:
     return worst, excess
 
 
-def _reference(model: Model, removal: Removal, tried: Sequence[_Run]) -> onnx.ModelProto:
-    """The masked model; where its zeros are outside the domain of what follows (Log, Div), one in which only the readers are masked.
+def _twins(model: Model, rewritten: Rewritten, tried: Sequence[_Run]) -> _Twins:
+    """The masked and the pruned model; where zeros are outside the domain of what follows (Log, Div), one in which only readers are masked.
 
     Products that sum over removed channels then meet finite numbers with weights of zero. Raises ValidationError where neither runs.
     """
-    masked = mask(model, removal)
+    twins = _Twins(mask(model, rewritten.removal), rewritten.proto, bool(model.quantised))
     try:
-        opened = runtime.session(masked, what="the masked model")
-        if not all(_finite(got) for _, got in tried) or all(_finite(runtime.run(opened, feed)) for feed, _ in tried):
-            return masked
-        masked = mask(model, removal, set(_readers(model)))
-        runtime.session(masked, what="the masked model")
+        opened = twins.reference
+        if all(_finite(got) for _, got in tried) and not all(_finite(runtime.run(opened, feed)) for feed, _ in tried):
+            twins = replace(twins, masked=mask(model, rewritten.removal, set(_readers(model))))
+            _ = twins.reference
     except RefusedError as error:
         raise ValidationError(f"pruned could not be compared with masked: {error}; please report it") from error
-    return masked
+    return twins
 
 
 def _readers(model: Model) -> Iterator[Axis]:
@@ -272,7 +273,7 @@ class _Twins:
     @cached_property
     def reference(self) -> ort.InferenceSession:
         """The masked model in onnxruntime."""
-        return runtime.session(self.masked)
+        return runtime.session(self.masked, what="the masked model")
 
     def gap(self, feed: Feed, got: list[Array]) -> tuple[float, _Alike]:
         """(largest difference, what it means) of what the pruned model makes of a feed."""
@@ -309,9 +310,8 @@ class _Twins:
         return _finite(want) and all(difference(a, b) <= IN_DOUBLE for a, b in zip(want, got, strict=True))
 
 
-def _compare(model: Model, rewritten: Rewritten, masked: onnx.ModelProto, tried: Sequence[_Run]) -> tuple[float | None, tuple[str, ...]]:
+def _compare(model: Model, rewritten: Rewritten, twins: _Twins, tried: Sequence[_Run]) -> tuple[float | None, tuple[str, ...]]:
     """(largest difference, what there is to note). Raises ValidationError where the models differ."""
-    twins = _Twins(masked, rewritten.proto, bool(model.quantised))
     worst = 0.0
     told: set[str] = set()
     notes: list[str] = []
