@@ -4,7 +4,8 @@
 
 Prints a markdown row for each model and MACs ratio (dense MACs / pruned MACs). Accuracies are top-1 in percent on data that was not
 calibrated on; for a language model, nats per token (smaller is better). Random pruning is the mean of three seeds. --curves also draws
-accuracy over the share of MACs kept. Needs the extra `benchmarks`, and the models and data beside the project.
+accuracy over the share of MACs kept. Needs the extra `benchmarks`, and the models and data beside the project; "Torch-Pruning l1" also
+torch and torch-pruning.
 """
 
 from __future__ import annotations
@@ -194,6 +195,13 @@ def _theirs(call: str, *, calibrated: bool = False) -> Callable[[Task, float], l
     return prune
 
 
+def _live(task: Task, ratio: float) -> list[onnx.ModelProto]:
+    """Pruned by Torch-Pruning, where the network is rebuilt as a live module."""
+    from live import torch_pruned  # noqa: PLC0415 - needs torch
+
+    return [torch_pruned(task.path.stem, task.proto, ratio)]
+
+
 METHODS: Mapping[str, Callable[[Task, float], list[onnx.ModelProto]]] = {
     "random": _ours(seeds=SEEDS, criterion="random", scope="local", repair="none"),
     "l1": _ours(criterion="l1", scope="local", repair="none"),
@@ -206,6 +214,7 @@ METHODS: Mapping[str, Callable[[Task, float], list[onnx.ModelProto]]] = {
     f"obspa, {MANY}": _ours(MANY),
     "onnxsim structured": _theirs("apply_structured_pruning"),
     "onnxsim wanda": _theirs("apply_structured_wanda_pruning", calibrated=True),
+    "Torch-Pruning l1": _live,
 }
 """Name -> the models that it makes of a task's model at a MACs ratio, one for each seed."""
 
@@ -214,8 +223,8 @@ def cell(task: Task, method: str, ratio: float) -> tuple[str, float]:
     """(what stands in the table, the figure): with the MACs ratio where it is another than asked for."""
     try:
         models = METHODS[method](task, ratio)
-    except (SpaError, KeyError) as error:
-        return f"- ({str(error).splitlines()[0][:60]})", float("nan")
+    except (SpaError, KeyError, ImportError) as error:
+        return f"- ({str(error.args[0]).splitlines()[0][:60]})", float("nan")
     figures = [task.measure(model) for model in models]
     figure = float(np.mean(figures))
     reached = macs(Model.of(task.proto)) / macs(Model.of(models[0]))
