@@ -33,6 +33,8 @@ def add_gram(gram: Matrix, columns: Matrix) -> Matrix:
 
     gram: (inputs, inputs), as Fortran orders it. columns: X, (inputs, n).
     """
+    if not columns.size:  # BLAS refuses arrays without elements
+        return gram
     from scipy.linalg import blas  # noqa: PLC0415 - slow to import
 
     turned, turn = _turned(columns)

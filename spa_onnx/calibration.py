@@ -18,10 +18,11 @@ from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
 from spa_onnx.memory import ARENA, MEMORY, passes, room, sample_bytes, widest_cut
 from spa_onnx.model import Model, has_free_batch
+from spa_onnx.moments import Moments
 from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, Trust
 from spa_onnx.repair import correct_normalisation, normalisations
 from spa_onnx.runtime import Feed, feed_size
-from spa_onnx.statistics import ChannelMoments, Moments, Schedule, channel_moments, observe
+from spa_onnx.statistics import ChannelMoments, Schedule, channel_moments, observe
 from spa_onnx.synthetic import MadeUp, has_stored_statistics, make_up, with_batch_statistics
 
 if TYPE_CHECKING:

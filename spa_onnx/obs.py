@@ -54,10 +54,10 @@ TINY = 1e-100
 """Below this, lambda is as good as zero: its inverse times a weight might overflow."""
 
 
-def damped(gram: Matrix, damping: float = DAMPING, *, overwrite: bool = False) -> Matrix:
-    """H with lambda added to its diagonal: (inputs, inputs). A matrix of zeros becomes the identity. overwrite: whether `gram` may."""
+def damped(gram: Matrix, damping: float = DAMPING) -> Matrix:
+    """H with lambda added to its diagonal: (inputs, inputs). A matrix of zeros becomes the identity."""
     strength = damping * float(np.trace(gram)) / len(gram)
-    result = gram if overwrite else np.array(gram, dtype=np.float64)
+    result = np.array(gram, dtype=np.float64)
     result.flat[:: len(gram) + 1] += strength if strength > TINY else 1.0
     return result
 
@@ -84,6 +84,20 @@ def steer(target: Matrix, gram: Matrix, start: Matrix, damping: float = DAMPING)
     if strength <= TINY:
         return start
     return np.asarray(solved(damped(gram, damping), (target + strength * start).T).T)
+
+
+def steer_by_columns(outputs: Matrix, columns: Matrix, start: Matrix, damping: float = DAMPING) -> Matrix:
+    """`steer` where columns are few beside the inputs: W + (Y - W Z) (Z' Z + n lambda I)^-1 Z', (rows, inputs).
+
+    outputs: Y, (rows, n). columns: Z, (inputs, n). start, damping: as there.
+    """
+    strength = damping * float(np.square(columns).sum()) / columns.size
+    if strength <= TINY:
+        return start
+    inner = product(columns.T, columns)
+    inner.flat[:: len(inner) + 1] += columns.shape[1] * strength
+    left = outputs - product(start, columns)
+    return np.asarray(start + product(solved(inner, left.T).T, columns.T))
 
 
 def missed(weight: Matrix, target: Matrix, gram: Matrix) -> float:

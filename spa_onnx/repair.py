@@ -12,9 +12,10 @@ from spa_onnx.cut import Removal
 from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
+from spa_onnx.moments import Moments
 from spa_onnx.node import Node
-from spa_onnx.obs import GIVEN, Trust, damped, refit
-from spa_onnx.statistics import ChannelMoments, Moments
+from spa_onnx.obs import GIVEN, Trust
+from spa_onnx.statistics import ChannelMoments
 
 SMALLEST = 1e-12
 """A variance below this says nothing about its ratio to another."""
@@ -53,12 +54,11 @@ def reconstruct(
         old = first.matrix(weight)
         centred = bool(first.bias) and len(users) == 1
         mean, damping = trust.of(biased=centred)
-        gram = moments.hessian(mean=mean)
+        hessians = moments.hessians(mean, damping) if refits else []
         new = np.zeros_like(old)
         for block in range(len(old)):
             columns = kept_columns(first, removal, block)
-            hessian = damped(gram[block], damping, overwrite=True)
-            new[block][:, columns] = refit(old[block], hessian, columns) if refits else old[block][:, columns]
+            new[block][:, columns] = hessians[block].refit(old[block], columns) if refits else old[block][:, columns]
         if not np.isfinite(new).all():
             continue
         if refits:

@@ -7,21 +7,21 @@ He, Zhang & Sun, Channel pruning for accelerating very deep neural networks, 201
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_onnx.blas import Matrix, add_square, gram, product
+from spa_onnx.blas import Matrix
 from spa_onnx.bodies import operators
 from spa_onnx.consumers import Consumer
 from spa_onnx.cut import Removal, zeroed
 from spa_onnx.fold import Array
 from spa_onnx.mask import mask
 from spa_onnx.model import Model
-from spa_onnx.obs import DAMPING, SUPPORT, missed, steer
+from spa_onnx.obs import DAMPING, SUPPORT
+from spa_onnx.pairs import Fit, Pairs, pairs_of
 from spa_onnx.repair import in_range, kept_columns
 from spa_onnx.runtime import Feed, feed_size
 from spa_onnx.statistics import finite, positions_of, sample_keys
@@ -33,54 +33,6 @@ Keys: TypeAlias = NDArray[np.uint32]
 
 DAMPINGS = (DAMPING, 10 * DAMPING, 100 * DAMPING, 1000 * DAMPING)
 """How strongly weights may be held where they were: what is fitted to either half of the samples has to suit the other best."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Sums over the columns Z of the repaired model's input and the outputs Y that are wanted there, per block.
-
-    target: sum of y z', float64 (blocks, rows, inputs). gram: sum of z z', (blocks, inputs, inputs). wanted, repaired: sums of y and z,
-    (blocks, rows) and (blocks, inputs). count: columns.
-    """
-
-    target: Matrix
-    gram: Matrix
-    wanted: Matrix
-    repaired: Matrix
-    count: int
-
-    def __add__(self, other: Pairs) -> Pairs:
-        return Pairs(
-            self.target + other.target,
-            self.gram + other.gram,
-            self.wanted + other.wanted,
-            self.repaired + other.repaired,
-            self.count + other.count,
-        )
-
-    @classmethod
-    def of(cls, weight: Matrix, x: Matrix, z: Matrix, lost: Matrix | None = None) -> Pairs:
-        """The sums where what the dense model computes is wanted, and what its output is added to has lost.
-
-        weight: W of the dense model, float64 (blocks, rows, inputs). x, z: columns of both models, (blocks, inputs, n). lost: (blocks,
-        rows, n).
-        """
-        if lost is None and 2 * weight.shape[1] >= weight.shape[2]:  # multiplies less
-            target = np.stack([product(w, product(a, b.T)) for w, a, b in zip(weight, x, z, strict=True)])
-            wanted = np.einsum("bri,bi->br", weight, x.sum(axis=2))
-        else:
-            y = np.stack([product(w, a) for w, a in zip(weight, x, strict=True)]) + (0.0 if lost is None else lost)
-            target = np.stack([product(a, b.T) for a, b in zip(y, z, strict=True)])
-            wanted = y.sum(axis=2)
-        return cls(target, np.stack([gram(b) for b in z]), wanted, z.sum(axis=2), x.shape[2])
-
-    def centred(self) -> tuple[Matrix, Matrix]:
-        """(target, gram) of the columns without their means, over their number."""
-        y, z = self.wanted / self.count, self.repaired / self.count
-        target, gram = self.target / self.count - y[:, :, None] * z[:, None, :], self.gram / self.count
-        for matrix, vector in zip(gram, z, strict=True):
-            add_square(matrix, vector, -1.0)
-        return target, gram
 
 
 def reconstruct_in_order(
@@ -157,7 +109,7 @@ class _SideBySide:
                     seen.append(partner.before(there - left))
                 some, before = finite(*seen), found[number]
                 if some[0].shape[2]:
-                    pairs = Pairs.of(weight, *some)
+                    pairs = pairs_of(weight, *some)
                     found[number] = pairs if before is None else before + pairs
         return [half for half in found if half is not None]
 
@@ -173,7 +125,7 @@ class _SideBySide:
         self._settle(consumer.weight, fitted)
         bias = model.weight(consumer.bias) if consumer.bias else None
         if bias is not None:
-            lost = sum(half.wanted - np.einsum("bri,bi->br", new, half.repaired) for half in halves) / sum(half.count for half in halves)
+            lost = sum(half.lost(new) for half in halves) / sum(half.count for half in halves)
             moved = in_range(model, consumer.bias, bias.astype(np.float64) + np.reshape(lost, bias.shape))
             if moved is not None:
                 self._settle(consumer.bias, moved)
@@ -207,37 +159,14 @@ def _own_weight(consumer: Consumer, model: Model) -> Array | None:
     return None if shared else model.weight(consumer.weight)
 
 
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    """What one product's new weights have to fit, per block: target Y Z' / n, (rows, kept), and gram Z Z' / n, (kept, kept)."""
-
-    target: Sequence[Matrix]
-    gram: Sequence[Matrix]
-
-    @classmethod
-    def of(cls, pairs: Pairs, consumer: Consumer, kept: Sequence[NDArray[np.int64]]) -> _Fit:
-        """About the means where a bias takes those up. kept: the inputs that stay of each block."""
-        target, gram = pairs.centred() if consumer.bias else (pairs.target / pairs.count, pairs.gram / pairs.count)
-        some = list(enumerate(kept))
-        return cls([target[block][:, left] for block, left in some], [gram[block][np.ix_(left, left)] for block, left in some])
-
-    def steered(self, start: Sequence[Matrix], damping: float) -> list[Matrix]:
-        """The best weights near those at the start, (rows, kept) each. damping: as in `obs.steer`."""
-        return [steer(target, gram, first, damping) for target, gram, first in zip(self.target, self.gram, start, strict=True)]
-
-    def error(self, weights: Sequence[Matrix]) -> float:
-        """What weights miss by, summed over the blocks: `obs.missed`."""
-        return sum(missed(weight, target, gram) for weight, target, gram in zip(weights, self.target, self.gram, strict=True))
-
-
 def _steered(consumer: Consumer, halves: Sequence[Pairs], start: Matrix, kept: Sequence[NDArray[np.int64]]) -> Matrix:
     """The new weights as a matrix, (blocks, rows, inputs), zero for the inputs that are gone. kept: the inputs that stay of each block."""
     first = [start[block][:, left] for block, left in enumerate(kept)]
     damping = _damping(consumer, halves, first, kept)
     whole = sum(halves[1:], halves[0])
     new = np.zeros_like(start)
-    for block, (left, weight) in enumerate(zip(kept, _Fit.of(whole, consumer, kept).steered(first, damping), strict=True)):
-        new[block][:, left] = weight
+    for block, fit in enumerate(whole.fits(kept, centred=bool(consumer.bias))):
+        new[block][:, kept[block]] = fit.steered(first[block], damping)
     return new
 
 
@@ -247,6 +176,12 @@ def _damping(consumer: Consumer, halves: Sequence[Pairs], first: Sequence[Matrix
     Where all samples are in one half, a fit to fewer columns than SUPPORT per input is damped the more, since it holds for no others.
     """
     if len(halves) == 1:
-        return DAMPING * max(1.0, SUPPORT * len(halves[0].gram[0]) / halves[0].count)
-    fits = [_Fit.of(pairs, consumer, kept) for pairs in halves]
-    return min(DAMPINGS, key=lambda each: sum(fits[1 - n].error(fits[n].steered(first, each)) for n in (0, 1)))
+        return DAMPING * max(1.0, SUPPORT * int(halves[0].repaired.shape[1]) / halves[0].count)
+    one, other = (half.fits(kept, centred=bool(consumer.bias)) for half in halves)
+    missed = [sum(_crossed(a, b, w, damping) for a, b, w in zip(one, other, first, strict=True)) for damping in DAMPINGS]
+    return DAMPINGS[missed.index(min(missed))]
+
+
+def _crossed(one: Fit, other: Fit, start: Matrix, damping: float) -> float:
+    """What weights that are fitted to either half miss of the other."""
+    return other.error(one.steered(start, damping)) + one.error(other.steered(start, damping))

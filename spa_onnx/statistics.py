@@ -12,11 +12,11 @@ import onnx
 from numpy.typing import NDArray
 
 from spa_onnx import runtime
-from spa_onnx.blas import Matrix, add_gram, add_square
+from spa_onnx.blas import Matrix, add_gram
 from spa_onnx.consumers import Consumer
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
-from spa_onnx.obs import SUPPORT
+from spa_onnx.moments import Columns, Moments, Sums, are_few
 from spa_onnx.runtime import Feed, feed_size
 from spa_onnx.unfold import columns
 
@@ -44,71 +44,8 @@ LARGEST = 1e140
 AT_ONCE = 32 * 2**20
 """Bytes of columns that are unfolded at a time."""
 
-ROUNDING = 1e-12
-"""A variance below this share of the mean square is what rounding leaves of zero."""
-
 ChannelMoments: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 """(mean, variance) of each channel."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """Sums over the columns X (inputs, n) of one consumer's input, per block.
-
-    gram: sum of x x', float64 (blocks, inputs, inputs). total: sum of x, float64 (blocks, inputs). count: n.
-    """
-
-    gram: Matrix
-    total: Matrix
-    count: int
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.gram + other.gram, self.total + other.total, self.count + other.count)
-
-    @classmethod
-    def of(cls, x: Matrix) -> Moments:
-        """The sums of these columns, float64 (blocks, inputs, n)."""
-        return cls(x @ x.transpose(0, 2, 1), x.sum(axis=2), x.shape[2])
-
-    @property
-    def mean(self) -> Matrix:
-        """Mean of every input, (blocks, inputs)."""
-        return self.total / max(self.count, 1)
-
-    def covariance(self) -> Matrix:
-        """Gram matrix of the centred columns over their number, (blocks, inputs, inputs); exactly zero for constant inputs."""
-        mean = self.mean
-        result = self.gram / max(self.count, 1)
-        energy = np.einsum("bii->bi", result).copy()
-        for matrix, vector in zip(result, mean, strict=True):
-            add_square(matrix, vector, -1.0)
-        constant = np.einsum("bii->bi", result) <= ROUNDING * energy
-        for block, inputs in zip(result, constant, strict=True):
-            block[inputs] = 0.0
-            block[:, inputs] = 0.0
-        return np.asarray(result, dtype=np.float64)
-
-    def hessian(self, *, mean: float) -> Matrix:
-        """What inputs have in common, as far as so many columns tell: covariance + mean m m', (blocks, inputs, inputs).
-
-        mean: 1 where the means m count like all else (the matrix is that about zero), 0 where a bias takes them up.
-        With fewer than SUPPORT columns per input, covariances are drawn towards zero by inputs / (inputs + columns): few columns make
-        inputs look as if they could replace each other (Ledoit & Wolf, A well-conditioned estimator for large-dimensional covariance
-        matrices, 2004, with a fixed share). Variances and means stay.
-        """
-        inputs = self.gram.shape[1]
-        enough = self.count >= SUPPORT * inputs
-        if enough and mean == 1:
-            return self.gram / self.count
-        result = self.covariance()
-        if not enough:
-            variances = np.einsum("bii->bi", result).copy()
-            result *= self.count / (self.count + inputs)
-            for block, variance in zip(result, variances, strict=True):
-                np.fill_diagonal(block, variance)
-        for matrix, vector in zip(result, self.mean, strict=True):
-            add_square(matrix, vector, mean)
-        return result
 
 
 def finite(*parts: Matrix) -> list[Matrix]:
@@ -119,11 +56,12 @@ def finite(*parts: Matrix) -> list[Matrix]:
     return [part[:, :, usable] for part in parts]
 
 
-class _Sums:
-    """Moments while they are added up, in place: the matrices of wide layers are large."""
+class _Gathered:
+    """What columns show while they come: the columns themselves as long as they are few, then sums, in place, as matrices are large."""
 
     def __init__(self, blocks: int, inputs: int) -> None:
-        self._grams = [np.zeros((inputs, inputs), order="F") for _ in range(blocks)]
+        self._columns: list[Matrix] = []
+        self._grams: list[Matrix] = []
         self._total = np.zeros((blocks, inputs))
         self.count = 0
 
@@ -132,18 +70,29 @@ class _Sums:
         (x,) = finite(x)
         if not x.shape[2]:
             return
-        for number, columns_ in enumerate(x):
-            self._grams[number] = add_gram(self._grams[number], columns_)
-        self._total += x.sum(axis=2)
         self.count += x.shape[2]
+        self._columns.append(x)
+        if not are_few(self.count, x.shape[1]):
+            self._add_up()
+
+    def _add_up(self) -> None:
+        blocks, inputs = self._total.shape
+        self._grams = self._grams or [np.zeros((inputs, inputs), order="F") for _ in range(blocks)]
+        for x in self._columns:
+            for number, columns_ in enumerate(x):
+                self._grams[number] = add_gram(self._grams[number], columns_)
+            self._total += x.sum(axis=2)
+        self._columns = []
 
     def moments(self) -> Moments:
-        """The sums; only one triangle of each symmetric matrix was computed."""
+        """All of it; only one triangle of each symmetric matrix was computed."""
+        if not self._grams:
+            return Columns(np.concatenate(self._columns, axis=2))
         grams = [gram.T for gram in self._grams]  # row by row, as all others expect it
         for gram in grams:
             for row in range(len(gram)):
                 gram[row, row + 1 :] = gram[row + 1 :, row]
-        return Moments(np.stack(grams) if len(grams) > 1 else grams[0][None], self._total, self.count)
+        return Sums(np.stack(grams) if len(grams) > 1 else grams[0][None], self._total, self.count)
 
 
 def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -224,7 +173,7 @@ def observe(
     proto: the graph to run, which computes the model's tensors (itself, or with other normalisation). Consumers whose input is a graph
     input are read from the feeds. What is found depends neither on the order of the samples nor on how they are put into feeds.
     """
-    products = {c.node.index: _Sums(c.blocks, inputs_of(c, model)) for c in found}
+    products = {c.node.index: _Gathered(c.blocks, inputs_of(c, model)) for c in found}
     sums: dict[str, ChannelSums] = {}
     for names in schedule.passes:
         inner = [name for name in names if name not in model.inputs]

@@ -10,7 +10,7 @@ from nets.build import net
 from test_repair import CONV, MLP, outputs, samples
 
 import spa_onnx
-from spa_onnx import calibration, refit, runtime, sequential
+from spa_onnx import calibration, pairs, refit, runtime, sequential
 from spa_onnx.calibration import calibrate
 from spa_onnx.consumers import consumers
 from spa_onnx.cost import macs
@@ -18,11 +18,12 @@ from spa_onnx.cut import Removal
 from spa_onnx.data import read_samples
 from spa_onnx.model import Model
 from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, Trust, missed, steer
+from spa_onnx.pairs import PairSums, pairs_of
 from spa_onnx.pipeline import inspect
 from spa_onnx.plan import Plan
 from spa_onnx.repair import reconstruct
 from spa_onnx.rewrite import rewrite
-from spa_onnx.sequential import DAMPINGS, Pairs, reconstruct_in_order
+from spa_onnx.sequential import DAMPINGS, reconstruct_in_order
 from spa_onnx.walk import Walk
 
 NETS = {"conv": (CONV, (3, 6, 6)), "mlp": (MLP, (6,))}
@@ -106,9 +107,9 @@ def test_sums_do_not_depend_on_how_columns_are_split(rows):
     rng = np.random.default_rng(0)
     weight, lost = rng.standard_normal((2, rows, 5)), rng.standard_normal((2, rows, 40))
     x, z = rng.standard_normal((2, 2, 5, 40))
-    first, second = (Pairs.of(weight, x[:, :, some], z[:, :, some], lost[:, :, some]) for some in (slice(13), slice(13, None)))
-    whole = Pairs.of(weight, x, z, lost)
-    for got, want in zip((first + second).centred(), whole.centred(), strict=True):
+    first, second = (pairs_of(weight, x[:, :, some], z[:, :, some], lost[:, :, some]) for some in (slice(13), slice(13, None)))
+    whole = pairs_of(weight, x, z, lost).sums()
+    for got, want in zip((first + second).sums().centred(), whole.centred(), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
     wanted = weight[1] @ x[1] + lost[1]
     np.testing.assert_allclose(whole.centred()[0][1], np.cov(wanted, z[1], bias=True)[:rows, rows:], atol=1e-12)
@@ -138,13 +139,13 @@ def test_weights_are_held_the_more_the_less_one_half_says_about_the_other(noise,
     """Outputs that follow from the inputs are fitted freely; what is mostly noise stays near the start."""
     rng = np.random.default_rng(4)
     used = []
-    monkeypatch.setattr(sequential, "steer", lambda *given: used.append(given[3]) or steer(*given))
+    monkeypatch.setattr(pairs, "steer", lambda *given: used.append(given[3]) or steer(*given))
     (consumer,) = consumers(Model.of(net("float[N,6] x", "float[6,4] w1", "y = MatMul(x, w1)", "float[N,4] y")()))
     old = rng.standard_normal((1, 4, 6))
     halves = []
     for _ in range(2):
         z = rng.standard_normal((1, 6, 24))
-        halves.append(Pairs.of(old, z + noise * rng.standard_normal(z.shape), z))
+        halves.append(pairs_of(old, z + noise * rng.standard_normal(z.shape), z))
     sequential._steered(consumer, halves, np.zeros_like(old), [np.arange(6)])
     assert used[-1] == (DAMPINGS[-1] if strongest else DAMPINGS[0])
 
@@ -154,9 +155,9 @@ def test_a_few_samples_move_weights_less():
     rng = np.random.default_rng(3)
     (consumer,) = consumers(Model.of(net("float[N,20] x", "float[20,4] w1", "y = MatMul(x, w1)", "float[N,4] y")()))
     z, y, start = rng.standard_normal((1, 20, 10)), rng.standard_normal((1, 4, 10)), np.zeros((1, 4, 20))
-    few = Pairs.of(start, z, z, y)
-    many = Pairs(1000 * few.target, 1000 * few.gram, 1000 * few.wanted, 1000 * few.repaired, 1000 * few.count)
-    moved = [np.square(sequential._steered(consumer, [pairs], start, [np.arange(20)])).sum() for pairs in (few, many)]
+    few = pairs_of(start, z, z, y).sums()
+    many = PairSums(1000 * few.target, 1000 * few.gram, 1000 * few.wanted, 1000 * few.repaired, 1000 * few.count)
+    moved = [np.square(sequential._steered(consumer, [known], start, [np.arange(20)])).sum() for known in (few, many)]
     assert moved[0] < 0.6 * moved[1]
 
 

@@ -18,9 +18,10 @@ from spa_onnx.data import read_samples
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.memory import widest_cut
 from spa_onnx.model import Model
+from spa_onnx.moments import Sums
 from spa_onnx.obs import SUPPORT
 from spa_onnx.settings import parse_bytes
-from spa_onnx.statistics import Moments, Schedule, channel_moments, collect, observe, positions_of, with_outputs
+from spa_onnx.statistics import Schedule, channel_moments, collect, observe, positions_of, with_outputs
 from spa_onnx.synthetic import has_stored_statistics, make_up, with_batch_statistics
 from spa_onnx.unfold import columns
 
@@ -68,7 +69,7 @@ def test_neither_batch_size_nor_order_matters(sizes, seed):
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 20), st.integers(1, 20), st.integers(0, 1000))
 def test_addition_is_merging(blocks, inputs, first, second, seed):
     x = np.random.default_rng(seed).standard_normal((blocks, inputs, first + second)) + 1
-    both, whole = Moments.of(x[:, :, :first]) + Moments.of(x[:, :, first:]), Moments.of(x)
+    both, whole = Sums.of(x[:, :, :first]) + Sums.of(x[:, :, first:]), Sums.of(x)
     assert both.count == whole.count == first + second
     np.testing.assert_allclose(both.gram, whole.gram, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(both.mean, x.mean(axis=2), rtol=1e-12, atol=1e-12)
@@ -79,7 +80,7 @@ def test_addition_is_merging(blocks, inputs, first, second, seed):
 @pytest.mark.parametrize("mean", [0.0, 1.0, 3.0])
 def test_few_columns_say_little_of_what_inputs_have_in_common(mean):
     x = np.random.default_rng(0).standard_normal((1, 20, 20 * SUPPORT)) + 1
-    many, few = Moments.of(x), Moments.of(x[:, :, :10])
+    many, few = Sums.of(x), Sums.of(x[:, :, :10])
     np.testing.assert_allclose(many.hessian(mean=mean)[0], np.cov(x[0], bias=True) + mean * np.outer(many.mean, many.mean))
     found, plain = few.hessian(mean=mean)[0], few.covariance()[0]
     found -= mean * np.outer(few.mean, few.mean)
@@ -90,7 +91,7 @@ def test_few_columns_say_little_of_what_inputs_have_in_common(mean):
 def test_the_covariance_of_a_constant_is_zero():
     x = np.random.default_rng(0).standard_normal((1, 3, 50))
     x[0, 1] = 1000.1
-    covariance = Moments.of(x).covariance()[0]
+    covariance = Sums.of(x).covariance()[0]
     assert not covariance[1].any()
     assert not covariance[:, 1].any()
     assert covariance[0, 0] > 0.1

@@ -14,7 +14,7 @@ from spa_onnx.blas import Matrix
 from spa_onnx.consumers import Consumer
 from spa_onnx.criteria.evidence import Evidence, Scores
 from spa_onnx.groups import Group
-from spa_onnx.statistics import Moments
+from spa_onnx.moments import Moments
 
 Measure = Callable[[Matrix, Moments], Matrix]
 """(weight (blocks, rows, inputs), moments of the inputs) -> score of each input, (blocks, inputs)."""
@@ -38,17 +38,13 @@ def _scores(group: Group, evidence: Evidence, measure: Measure) -> Scores:
     return found
 
 
-def _mean_square(moments: Moments) -> Matrix:
-    return np.asarray(np.einsum("bii->bi", moments.gram) / moments.count, dtype=np.float64)
-
-
 def _variance(moments: Moments) -> Matrix:
-    return np.maximum(_mean_square(moments) - np.square(moments.mean), 0.0)
+    return np.maximum(moments.mean_square() - np.square(moments.mean), 0.0)
 
 
 def wanda(group: Group, evidence: Evidence) -> Scores:
     """Sum over rows of |W_ri| ||X_i||, with the norm over all positions (Sun et al., Wanda, 2024); norms are per position here."""
-    return _scores(group, evidence, lambda weight, moments: np.abs(weight).sum(axis=1) * np.sqrt(_mean_square(moments)))
+    return _scores(group, evidence, lambda weight, moments: np.abs(weight).sum(axis=1) * np.sqrt(moments.mean_square()))
 
 
 def activation_variance(group: Group, evidence: Evidence) -> Scores:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from spa_onnx.consumers import Consumer
 from spa_onnx.criteria.evidence import Evidence
 from spa_onnx.groups import Group
-from spa_onnx.obs import Surgeon
+from spa_onnx.hessian import Operation
 
 CHUNK = 8
 """Of the channels left, one in CHUNK (at least one) goes before saliencies are computed again."""
@@ -32,7 +32,7 @@ def column_blocks(consumer: Consumer, group: Group) -> Iterator[tuple[NDArray[np
         yield (indices[:, :, None] * consumer.window + window).reshape(len(members), -1), members
 
 
-def surgeons(group: Group, evidence: Evidence) -> Iterator[Surgeon]:
+def surgeons(group: Group, evidence: Evidence) -> Iterator[Operation]:
     """One for each product that reads the group's channels and whose inputs are known."""
     if evidence.statistics is None:
         return
@@ -43,9 +43,8 @@ def surgeons(group: Group, evidence: Evidence) -> Iterator[Surgeon]:
         if not columns or moments is None or weight is None:
             continue
         mean, damping = evidence.trust.of(biased=bool(consumer.bias))
-        gram = moments.hessian(mean=mean)
-        for matrix, inner, (blocks, members) in zip(consumer.matrix(weight), gram, columns, strict=True):
-            yield Surgeon(matrix, inner, blocks, members, group.size, damping)
+        for matrix, hessian, (blocks, members) in zip(consumer.matrix(weight), moments.hessians(mean, damping), columns, strict=True):
+            yield hessian.surgeon(matrix, blocks, members, group.size)
 
 
 def obspa(group: Group, evidence: Evidence) -> NDArray[np.float64]:

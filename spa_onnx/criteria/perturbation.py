@@ -29,6 +29,10 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 """How strongly the prior may hold, over the mean diagonal of the masks' Gram matrix."""
 
 
+AT_ONCE = 512
+"""Inputs whose interactions with all others are looked at together."""
+
+
 def perturbation(group: Group, evidence: Evidence) -> Vector:
     """What each channel costs, float64 (channels,): coefficients of the regression, or the prior where no masks can be tried."""
     prior = expected(group, evidence)
@@ -89,14 +93,14 @@ def expected(group: Group, evidence: Evidence) -> Vector:
     known = False
     for consumer, weight, moments in readers(group, evidence):
         owners = _owners(group, consumer, len(weight))
-        for matrix, gram, owner in zip(weight, moments.gram / moments.count, owners, strict=True):
-            interaction = (matrix.T @ matrix) * gram
-            energy = float(interaction.sum())
+        for block, (matrix, energy, owner) in enumerate(zip(weight, moments.energy(weight).tolist(), owners, strict=True)):
             if energy > 0:
                 owned = np.flatnonzero(owner >= 0)
-                channel = owner[owned]
-                shared = np.where(channel[:, None] == channel, 1.0, 2 * SHARE) * interaction[np.ix_(owned, owned)]
-                total += np.bincount(channel, shared.sum(axis=1) / energy, group.size)
+                for first in range(0, len(owned), AT_ONCE):
+                    some = owned[first : first + AT_ONCE]
+                    interaction = (matrix[:, some].T @ matrix[:, owned]) * moments.rows(block, some)[:, owned]
+                    shared = np.where(owner[some][:, None] == owner[owned], 1.0, 2 * SHARE) * interaction
+                    total += np.bincount(owner[some], shared.sum(axis=1) / energy, group.size)
                 known = True
     return total if known else np.empty(0)
 
