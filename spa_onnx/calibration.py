@@ -16,7 +16,7 @@ from spa_onnx.data import Samples
 from spa_onnx.errors import RefusedError
 from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
-from spa_onnx.memory import ARENA, MEMORY, passes, room, sample_bytes, widest_cut
+from spa_onnx.memory import ARENA, MEMORY, Room, passes, room, sample_bytes, widest_cut
 from spa_onnx.model import Model, has_free_batch
 from spa_onnx.moments import Moments
 from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, Trust
@@ -59,7 +59,7 @@ class Calibration:
     and inner layers may be stirred otherwise than by real ones. normalised: inputs of BatchNormalizations -> moments of their channels,
     for made-up samples. passes: which tensors are captured together. in_order: samples of which all that they do in the graph is held,
     to repair it in its order: as many as memory has room for; none where these are but few, or the model is so large that fewer are made
-    up than were asked for.
+    up than were asked for. memory: bytes that looking at samples may take.
     """
 
     model: Model
@@ -72,6 +72,7 @@ class Calibration:
     normalised: Mapping[str, ChannelMoments] = field(default_factory=dict)
     passes: Sequence[Sequence[str]] = ()
     in_order: int = 0
+    memory: int = MEMORY
 
     @property
     def trust(self) -> Trust:
@@ -123,28 +124,28 @@ def calibrate(
 ) -> Calibration:
     """Run the dense model on at most `count` samples, given or made up, and collect the moments of every consumer's input.
 
-    memory: bytes that all this may hold. of: only consumers that sum over one of these axes. Raises RefusedError where the matrices
-    alone need more.
+    memory: bytes that all this may hold. of: only consumers that sum over one of these axes. Raises RefusedError where the model does not
+    run, or matrices that memory has no room for do not fit into the folder for temporary files either.
     """
     found = tuple(consumer for consumer in consumers(model) if of is None or consumer.axis in of)
     names = {node.inputs[0] for node in normalisations(model)} if samples is None else set()
     sizes = {name: sample_bytes(model, name) for name in {*names, *(consumer.data for consumer in found)}}
-    free = room(model, found, memory)
-    most = free // max(sizes.values(), default=1)
-    each = sum(sizes.values()) * (1 if samples is None else ARENA)  # made-up ones stay in large batches, for their statistics
-    batch = max(1, min(LARGEST_BATCH, max(free // max(each, 1), SMALLEST_BATCH), most))
-    walked = free // max(WALKS * widest_cut(model, {consumer.data for consumer in found}), 1)
-    if samples is not None:
-        chosen = samples.head(count, batch)
-        collection = _Collection(model, found, names, tuple(passes(model, sizes, free // chosen.batch)), seed)
-        known = collection.over(chosen.feeds(), len(chosen))
-        return replace(known, in_order=_in_order(known.samples, walked))
-    collection = _Collection(model, found, names, tuple(passes(model, sizes, free // batch)), seed)
     affordable = WORK // max(macs(model), 1)
-    wanted = min(count, max(affordable, FEWEST_MADE_UP))
-    held = min(free, MOST_DRAWN) // max(sum(sample_bytes(model, name) for name in model.inputs), 1)
-    known = _made_up(collection, dims, wanted, min(batch, wanted), min(DRAWN * wanted, affordable, held))
-    return replace(known, in_order=_in_order(known.samples, walked) if wanted == count else 0)
+    wanted = count if samples is not None else min(count, max(affordable, FEWEST_MADE_UP))
+    space = room(model, found, memory, wanted)
+    most = space.tensors // max(sizes.values(), default=1)
+    each = sum(sizes.values()) * (1 if samples is None else ARENA)  # made-up ones stay in large batches, for their statistics
+    batch = max(1, min(LARGEST_BATCH, max(space.tensors // max(each, 1), SMALLEST_BATCH), most))
+    chosen = None if samples is None else samples.head(count, batch)
+    together = tuple(passes(model, sizes, chosen.batch if chosen else batch, space))
+    collection = _Collection(model, found, names, space, together, seed)
+    if chosen is not None:
+        known = collection.over(chosen.feeds(), len(chosen))
+    else:
+        held = min(space.tensors, MOST_DRAWN) // max(sum(sample_bytes(model, name) for name in model.inputs), 1)
+        known = _made_up(collection, dims, wanted, min(batch, wanted), min(DRAWN * wanted, affordable, held))
+    walked = space.in_order // max(WALKS * widest_cut(model, {consumer.data for consumer in found}), 1)
+    return replace(known, memory=memory, in_order=_in_order(known.samples, walked) if wanted == count else 0)
 
 
 def _in_order(samples: int, most: int) -> int:
@@ -171,12 +172,13 @@ def _made_up(collection: _Collection, dims: Mapping[str, int], samples: int, bat
 class _Collection:
     """What is to be collected: the inputs of products, and the channels of the tensors named, which enter BatchNormalizations.
 
-    passes: which tensors are captured together. seed: of positions.
+    space: what there is room for. passes: which tensors are captured together. seed: of positions.
     """
 
     model: Model
     found: tuple[Consumer, ...]
     names: Collection[str]
+    space: Room
     passes: tuple[tuple[str, ...], ...]
     seed: int
 
@@ -184,7 +186,7 @@ class _Collection:
         """What is found on these feeds, all or some of those made up. Raises RefusedError where the model does not run on them."""
         doubtful = made is not None and made.doubtful
         bare = Calibration(self.model, self.found, {}, feeds, samples, made is not None, doubtful)
-        schedule = Schedule(samples, self.seed, self.passes)
+        schedule = Schedule(samples, self.seed, self.passes, self.space.most, self.space.stored)
         seen = observe(self.model, bare.run(self.model.proto), self.found, sorted(self.names), feeds, schedule)
         return replace(bare, statistics=seen.products, normalised=seen.channels, passes=self.passes)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from spa_onnx.consumers import Consumer
-from spa_onnx.errors import RefusedError
 from spa_onnx.model import Model
-from spa_onnx.statistics import inputs_of
+from spa_onnx.moments import FEW, are_few
+from spa_onnx.statistics import columns_of, inputs_of
 
 MEMORY = 25 * 10**8
 """Bytes that collecting may take if nothing is said."""
@@ -18,46 +19,89 @@ MEMORY = 25 * 10**8
 COPIES = 4
 """A matrix takes up to so many times its size while it is worked on."""
 
+COPIES_IN_ORDER = 8
+"""The same while a product is repaired in the order of the graph: matrices of two halves, of the whole, and what is solved with them."""
+
 ARENA = 2
 """A batch takes up to so many times the size of the tensors that are looked at: the arena of onnxruntime grows in steps that double."""
 
 
 def sample_bytes(model: Model, name: str) -> int:
     """Bytes that one sample of a tensor takes, as float32."""
-    return 4 * abs(prod(model.shape(name) or ())) // max(dims_batch(model), 1)
+    return 4 * abs(prod(model.shape(name) or ())) // max(model.batch, 1)
 
 
-def room(model: Model, found: Sequence[Consumer], memory: int) -> int:
-    """Bytes that are left for tensors beside the matrices that are collected and those that are made of the largest of them.
+def most_columns(model: Model, found: Iterable[Consumer], memory: int, copies: int) -> dict[int, int]:
+    """Columns at most, of products whose matrix of all inputs there is no room for: index of their node -> how many.
 
-    Raises RefusedError where the matrices alone take more than `memory`.
+    copies: of the matrix, or of the columns, that have to fit.
     """
-    sizes = [8 * inputs_of(consumer, model) ** 2 for consumer in found]
-    held = sum(size * consumer.blocks for size, consumer in zip(sizes, found, strict=True)) + COPIES * max(sizes, default=0)
-    if held > memory:
-        raise RefusedError(
-            f"the statistics of {len(found)} products take {held / 1e9:.2f} GB, and --memory is {memory / 1e9:.2f} GB; allow more, "
-            "--exclude the widest layers, or use a --criterion on weights"
-        )
-    return max(memory - held, memory // 8)
+    most = {}
+    for consumer in found:
+        inputs = inputs_of(consumer, model)
+        if copies * 8 * inputs**2 > memory:
+            most[consumer.node.index] = max(min(inputs // FEW, memory // (copies * 8 * inputs)), 1)
+    return most
 
 
-def passes(model: Model, sizes: Mapping[str, int], most: int) -> Iterator[tuple[str, ...]]:
-    """Tensors that fit together, in the order of the graph. most: bytes per sample."""
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What there is room for, in bytes.
+
+    tensors: those of a batch. collected: tensor -> the matrices that are collected of it; matrices: of all those of one pass. stored:
+    whether they are put into files after it, since not all fit. most: as `most_columns`. in_order: tensors of all samples while the graph
+    is repaired in its order.
+    """
+
+    tensors: int
+    collected: Mapping[str, int]
+    matrices: int
+    stored: bool
+    most: Mapping[int, int]
+    in_order: int
+
+
+def room(model: Model, found: Sequence[Consumer], memory: int, samples: int) -> Room:
+    """What so many samples may take."""
+    most = most_columns(model, found, memory, COPIES)
+    sizes = [matrix_bytes(consumer, model, samples, most.get(consumer.node.index)) for consumer in found]
+    largest = max((size // consumer.blocks for size, consumer in zip(sizes, found, strict=True)), default=0)
+    left = max(memory - COPIES * largest, 0)
+    stored = sum(sizes) > left
+    held = 0 if stored else sum(sizes)
+    collected = dict.fromkeys((consumer.data for consumer in found), 0)
+    for size, consumer in zip(sizes, found, strict=True):
+        collected[consumer.data] += size
+    return Room(
+        max(left // 2 if stored else left - held, memory // 8),
+        collected,
+        left // 2 if stored else held,
+        stored,
+        most,
+        max(memory - held - min(COPIES_IN_ORDER * largest, memory // 2), memory // 8),
+    )
+
+
+def matrix_bytes(consumer: Consumer, model: Model, samples: int, most: int | None = None) -> int:
+    """Bytes that are kept of a consumer's inputs in so many samples, all products side by side together. most: columns at most."""
+    inputs, columns = inputs_of(consumer, model), columns_of(consumer, model, samples)
+    columns = columns if most is None else min(columns, most)
+    return consumer.blocks * 8 * inputs * (columns if are_few(columns, inputs) else inputs)
+
+
+def passes(model: Model, sizes: Mapping[str, int], samples: int, space: Room) -> Iterator[tuple[str, ...]]:
+    """Tensors that fit together, and so do their matrices, in the order of the graph. sizes: bytes per sample. samples: of a batch."""
     order = {name: number for number, name in enumerate((*model.inputs, *(o for node in model.nodes for o in node.outputs)))}
     names: list[str] = []
     for name in sorted(sizes, key=lambda tensor: order.get(tensor, -1)):
-        if names and sum(sizes[other] for other in (*names, name)) > most:
+        more = (*names, name)
+        held = sum(space.collected.get(other, 0) for other in more)
+        if names and (samples * sum(sizes[other] for other in more) > space.tensors or held > space.matrices):
             yield tuple(names)
             names = []
         names.append(name)
     if names:
         yield tuple(names)
-
-
-def dims_batch(model: Model) -> int:
-    """The size that stands for the batch in the shapes at hand."""
-    return (model.shape(model.inputs[0]) or (1,))[0] if model.inputs and model.shape(model.inputs[0]) else 1
 
 
 def widest_cut(model: Model, asked: Collection[str]) -> int:

@@ -107,6 +107,12 @@ class Model:
         return tuple(value.name for value in feeds(self.proto.graph))
 
     @cached_property
+    def batch(self) -> int:
+        """The size that stands for the batch in the shapes at hand: that of the first axis of the first input."""
+        shape = self.shape(self.inputs[0]) if self.inputs else None
+        return shape[0] if shape else 1
+
+    @cached_property
     def outputs(self) -> tuple[str, ...]:
         """Graph outputs."""
         return tuple(value.name for value in self.proto.graph.output)

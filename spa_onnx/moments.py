@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from tempfile import TemporaryFile, gettempdir
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.blas import Matrix, add_square, gram, product
+from spa_onnx.errors import RefusedError
 from spa_onnx.hessian import Factored, Full, Hessian
 from spa_onnx.obs import SUPPORT
 
@@ -37,6 +39,19 @@ def centre(second: Matrix, mean: Matrix) -> NDArray[np.bool_]:
         block[inputs] = 0.0
         block[:, inputs] = 0.0
     return np.asarray(constant)
+
+
+def on_disk(array: Matrix) -> Matrix:
+    """The array in a temporary file, from which it is read page by page. Raises RefusedError where there is no room for it."""
+    try:
+        with TemporaryFile() as file:
+            array.tofile(file)
+            return np.asarray(np.memmap(file, array.dtype, "r", shape=array.shape))
+    except OSError as error:
+        raise RefusedError(
+            f"a matrix of {array.nbytes / 1e9:.2f} GB does not fit into the folder for temporary files, {gettempdir()} ({error}); allow "
+            "more --memory, or name a larger folder in the environment variable TMPDIR"
+        ) from error
 
 
 class Moments(ABC):
@@ -69,6 +84,10 @@ class Moments(ABC):
     @abstractmethod
     def sums(self) -> Sums:
         """The same with all sums at hand."""
+
+    @abstractmethod
+    def stored(self) -> Moments:
+        """The same with matrices in temporary files, which go when nothing refers to them. Raises RefusedError where these do not fit."""
 
     @abstractmethod
     def mean_square(self) -> Matrix:
@@ -109,6 +128,10 @@ class Sums(Moments):
     def sums(self) -> Sums:
         """See `Moments`."""
         return self
+
+    def stored(self) -> Sums:
+        """See `Moments`."""
+        return Sums(on_disk(self.gram), self.total, self.count)
 
     def mean_square(self) -> Matrix:
         """See `Moments`."""
@@ -169,6 +192,10 @@ class Columns(Moments):
     def sums(self) -> Sums:
         """See `Moments`."""
         return Sums.of(self.x)
+
+    def stored(self) -> Columns:
+        """See `Moments`: they are small beside a matrix."""
+        return self
 
     def mean_square(self) -> Matrix:
         """See `Moments`."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from spa_onnx.calibration import Calibration
 from spa_onnx.consumers import Consumer, consumers
 from spa_onnx.cut import Removal
 from spa_onnx.fold import Array
+from spa_onnx.memory import COPIES_IN_ORDER, most_columns
 from spa_onnx.repair import reconstruct
+from spa_onnx.runtime import Feed, feed_size
 from spa_onnx.sequential import reconstruct_in_order
 from spa_onnx.settings import Settings
+from spa_onnx.statistics import View, view_of
 
 MOST_NAMES = 3
 """Weights that a note names."""
@@ -22,9 +25,17 @@ def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[s
     values = reconstruct(known.model, known.consumers, known.statistics, removal, trust=known.trust, refits=refits)
     if refits and known.in_order:
         free = [consumer for consumer in consumers(known.model) if not _is_excluded(consumer, settings)]
-        feeds, closely = known.first(known.in_order), not known.made_up  # what made-up samples do in detail is not worth the time
-        values = reconstruct_in_order(known.model, free, feeds, removal, values, settings.seed, graph=known.run, closely=closely)
+        feeds = known.first(known.in_order)
+        values = reconstruct_in_order(
+            known.model, free, feeds, removal, values, settings.seed, graph=known.run, look=_look(known, free, feeds)
+        )
     return values
+
+
+def _look(known: Calibration, found: Sequence[Consumer], feeds: Sequence[Feed]) -> Callable[[Consumer], View]:
+    """What is looked at for each product: as much as memory has room for, and what made-up samples do in detail is not worth the time."""
+    most, samples = most_columns(known.model, found, known.memory, COPIES_IN_ORDER), sum(map(feed_size, feeds))
+    return lambda consumer: view_of(consumer, known.model, samples, most.get(consumer.node.index), closely=not known.made_up)
 
 
 def _is_excluded(consumer: Consumer, settings: Settings) -> bool:

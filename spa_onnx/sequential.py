@@ -24,7 +24,7 @@ from spa_onnx.obs import DAMPING, SUPPORT
 from spa_onnx.pairs import Fit, Pairs, pairs_of
 from spa_onnx.repair import in_range, kept_columns
 from spa_onnx.runtime import Feed, feed_size
-from spa_onnx.statistics import finite, positions_of, sample_keys
+from spa_onnx.statistics import View, finite, sample_keys, view_of
 from spa_onnx.summands import Summand, summands
 from spa_onnx.unfold import columns, outputs
 from spa_onnx.walk import Walk
@@ -44,13 +44,13 @@ def reconstruct_in_order(
     seed: int,
     *,
     graph: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda proto: proto,
-    closely: bool = True,
+    look: Callable[[Consumer], View] | None = None,
 ) -> dict[str, Array]:
     """Constant -> new value in the original's shape, for all products with a weight of their own.
 
     feeds: the samples, all of which are held while the two models run. prior: values from `reconstruct`, towards which little known
     directions are drawn and which stay where a weight is shared. graph: what to run in a model's place, with tensors of the same names.
-    closely: as in `positions_of`. Raises RefusedError where onnxruntime cannot run the model in parts.
+    look: what is looked at; as usual where nothing is said. Raises RefusedError where onnxruntime cannot run the model in parts.
     """
     made = list(feeds)  # they may be decoded or made up anew each time that they are asked for
     both = _SideBySide(model, made, removal, prior, seed, graph)
@@ -59,8 +59,8 @@ def reconstruct_in_order(
     for consumer in found:
         weight = _own_weight(consumer, model)
         if weight is not None:
-            most = positions_of(consumer, model, samples, closely=closely)
-            halves = both.halves(consumer, consumer.matrix(weight), partners.get(consumer.node.index), most)
+            view = look(consumer) if look else view_of(consumer, model, samples)
+            halves = both.halves(consumer, consumer.matrix(weight), partners.get(consumer.node.index), view)
             if halves:
                 both.refit(consumer, weight, halves)
     return both.values
@@ -90,11 +90,11 @@ class _SideBySide:
         for name, value in prior.items():
             self._settle(name, value)
 
-    def halves(self, consumer: Consumer, weight: Matrix, partner: Summand | None, most: int) -> list[Pairs]:
+    def halves(self, consumer: Consumer, weight: Matrix, partner: Summand | None, view: View) -> list[Pairs]:
         """The sums over one half of the samples and over the other, at the same positions of both models.
 
         The key of a sample decides in which half it is, so that batches do not matter. Without columns there is no half, and none at all
-        where nothing has changed yet. weight: of the dense model. partner: what the product is added to. most: positions of a sample.
+        where nothing has changed yet. weight: of the dense model. partner: what the product is added to. view: what is looked at.
         """
         x, z = self._tensors(consumer.data)
         beside = self._tensors(partner.tensor) if partner is not None else ([], [])
@@ -102,10 +102,10 @@ class _SideBySide:
             return []
         found: list[Pairs | None] = [None, None]
         for batch, draw in enumerate(self._keys):
-            for number, rows, keys in _split(draw, len(x[batch])):
-                seen = [columns(consumer, self._model, consumer.numbers(data[batch][rows]), most, keys) for data in (x, z)]
+            for number, rows, keys in _split(draw, len(x[batch]), view):
+                seen = [columns(consumer, self._model, consumer.numbers(data[batch][rows]), view.positions, keys) for data in (x, z)]
                 if partner is not None:
-                    there, left = (outputs(consumer, data[batch][rows], most, keys) for data in beside)
+                    there, left = (outputs(consumer, data[batch][rows], view.positions, keys) for data in beside)
                     seen.append(partner.before(there - left))
                 some, before = finite(*seen), found[number]
                 if some[0].shape[2]:
@@ -142,13 +142,13 @@ class _SideBySide:
             self._repaired.replace(use, zeroed(self._model, name, value, self._removal.slices(name)))
 
 
-def _split(keys: Keys, rows: int) -> Iterator[tuple[int, slice | NDArray[np.bool_], Keys]]:
+def _split(keys: Keys, rows: int, view: View) -> Iterator[tuple[int, slice | NDArray[np.bool_], Keys]]:
     """(half, rows of a batch that are in it, keys of their samples); all are in one where rows belong to no sample."""
     if rows % len(keys):
         yield 0, slice(None), keys
         return
     for number in (0, 1):
-        half = keys % 2 == number
+        half = (keys % 2 == number) & view.takes(keys)
         if half.any():
             yield number, np.repeat(half, rows // len(keys)), keys[half]
 

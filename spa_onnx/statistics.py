@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -117,11 +118,16 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How to look: samples that the feeds hold, a seed for positions, and the tensors that are captured together, pass by pass."""
+    """How to look: samples that the feeds hold, a seed for positions, and the tensors that are captured together, pass by pass.
+
+    most: index of a consumer's node -> columns of which memory has room for no more. stored: whether matrices are put into files.
+    """
 
     samples: int
     seed: int
     passes: Sequence[Sequence[str]]
+    most: Mapping[int, int] = field(default_factory=dict)
+    stored: bool = False
 
 
 def inputs_of(consumer: Consumer, model: Model) -> int:
@@ -133,6 +139,48 @@ def positions_of(consumer: Consumer, model: Model, samples: int, *, closely: boo
     """How many positions of each sample are looked at. closely: at more of them where samples are few."""
     more = min(max(MANY / samples, 1), MOST_MORE) if closely else 1
     return -(-round(BASE * more + PER_INPUT * inputs_of(consumer, model)) // samples)
+
+
+def places_of(consumer: Consumer, model: Model) -> int | None:
+    """Positions that there are in one sample, None where that is not known."""
+    spread = consumer.node.op in ("Conv", "ConvTranspose")
+    shape = model.shape(consumer.node.outputs[0] if consumer.node.op == "Conv" else consumer.data)
+    if not shape or min(shape) < 1:
+        return None
+    return prod(shape[2:]) if spread else max(prod(shape[:-1]) // max(model.batch, 1), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is looked at: so many positions of one sample in `every`."""
+
+    positions: int
+    every: int = 1
+
+    def takes(self, keys: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Which samples are looked at; those of either half alike, which the last bit of a key tells apart."""
+        return np.asarray(keys // 2 % self.every == 0)
+
+    def of(self, data: Array, keys: NDArray[np.uint32]) -> tuple[Array, NDArray[np.uint32]]:
+        """The rows of data that are looked at, and the keys of their samples."""
+        rows, rest = divmod(len(data), len(keys))
+        chosen = self.takes(keys)
+        return (data, keys) if rest or chosen.all() else (data[np.repeat(chosen, rows)], keys[chosen])
+
+
+def view_of(consumer: Consumer, model: Model, samples: int, most: int | None = None, *, closely: bool = True) -> View:
+    """What is looked at of so many samples. most: columns at most. closely: as in `positions_of`."""
+    positions = positions_of(consumer, model, samples, closely=closely)
+    if most is None:
+        return View(positions)
+    return View(max(min(positions, most // samples), 1), max(-(-samples // most), 1))
+
+
+def columns_of(consumer: Consumer, model: Model, samples: int) -> int:
+    """How many columns so many samples have, as far as is known."""
+    places = places_of(consumer, model)
+    positions = positions_of(consumer, model, samples)
+    return samples * (positions if places is None else min(positions, places))
 
 
 def sample_keys(feed: Feed, seed: int) -> NDArray[np.uint32]:
@@ -150,7 +198,7 @@ def sample_keys(feed: Feed, seed: int) -> NDArray[np.uint32]:
 
 def _portions(data: Array, keys: NDArray[np.uint32], values: int) -> Iterator[tuple[Array, NDArray[np.uint32]]]:
     """(data, keys) of so many samples that their columns stay below AT_ONCE. values: in the columns of one sample."""
-    rows, rest = divmod(len(data), len(keys))
+    rows, rest = divmod(len(data), max(len(keys), 1))
     step = len(keys) if rest else max(1, AT_ONCE // (8 * values))
     for start in range(0, len(keys), step):
         yield (data if rest else data[start * rows : (start + step) * rows]), keys[start : start + step]
@@ -173,11 +221,13 @@ def observe(
     proto: the graph to run, which computes the model's tensors (itself, or with other normalisation). Consumers whose input is a graph
     input are read from the feeds. What is found depends neither on the order of the samples nor on how they are put into feeds.
     """
-    products = {c.node.index: _Gathered(c.blocks, inputs_of(c, model)) for c in found}
+    moments: dict[int, Moments] = {}
     sums: dict[str, ChannelSums] = {}
     for names in schedule.passes:
         inner = [name for name in names if name not in model.inputs]
         here, seen = [c for c in found if c.data in names], [name for name in channels if name in names]
+        products = {c.node.index: _Gathered(c.blocks, inputs_of(c, model)) for c in here}
+        views = {c.node.index: view_of(c, model, schedule.samples, schedule.most.get(c.node.index)) for c in here}
         opened = _opened(proto, inner)
         looked_at = {consumer.data for consumer in here}
         count = 0
@@ -190,16 +240,17 @@ def observe(
             count += feed_size(feed)
             keys = sample_keys(feed, schedule.seed)
             for consumer in here:
-                positions = positions_of(consumer, model, schedule.samples)
-                for part, some in _portions(
-                    consumer.numbers(np.asarray(tensors[consumer.data])), keys, positions * inputs_of(consumer, model)
-                ):
-                    products[consumer.node.index].add(columns(consumer, model, part, positions, some))
+                view = views[consumer.node.index]
+                data, chosen = view.of(np.asarray(tensors[consumer.data]), keys)
+                for part, some in _portions(consumer.numbers(data), chosen, view.positions * inputs_of(consumer, model)):
+                    products[consumer.node.index].add(columns(consumer, model, part, view.positions, some))
             for name in seen:
                 more = ChannelSums.of(tensors[name])
                 sums[name] = sums[name] + more if name in sums else more
             del tensors  # else they would stay until the next batch has been run
-    moments = {index: total.moments() for index, total in products.items() if total.count}
+        for index, gathered in products.items():
+            if gathered.count:
+                moments[index] = gathered.moments().stored() if schedule.stored else gathered.moments()
     return Observed(moments, {name: total.moments() for name, total in sums.items()})
 
 

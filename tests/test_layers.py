@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 ROOT = Path(spa_onnx.__file__).parent
 FOUNDATION = {"errors", "facts", "node", "bodies", "arithmetic", "quantised", "fold", "foreign", "shapes", "model"}
 GROUPS = FOUNDATION | {"rules", "groups"}
-OBSERVED = {"consumers", "unfold", "obs", "statistics", "memory", "pictures", "design", "sentences", "synthetic", "tokens"}
+OBSERVED = {
+    "consumers",
+    "unfold",
+    "obs",
+    "hessian",
+    "moments",
+    "statistics",
+    "memory",
+    "pictures",
+    "design",
+    "sentences",
+    "synthetic",
+    "tokens",
+}
 WORK = (
     GROUPS
     | OBSERVED
@@ -39,6 +52,7 @@ WORK = (
         "calibration",
         "walk",
         "summands",
+        "pairs",
         "sequential",
         "trials",
         "sensitivity",
@@ -64,26 +78,30 @@ ALLOWED: dict[str, set[str]] = {
     "cost": FOUNDATION | {"groups"},
     "blas": set(),
     "obs": {"blas"},
+    "hessian": {"blas", "obs"},
+    "moments": {"blas", "errors", "hessian", "obs"},
+    "pairs": {"blas", "moments", "obs"},
     "consumers": FOUNDATION | {"blas"},
     "unfold": FOUNDATION | {"blas", "consumers"},
-    "statistics": FOUNDATION | {"blas", "consumers", "unfold", "runtime", "obs"},
-    "memory": FOUNDATION | {"consumers", "statistics"},
+    "statistics": FOUNDATION | {"blas", "consumers", "moments", "unfold", "runtime"},
+    "memory": FOUNDATION | {"consumers", "moments", "statistics"},
     "tokens": FOUNDATION,
     "pictures": {"fold"},
     "design": FOUNDATION | {"blas", "runtime"},
     "sentences": FOUNDATION | {"cost", "runtime", "tokens"},
     "synthetic": FOUNDATION | {"design", "runtime", "tokens", "pictures", "sentences"},
-    "repair": FOUNDATION | {"groups", "cut", "consumers", "obs", "statistics"},
-    "criteria": FOUNDATION | {"blas", "groups", "consumers", "obs", "statistics"},
+    "repair": FOUNDATION | {"groups", "cut", "consumers", "moments", "obs", "statistics"},
+    "criteria": FOUNDATION | {"blas", "groups", "consumers", "hessian", "moments", "obs", "statistics"},
     "calibration": FOUNDATION | OBSERVED | {"cost", "cut", "data", "repair", "runtime"},
     "walk": FOUNDATION | {"runtime"},
     "summands": FOUNDATION | {"blas", "consumers"},
-    "sequential": FOUNDATION | {"blas", "consumers", "cut", "obs", "repair", "runtime", "statistics", "summands", "unfold", "mask", "walk"},
+    "sequential": FOUNDATION
+    | {"blas", "consumers", "cut", "obs", "pairs", "repair", "runtime", "statistics", "summands", "unfold", "mask", "walk"},
     "trials": GROUPS | {"calibration", "cut", "repair", "runtime", "mask"},
     "sensitivity": GROUPS | {"calibration", "trials"},
     "importance": FOUNDATION | {"groups", "criteria"},
     "choice": GROUPS | {"calibration", "cost", "criteria", "importance", "select", "sensitivity", "settings", "trials"},
-    "refit": FOUNDATION | {"calibration", "consumers", "cut", "repair", "sequential", "settings"},
+    "refit": FOUNDATION | {"calibration", "consumers", "cut", "memory", "repair", "runtime", "sequential", "settings", "statistics"},
     "rounds": GROUPS | {"calibration", "choice", "cost", "cut", "plan", "refit", "rewrite", "settings"},
     "select": FOUNDATION | {"groups", "cost"},
     "surgery": {"bodies", "facts", "fold"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -10,18 +12,19 @@ from hypothesis import strategies as st
 from nets.build import net
 from onnx import helper, numpy_helper
 
-from spa_onnx import calibration, runtime
+import spa_onnx
+from spa_onnx import calibration, moments, runtime
 from spa_onnx.calibration import calibrate
 from spa_onnx.consumers import consumers
 from spa_onnx.cost import macs
 from spa_onnx.data import read_samples
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.memory import widest_cut
+from spa_onnx.memory import COPIES, room, widest_cut
 from spa_onnx.model import Model
-from spa_onnx.moments import Sums
+from spa_onnx.moments import Columns, Sums
 from spa_onnx.obs import SUPPORT
 from spa_onnx.settings import parse_bytes
-from spa_onnx.statistics import Schedule, channel_moments, collect, observe, positions_of, with_outputs
+from spa_onnx.statistics import Schedule, View, channel_moments, collect, observe, positions_of, with_outputs
 from spa_onnx.synthetic import has_stored_statistics, make_up, with_batch_statistics
 from spa_onnx.unfold import columns
 
@@ -43,8 +46,8 @@ def images(count, seed=0):
 
 def collected(model, feeds, seed=0):
     found = list(consumers(model))
-    moments = collect(model, model.proto, found, feeds, seed)
-    return {consumer.weight: moments[consumer.node.index] for consumer in found}
+    collected_ = collect(model, model.proto, found, feeds, seed)
+    return {consumer.weight: collected_[consumer.node.index] for consumer in found}
 
 
 def assert_alike(one, other):
@@ -296,8 +299,8 @@ def test_neither_batches_nor_order_nor_passes_matter_where_positions_are_drawn(s
     assert all(positions_of(consumer, model, 100 * count) < 24 * 24 for consumer in found)
 
     def seen(feeds, passes):
-        moments = observe(model, model.proto, found, ["a"], feeds, Schedule(100 * count, seed, passes))
-        return {c.weight: moments.products[c.node.index] for c in found}, moments.channels["a"]
+        found_there = observe(model, model.proto, found, ["a"], feeds, Schedule(100 * count, seed, passes))
+        return {c.weight: found_there.products[c.node.index] for c in found}, found_there.channels["a"]
 
     together = ["a", "b", "d", "f", "x"]
     whole, channels = seen([{"x": x}], [together])
@@ -329,9 +332,9 @@ def test_rows_of_a_sequence_belong_to_their_sample():
     found = list(consumers(model))
     whole = observe(model, model.proto, found, (), [{"x": x}], Schedule(400, 0, [["x"]])).products
     parts = observe(model, model.proto, found, (), batches(x[::-1], [3, 1, 4]), Schedule(400, 0, [["x"]])).products
-    for key, moments in whole.items():
-        assert moments.count == parts[key].count == 8 * positions_of(found[0], model, 400)
-        np.testing.assert_allclose(moments.gram, parts[key].gram, rtol=1e-12)
+    for key, sums in whole.items():
+        assert sums.count == parts[key].count == 8 * positions_of(found[0], model, 400)
+        np.testing.assert_allclose(sums.gram, parts[key].gram, rtol=1e-12)
 
 
 @pytest.mark.parametrize("memory", [3 * 10**5, 2 * 10**6, 10**9])
@@ -344,8 +347,8 @@ def test_a_budget_decides_about_passes_and_batches_and_not_about_statistics(memo
     assert (len(plenty.feeds), len(plenty.passes)) == (1, 1)
     assert (len(known.feeds) > 1) == (memory < 10**8)
     assert (len(known.passes) > 1) == (memory < 10**6)
-    for key, moments in plenty.statistics.items():
-        np.testing.assert_allclose(moments.gram, known.statistics[key].gram, rtol=1e-5, atol=1e-3)
+    for key, sums in plenty.statistics.items():
+        np.testing.assert_allclose(sums.gram, known.statistics[key].gram, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -358,21 +361,78 @@ def test_the_widest_cut_holds_what_is_still_to_be_read(asked, channels):
     assert widest_cut(model, set(asked)) == 4 * 24 * 24 * sum(channels)
 
 
-@pytest.mark.parametrize(("room_for", "held"), [(100, 40), (40, 40), (36, 36), (20, 0)])
-def test_as_many_samples_are_repaired_in_the_order_of_the_graph_as_memory_holds(room_for, held, monkeypatch):
+@pytest.mark.parametrize(("room_for", "fit"), [(100, 40), (40, 40), (36, 36), (20, 0)])
+def test_as_many_samples_are_repaired_in_the_order_of_the_graph_as_memory_holds(room_for, fit, monkeypatch):
     model = Model.of(BIG())
-    monkeypatch.setattr(calibration, "room", lambda *_: 2 * widest_cut(model, {"x", "b", "d", "f"}) * room_for)
+    held = 2 * widest_cut(model, {"x", "b", "d", "f"}) * room_for
+    monkeypatch.setattr(calibration, "room", lambda *given: replace(room(*given), in_order=held))
     x = np.random.default_rng(0).standard_normal((40, 3, 24, 24)).astype(np.float32)
     known = calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), 40, 0)
-    assert (known.samples, known.in_order) == (40, held)
-    assert sum(len(feed["x"]) for feed in known.first(known.in_order)) == held
-    assert known.describe() == "40 given samples" + (", 36 of them in the order of the graph" if held == 36 else "")
+    assert (known.samples, known.in_order) == (40, fit)
+    assert sum(len(feed["x"]) for feed in known.first(known.in_order)) == fit
+    assert known.describe() == "40 given samples" + (", 36 of them in the order of the graph" if fit == 36 else "")
 
 
-def test_matrices_that_do_not_fit_are_refused_with_their_size():
-    wide = net("float[N,2000] x", "float[2000,8] w1, float[8,4] w2", "a = MatMul(x, w1) b = Relu(a) y = MatMul(b, w2)", "float[N,4] y")
-    with pytest.raises(RefusedError, match=r"statistics of 2 products take 0\.16 GB, and --memory is 0\.01 GB"):
-        calibrate(Model.of(wide()), {"N": 2}, None, 8, 0, memory=10**7)
+def wide(inputs, places=40):
+    """Four products with so many inputs, each at so many places of a sample."""
+    weights = ", ".join(f"float[{inputs},{inputs}] w{number}" for number in range(3))
+    nodes = " ".join(f"a{number} = MatMul({source}, w{number})" for number, source in enumerate(("x", "a0", "a1")))
+    return Model.of(
+        net(f"float[N,{places},{inputs}] x", f"{weights}, float[{inputs},3] w3", f"{nodes} y = MatMul(a2, w3)", f"float[N,{places},3] y")()
+    )
+
+
+def known_of(model, count, memory=10**9):
+    x = np.random.default_rng(0).standard_normal((count, *model.shape("x")[1:])).astype(np.float32)
+    return calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), count, 0, memory=memory)
+
+
+def test_matrices_that_do_not_all_fit_are_put_into_files(monkeypatch):
+    model = wide(80)
+    stored = []
+    monkeypatch.setattr(moments, "on_disk", lambda array, keep=moments.on_disk: stored.append(array.nbytes) or keep(array))
+    plenty, tight = known_of(model, 20), known_of(model, 20, memory=6 * 8 * 80**2)
+    assert len(plenty.passes) == 1
+    assert stored == [8 * 80**2] * 4
+    assert len(tight.passes) == 4
+    for key, found in plenty.statistics.items():
+        np.testing.assert_allclose(tight.statistics[key].gram, found.gram, rtol=1e-5, atol=1e-3)
+        with pytest.raises(ValueError, match="read-only"):
+            tight.statistics[key].gram[0, 0, 0] = 1.0
+
+
+def test_a_folder_for_temporary_files_that_is_full_is_named(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(moments, "TemporaryFile", full)
+    with pytest.raises(RefusedError, match=r"a matrix of 0\.00 GB does not fit .*No space left on device.*--memory.*TMPDIR"):
+        known_of(wide(80), 20, memory=6 * 8 * 80**2)
+
+
+@pytest.mark.parametrize("samples", [20, 200])
+def test_of_what_is_too_wide_for_a_matrix_as_many_columns_are_looked_at_as_fit(samples):
+    """One in some samples where even one position of each is too much."""
+    model, memory = wide(400), COPIES * 8 * 400 * 90
+    known = known_of(model, samples, memory)
+    for consumer in known.consumers:
+        found = known.statistics[consumer.node.index]
+        assert isinstance(found, Columns)
+        assert 10 <= found.count <= 130
+    assert all(isinstance(found, Sums) for found in known_of(model, samples).statistics.values())
+
+
+def test_either_half_has_samples_where_not_all_are_looked_at():
+    keys = np.random.default_rng(0).integers(0, 2**32, 1000, np.uint32)
+    taken = keys[View(1, 4).takes(keys)]
+    assert 200 < len(taken) < 300
+    assert 0.4 < (taken % 2).mean() < 0.6
+
+
+@pytest.mark.parametrize("memory", [1, 10**5, 10**7])
+def test_a_network_is_pruned_whatever_the_memory(memory):
+    result = spa_onnx.prune(wide(60).proto, 0.4, samples=40, memory=memory, check=False)
+    assert result.report.params[1] < 0.7 * result.report.params[0]
 
 
 @pytest.mark.parametrize(
