@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import onnx
 
 from spa_onnx import runtime
-from spa_onnx.consumers import Consumer, consumers
 from spa_onnx.cost import macs
 from spa_onnx.cut import Removal
 from spa_onnx.data import Samples
@@ -20,6 +19,7 @@ from spa_onnx.memory import ARENA, MEMORY, Room, passes, room, sample_bytes, wid
 from spa_onnx.model import Model, has_free_batch
 from spa_onnx.moments import Moments
 from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, Trust
+from spa_onnx.products import Consumer, consumers
 from spa_onnx.repair import correct_normalisation, normalisations
 from spa_onnx.runtime import Feed, feed_size
 from spa_onnx.statistics import ChannelMoments, Schedule, channel_moments, observe

@@ -8,10 +8,10 @@ from math import prod
 
 import numpy as np
 
-from spa_onnx.consumers import Consumer
 from spa_onnx.model import Model
 from spa_onnx.moments import FEW, are_few
-from spa_onnx.statistics import columns_of, inputs_of
+from spa_onnx.products import Consumer
+from spa_onnx.statistics import columns_of
 
 MEMORY = 25 * 10**8
 """Bytes that collecting may take if nothing is said."""
@@ -31,14 +31,14 @@ def sample_bytes(model: Model, name: str) -> int:
     return 4 * abs(prod(model.shape(name) or ())) // max(model.batch, 1)
 
 
-def most_columns(model: Model, found: Iterable[Consumer], memory: int, copies: int) -> dict[int, int]:
+def most_columns(found: Iterable[Consumer], memory: int, copies: int) -> dict[int, int]:
     """Columns at most, of products whose matrix of all inputs there is no room for: index of their node -> how many.
 
     copies: of the matrix, or of the columns, that have to fit.
     """
     most = {}
     for consumer in found:
-        inputs = inputs_of(consumer, model)
+        inputs = consumer.inputs
         if copies * 8 * inputs**2 > memory:
             most[consumer.node.index] = max(min(inputs // FEW, memory // (copies * 8 * inputs)), 1)
     return most
@@ -63,7 +63,7 @@ class Room:
 
 def room(model: Model, found: Sequence[Consumer], memory: int, samples: int) -> Room:
     """What so many samples may take."""
-    most = most_columns(model, found, memory, COPIES)
+    most = most_columns(found, memory, COPIES)
     sizes = [matrix_bytes(consumer, model, samples, most.get(consumer.node.index)) for consumer in found]
     largest = max((size // consumer.blocks for size, consumer in zip(sizes, found, strict=True)), default=0)
     left = max(memory - COPIES * largest, 0)
@@ -84,7 +84,7 @@ def room(model: Model, found: Sequence[Consumer], memory: int, samples: int) -> 
 
 def matrix_bytes(consumer: Consumer, model: Model, samples: int, most: int | None = None) -> int:
     """Bytes that are kept of a consumer's inputs in so many samples, all products side by side together. most: columns at most."""
-    inputs, columns = inputs_of(consumer, model), columns_of(consumer, model, samples)
+    inputs, columns = consumer.inputs, columns_of(consumer, model, samples)
     columns = columns if most is None else min(columns, most)
     return consumer.blocks * 8 * inputs * (columns if are_few(columns, inputs) else inputs)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from spa_onnx.calibration import Calibration
-from spa_onnx.consumers import Consumer, consumers
 from spa_onnx.cut import Removal
 from spa_onnx.fold import Array
 from spa_onnx.memory import COPIES_IN_ORDER, most_columns
+from spa_onnx.products import Consumer, consumers
 from spa_onnx.repair import reconstruct
 from spa_onnx.runtime import Feed, feed_size
 from spa_onnx.sequential import reconstruct_in_order
@@ -34,8 +34,8 @@ def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[s
 
 def _look(known: Calibration, found: Sequence[Consumer], feeds: Sequence[Feed]) -> Callable[[Consumer], View]:
     """What is looked at for each product: as much as memory has room for, and what made-up samples do in detail is not worth the time."""
-    most, samples = most_columns(known.model, found, known.memory, COPIES_IN_ORDER), sum(map(feed_size, feeds))
-    return lambda consumer: view_of(consumer, known.model, samples, most.get(consumer.node.index), closely=not known.made_up)
+    most, samples = most_columns(found, known.memory, COPIES_IN_ORDER), sum(map(feed_size, feeds))
+    return lambda consumer: view_of(consumer, samples, most.get(consumer.node.index), closely=not known.made_up)
 
 
 def _is_excluded(consumer: Consumer, settings: Settings) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from spa_onnx.consumers import Consumer
 from spa_onnx.cut import Removal
 from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
@@ -15,6 +14,7 @@ from spa_onnx.model import Model
 from spa_onnx.moments import Moments
 from spa_onnx.node import Node
 from spa_onnx.obs import GIVEN, Trust
+from spa_onnx.products import Consumer, uses
 from spa_onnx.statistics import ChannelMoments
 
 SMALLEST = 1e-12
@@ -47,7 +47,8 @@ def reconstruct(
     values: dict[str, Array] = {}
     for name, users in sharing.items():
         weight = model.weight(name)
-        if weight is None or name in model.source or len(model.consumers[name]) != len(users):  # others read it too: it stays
+        alike = len({(user.axis, user.blocks, user.scale) for user in users}) == 1
+        if weight is None or name in model.source or uses(model, name) != len(users) or not alike:  # it stays for others' sake
             continue
         first = users[0]
         moments = sum((statistics[user.node.index] for user in users[1:]), statistics[first.node.index])

@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 
 from spa_onnx.blas import Matrix
 from spa_onnx.bodies import operators
-from spa_onnx.consumers import Consumer
 from spa_onnx.cut import Removal, zeroed
 from spa_onnx.fold import Array
 from spa_onnx.mask import mask
 from spa_onnx.model import Model
 from spa_onnx.obs import DAMPING, SUPPORT
 from spa_onnx.pairs import Fit, Pairs, pairs_of
+from spa_onnx.products import Consumer, columns, outputs, uses
 from spa_onnx.repair import in_range, kept_columns
 from spa_onnx.runtime import Feed, feed_size
 from spa_onnx.statistics import View, finite, sample_keys, view_of
 from spa_onnx.summands import Summand, summands
-from spa_onnx.unfold import columns, outputs
 from spa_onnx.walk import Walk
 
 Keys: TypeAlias = NDArray[np.uint32]
@@ -59,7 +58,7 @@ def reconstruct_in_order(
     for consumer in found:
         weight = _own_weight(consumer, model)
         if weight is not None:
-            view = look(consumer) if look else view_of(consumer, model, samples)
+            view = look(consumer) if look else view_of(consumer, samples)
             halves = both.halves(consumer, consumer.matrix(weight), partners.get(consumer.node.index), view)
             if halves:
                 both.refit(consumer, weight, halves)
@@ -103,7 +102,7 @@ class _SideBySide:
         found: list[Pairs | None] = [None, None]
         for batch, draw in enumerate(self._keys):
             for number, rows, keys in _split(draw, len(x[batch]), view):
-                seen = [columns(consumer, self._model, consumer.numbers(data[batch][rows]), view.positions, keys) for data in (x, z)]
+                seen = [columns(consumer, consumer.numbers(data[batch])[rows], view.positions, keys) for data in (x, z)]
                 if partner is not None:
                     there, left = (outputs(consumer, data[batch][rows], view.positions, keys) for data in beside)
                     seen.append(partner.before(there - left))
@@ -155,7 +154,7 @@ def _split(keys: Keys, rows: int, view: View) -> Iterator[tuple[int, slice | NDA
 
 def _own_weight(consumer: Consumer, model: Model) -> Array | None:
     """The numbers of the weight, if nothing else reads it."""
-    shared = consumer.weight in model.source or len(model.consumers[consumer.weight]) != 1
+    shared = consumer.weight in model.source or uses(model, consumer.weight) != 1
     return None if shared else model.weight(consumer.weight)
 
 

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from spa_onnx import runtime
 from spa_onnx.blas import Matrix, add_gram
-from spa_onnx.consumers import Consumer
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
 from spa_onnx.moments import Columns, Moments, Sums, are_few
+from spa_onnx.products import Consumer, columns
 from spa_onnx.runtime import Feed, feed_size
-from spa_onnx.unfold import columns
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -36,7 +35,7 @@ them at k times BASE columns, k at most MOST_MORE.
 
 MOST_MORE = 8
 
-FOR_CHANNELS = 128
+FOR_CHANNELS = 64
 """Samples that are enough for the moments of channels: they have many positions, and are compared on the same samples."""
 
 LARGEST = 1e140
@@ -130,24 +129,19 @@ class Schedule:
     stored: bool = False
 
 
-def inputs_of(consumer: Consumer, model: Model) -> int:
-    """How many inputs one of the consumer's products sums over."""
-    return int((model.shape(consumer.weight) or ())[consumer.axis.dim] * consumer.window)
-
-
-def positions_of(consumer: Consumer, model: Model, samples: int, *, closely: bool = True) -> int:
+def positions_of(consumer: Consumer, samples: int, *, closely: bool = True) -> int:
     """How many positions of each sample are looked at. closely: at more of them where samples are few."""
     more = min(max(MANY / samples, 1), MOST_MORE) if closely else 1
-    return -(-round(BASE * more + PER_INPUT * inputs_of(consumer, model)) // samples)
+    return -(-round(BASE * more + PER_INPUT * consumer.inputs) // samples)
 
 
 def places_of(consumer: Consumer, model: Model) -> int | None:
     """Positions that there are in one sample, None where that is not known."""
-    spread = consumer.node.op in ("Conv", "ConvTranspose")
+    image = consumer.node.op in ("Conv", "ConvTranspose")
     shape = model.shape(consumer.node.outputs[0] if consumer.node.op == "Conv" else consumer.data)
     if not shape or min(shape) < 1:
         return None
-    return prod(shape[2:]) if spread else max(prod(shape[:-1]) // max(model.batch, 1), 1)
+    return prod(shape[2:]) if image else max(prod(shape) // consumer.inputs // max(model.batch, 1), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +162,9 @@ class View:
         return (data, keys) if rest or chosen.all() else (data[np.repeat(chosen, rows)], keys[chosen])
 
 
-def view_of(consumer: Consumer, model: Model, samples: int, most: int | None = None, *, closely: bool = True) -> View:
+def view_of(consumer: Consumer, samples: int, most: int | None = None, *, closely: bool = True) -> View:
     """What is looked at of so many samples. most: columns at most. closely: as in `positions_of`."""
-    positions = positions_of(consumer, model, samples, closely=closely)
+    positions = positions_of(consumer, samples, closely=closely)
     if most is None:
         return View(positions)
     return View(max(min(positions, most // samples), 1), max(-(-samples // most), 1))
@@ -179,7 +173,7 @@ def view_of(consumer: Consumer, model: Model, samples: int, most: int | None = N
 def columns_of(consumer: Consumer, model: Model, samples: int) -> int:
     """How many columns so many samples have, as far as is known."""
     places = places_of(consumer, model)
-    positions = positions_of(consumer, model, samples)
+    positions = positions_of(consumer, samples)
     return samples * (positions if places is None else min(positions, places))
 
 
@@ -226,8 +220,8 @@ def observe(
     for names in schedule.passes:
         inner = [name for name in names if name not in model.inputs]
         here, seen = [c for c in found if c.data in names], [name for name in channels if name in names]
-        products = {c.node.index: _Gathered(c.blocks, inputs_of(c, model)) for c in here}
-        views = {c.node.index: view_of(c, model, schedule.samples, schedule.most.get(c.node.index)) for c in here}
+        products = {c.node.index: _Gathered(c.blocks, c.inputs) for c in here}
+        views = {c.node.index: view_of(c, schedule.samples, schedule.most.get(c.node.index)) for c in here}
         opened = _opened(proto, inner)
         looked_at = {consumer.data for consumer in here}
         count = 0
@@ -241,9 +235,9 @@ def observe(
             keys = sample_keys(feed, schedule.seed)
             for consumer in here:
                 view = views[consumer.node.index]
-                data, chosen = view.of(np.asarray(tensors[consumer.data]), keys)
-                for part, some in _portions(consumer.numbers(data), chosen, view.positions * inputs_of(consumer, model)):
-                    products[consumer.node.index].add(columns(consumer, model, part, view.positions, some))
+                data, chosen = view.of(consumer.numbers(np.asarray(tensors[consumer.data])), keys)
+                for part, some in _portions(data, chosen, view.positions * consumer.inputs):
+                    products[consumer.node.index].add(columns(consumer, part, view.positions, some))
             for name in seen:
                 more = ChannelSums.of(tensors[name])
                 sums[name] = sums[name] + more if name in sums else more

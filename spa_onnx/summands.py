@@ -9,15 +9,12 @@ from math import prod
 import numpy as np
 
 from spa_onnx.blas import Matrix
-from spa_onnx.consumers import ROUNDING, Consumer
 from spa_onnx.model import Model
 from spa_onnx.node import Node
+from spa_onnx.products import ROUNDING, Consumer
 
 PASSING = ROUNDING | {"Identity", "Dropout"}
 """Operators that hand on what they get, as near as the sum needs it."""
-
-ROWS_ARE_CHANNELS = frozenset({"Conv", "Gemm", "MatMul"})
-"""Products whose rows are the channels of their output, one for one."""
 
 SMALLEST = 1e-3
 """A row that is scaled by less than this share of the largest factor is left to itself."""
@@ -58,7 +55,7 @@ def _added(model: Model, consumer: Consumer) -> Iterator[Summand]:
     """What the output is added to, behind operators that at most scale its rows; nothing if anything else reads it before."""
     tensor, shape = consumer.node.outputs[0], model.shape(consumer.node.outputs[0])
     scale = np.ones((consumer.blocks, -(-_rows(model, consumer) // consumer.blocks), 1))
-    while consumer.node.op in ROWS_ARE_CHANNELS and shape is not None and tensor not in model.outputs:
+    while consumer.layout.linear and shape is not None and tensor not in model.outputs:
         readers = model.consumers.get(tensor, ())
         if len(readers) != 1 or readers[0].inside or model.shape(readers[0].outputs[0]) != shape:
             return

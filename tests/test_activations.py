@@ -10,10 +10,10 @@ from nets.build import image, net
 import spa_onnx
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
-from spa_onnx.consumers import consumers
 from spa_onnx.criteria import CRITERIA, LOSSES, WITH_STATISTICS, Evidence
 from spa_onnx.importance import score_groups
 from spa_onnx.model import Model
+from spa_onnx.products import consumers
 from spa_onnx.settings import Settings
 from spa_onnx.statistics import collect, with_outputs
 

@@ -13,7 +13,6 @@ from nets.quantised import NETS as QUANTISED
 
 import spa_onnx
 from spa_onnx.analysis import analyse
-from spa_onnx.consumers import consumers
 from spa_onnx.cut import Removal, put, taken
 from spa_onnx.errors import RefusedError
 from spa_onnx.facts import Axis
@@ -21,6 +20,7 @@ from spa_onnx.groups import Group
 from spa_onnx.model import Model
 from spa_onnx.pipeline import apply_plan
 from spa_onnx.plan import Plan, read_plan
+from spa_onnx.products import consumers
 from spa_onnx.repair import kept_columns
 from spa_onnx.rewrite import rewrite
 from spa_onnx.select import select

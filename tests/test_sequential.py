@@ -12,7 +12,6 @@ from test_repair import CONV, MLP, outputs, samples
 import spa_onnx
 from spa_onnx import calibration, pairs, refit, runtime, sequential
 from spa_onnx.calibration import calibrate
-from spa_onnx.consumers import consumers
 from spa_onnx.cost import macs
 from spa_onnx.cut import Removal
 from spa_onnx.data import read_samples
@@ -21,6 +20,7 @@ from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, Trust, missed, steer
 from spa_onnx.pairs import PairSums, pairs_of
 from spa_onnx.pipeline import inspect
 from spa_onnx.plan import Plan
+from spa_onnx.products import consumers
 from spa_onnx.repair import reconstruct
 from spa_onnx.rewrite import rewrite
 from spa_onnx.sequential import DAMPINGS, reconstruct_in_order

@@ -15,7 +15,6 @@ from onnx import helper, numpy_helper
 import spa_onnx
 from spa_onnx import calibration, moments, runtime
 from spa_onnx.calibration import calibrate
-from spa_onnx.consumers import consumers
 from spa_onnx.cost import macs
 from spa_onnx.data import read_samples
 from spa_onnx.errors import RefusedError, UsageError
@@ -23,10 +22,10 @@ from spa_onnx.memory import COPIES, room, widest_cut
 from spa_onnx.model import Model
 from spa_onnx.moments import Columns, Sums
 from spa_onnx.obs import SUPPORT
+from spa_onnx.products import columns, consumers
 from spa_onnx.settings import parse_bytes
 from spa_onnx.statistics import Schedule, View, channel_moments, collect, observe, positions_of, with_outputs
 from spa_onnx.synthetic import has_stored_statistics, make_up, with_batch_statistics
-from spa_onnx.unfold import columns
 
 MIXED = net(
     "float[N,4,5,5] x",
@@ -296,7 +295,7 @@ def test_neither_batches_nor_order_nor_passes_matter_where_positions_are_drawn(s
     count = sum(sizes)
     x = np.random.default_rng(seed).standard_normal((count, 3, 24, 24)).astype(np.float32)
     found = list(consumers(model))
-    assert all(positions_of(consumer, model, 100 * count) < 24 * 24 for consumer in found)
+    assert all(positions_of(consumer, 100 * count) < 24 * 24 for consumer in found)
 
     def seen(feeds, passes):
         found_there = observe(model, model.proto, found, ["a"], feeds, Schedule(100 * count, seed, passes))
@@ -321,7 +320,7 @@ def test_samples_look_at_positions_of_their_own():
     model = Model.of(BIG())
     (consumer, *_) = consumers(model)
     data = np.arange(24 * 24, dtype=np.float32).reshape(1, 1, 24, 24) + np.zeros((4, 3, 1, 1), np.float32)
-    centre = columns(consumer, model, data, 9, np.array([1, 20, 300, 4000], np.uint32))[0, 4].reshape(4, 9)
+    centre = columns(consumer, data, 9, np.array([1, 20, 300, 4000], np.uint32))[0, 4].reshape(4, 9)
     assert all(len(set(row)) == 9 for row in centre.tolist())
     assert len({frozenset(row) for row in centre.tolist()}) == 4
 
@@ -333,7 +332,7 @@ def test_rows_of_a_sequence_belong_to_their_sample():
     whole = observe(model, model.proto, found, (), [{"x": x}], Schedule(400, 0, [["x"]])).products
     parts = observe(model, model.proto, found, (), batches(x[::-1], [3, 1, 4]), Schedule(400, 0, [["x"]])).products
     for key, sums in whole.items():
-        assert sums.count == parts[key].count == 8 * positions_of(found[0], model, 400)
+        assert sums.count == parts[key].count == 8 * positions_of(found[0], 400)
         np.testing.assert_allclose(sums.gram, parts[key].gram, rtol=1e-12)
 
 

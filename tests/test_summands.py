@@ -9,8 +9,8 @@ from onnx import numpy_helper
 
 import spa_onnx
 from spa_onnx import runtime
-from spa_onnx.consumers import consumers
 from spa_onnx.model import Model
+from spa_onnx.products import consumers
 from spa_onnx.statistics import with_outputs
 from spa_onnx.summands import summands
 

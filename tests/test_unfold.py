@@ -9,12 +9,12 @@ import onnx
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from nets.build import net
 from onnx import helper, numpy_helper
 
 from spa_onnx import runtime
-from spa_onnx.consumers import consumers
 from spa_onnx.model import Model
-from spa_onnx.unfold import columns, outputs
+from spa_onnx.products import columns, consumers, outputs, uses
 
 ALL = 10**9
 
@@ -43,7 +43,7 @@ def normal(shape, seed):
 
 def both(model, found, x, positions, seed):
     """(W X + b, (blocks, rows, columns); the output of onnxruntime)."""
-    unfolded = columns(found, model, x, positions, np.random.default_rng(seed))
+    unfolded = columns(found, found.numbers(x), positions, np.random.default_rng(seed))
     y = found.matrix(model.constant("w")) @ unfolded
     bias = model.constant(found.bias) if found.bias else None
     (output,) = runtime.run(runtime.session(model.proto), {"x": x})
@@ -104,7 +104,7 @@ def test_outputs_are_taken_where_columns_are(case, seed):
     model, found = product("Conv", shape, normal(kernel, seed), None, **attributes)
     x, keys = normal(shape, seed + 2), np.random.default_rng(seed).integers(0, 2**32, shape[0], np.uint32)
     (output,) = runtime.run(runtime.session(model.proto), {"x": x})
-    y = found.matrix(model.constant("w")) @ columns(found, model, x, positions, keys)
+    y = found.matrix(model.constant("w")) @ columns(found, found.numbers(x), positions, keys)
     np.testing.assert_allclose(y, outputs(found, output, positions, keys), rtol=1e-4, atol=1e-4)
 
 
@@ -114,7 +114,7 @@ def test_outputs_of_a_matmul_are_taken_where_columns_are(positions, shape):
     model, found = product("MatMul", shape, normal((4, 6), 0), None)
     x, keys = normal(shape, 2), np.arange(shape[0], dtype=np.uint32) * 12345
     (output,) = runtime.run(runtime.session(model.proto), {"x": x})
-    y = found.matrix(model.constant("w")) @ columns(found, model, x, positions, keys)
+    y = found.matrix(model.constant("w")) @ columns(found, found.numbers(x), positions, keys)
     np.testing.assert_allclose(y, outputs(found, output, positions, keys), rtol=1e-4, atol=1e-5)
 
 
@@ -185,9 +185,11 @@ def test_matrix_and_tensor_are_inverses(op, shape, size, attributes, dtype):
     [
         ("Conv", (2, 4, 5, 5), (4, 1, 3, 3), {"group": 4}),
         ("ConvTranspose", (2, 4, 5, 5), (4, 2, 3, 3), {"group": 2}),
-        ("Gemm", (6, 2), (6, 4), {"transA": 1}),
-        ("Gemm", (2, 6), (6, 4), {"alpha": 2.0}),
         ("MatMul", (3, 2, 6), (3, 6, 4), {}),
+        ("MatMul", (6,), (6, 4), {}),
+        ("Einsum", (2, 6), (6, 4), {"equation": "ab,bc->a"}),
+        ("Einsum", (2, 6), (2, 6), {"equation": "ab,ab->a"}),
+        ("Einsum", (6, 6), (6, 4), {"equation": "aa,ac->c"}),
     ],
 )
 def test_what_is_no_plain_product_is_left_out(op, shape, size, attributes):
@@ -199,3 +201,114 @@ def test_a_bias_that_cannot_take_up_means_is_none():
     _, spread = product("ConvTranspose", (2, 4, 5, 5), normal((4, 6, 3, 3), 0), normal(6, 1))
     _, scaled = product("Gemm", (2, 4), normal((4, 6), 0), normal(6, 1), beta=0.5)
     assert (spread.bias, scaled.bias) == ("", "")
+
+
+FORMS = {
+    "gemm, data transposed": ("[6,5] x", "float[6,4] w", "y = Gemm<transA=1, alpha=2.0>(x, w)", "[5,4]", lambda y: y.T),
+    "gemm, both transposed": ("[6,5] x", "float[4,6] w", "y = Gemm<transA=1, transB=1>(x, w)", "[5,4]", lambda y: y.T),
+    "gemm with an activation": (
+        "[5,6] x",
+        "float[6,4] w",
+        'y = com.microsoft.FusedGemm<activation="LeakyRelu", activation_alpha=1.0, alpha=0.5>(x, w)',
+        "[5,4]",
+        lambda y: y.T,
+    ),
+    "matrix of rank three": ("[3,5,6] x", "float[1,6,4] w", "y = MatMul(x, w)", "[3,5,4]", lambda y: y.reshape(15, 4).T),
+    "vector": ("[3,5,6] x", "float[6] w", "y = MatMul(x, w)", "[3,5]", lambda y: y.reshape(1, 15)),
+    "left of the data": ("[3,6,5] x", "float[4,6] w", "y = MatMul(w, x)", "[3,4,5]", lambda y: y.transpose(1, 0, 2).reshape(4, 15)),
+    "left of a matrix": ("[6,5] x", "float[4,6] w", "y = MatMul(w, x)", "[4,5]", lambda y: y),
+    "fused, weight transposed": (
+        "[3,5,6] x",
+        "float[4,6] w",
+        "y = com.microsoft.FusedMatMul<transB=1, alpha=3.0>(x, w)",
+        "[3,5,4]",
+        lambda y: y.reshape(15, 4).T,
+    ),
+    "fused, data transposed": (
+        "[3,6,5] x",
+        "float[6,4] w",
+        "y = com.microsoft.FusedMatMul<transA=1>(x, w)",
+        "[3,5,4]",
+        lambda y: y.reshape(15, 4).T,
+    ),
+    "fused, left": (
+        "[3,6,5] x",
+        "float[6,4] w",
+        "y = com.microsoft.FusedMatMul<transA=1>(w, x)",
+        "[3,4,5]",
+        lambda y: y.transpose(1, 0, 2).reshape(4, 15),
+    ),
+    "fused convolution": (
+        "[2,6,5,5] x",
+        "float[4,6,3,3] w",
+        'y = com.microsoft.FusedConv<activation="LeakyRelu", activation_params=[1.0], pads=[1,1,1,1]>(x, w)',
+        "[2,4,5,5]",
+        lambda y: y.transpose(1, 0, 2, 3).reshape(4, 50),
+    ),
+    "einsum": ("[3,5,6] x", "float[6,4] w", 'y = Einsum<equation="abc,cd->abd">(x, w)', "[3,5,4]", lambda y: y.reshape(15, 4).T),
+    "einsum into heads": (
+        "[3,5,6] x",
+        "float[6,2,4] w",
+        'y = Einsum<equation="abc,cde->aebd">(x, w)',
+        "[3,4,5,2]",
+        lambda y: y.transpose(3, 1, 0, 2).reshape(8, 15),
+    ),
+    "einsum over heads": (
+        "[3,5,2,4] x",
+        "float[2,4,7] w",
+        'y = Einsum<equation="abhd,hde->abe">(x, w)',
+        "[3,5,7]",
+        lambda y: y.reshape(15, 7).T,
+    ),
+    "einsum, weight first": (
+        "[3,2,5,4] x",
+        "float[7,4,2] w",
+        'y = Einsum<equation="hde,aebd->abh">(w, x)',
+        "[3,5,7]",
+        lambda y: y.reshape(15, 7).T,
+    ),
+    "behind a Transpose": ("[5,6] x", "float[4,6] w", "t = Transpose(w) y = MatMul(x, t)", "[5,4]", lambda y: y.T),
+    "behind a Reshape": ("[5,6] x", "float[2,3,4] w, int64[2] s = {6, 4}", "t = Reshape(w, s) y = MatMul(x, t)", "[5,4]", lambda y: y.T),
+    "behind several": (
+        "[2,6,5,5] x",
+        "float[6,3,4,3] w, int64[1] last = {-1}",
+        "i = Identity(w) t = Transpose<perm=[2,0,3,1]>(i) u = Unsqueeze(t, last) s = Squeeze(u, last) c = Cast<to=1>(s) y = Conv(x, c)",
+        "[2,4,3,3]",
+        lambda y: y.transpose(1, 0, 2, 3).reshape(4, 18),
+    ),
+}
+"""Name -> (input, constants, nodes, output, what makes (rows, columns) of it)."""
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_however_a_product_is_written_it_is_one_of_its_columns(name):
+    x, constants, nodes, made, arrange = FORMS[name]
+    proto = net(f"float{x}", constants, nodes, f"float{made} y", domains=', "com.microsoft": 1')()
+    model = Model.of(proto)
+    (found,) = consumers(model)
+    data, weight = normal(model.shape("x"), 1), model.weight(found.weight)
+    numbers = found.numbers(data)
+    y = found.matrix(weight) @ columns(found, numbers, ALL, np.arange(len(numbers), dtype=np.uint32))
+    (output,) = runtime.run(runtime.session(proto), {"x": data})
+    np.testing.assert_allclose(y.reshape(-1, y.shape[2]), arrange(output), rtol=1e-4, atol=1e-5)
+    matrix = found.matrix(weight)
+    np.testing.assert_allclose(found.tensor(matrix, weight), weight, rtol=1e-6)
+    assert matrix.shape[2] == found.inputs
+
+
+@pytest.mark.parametrize(
+    ("nodes", "used"),
+    [
+        ("t = Transpose(w) y = MatMul(x, t) z = Relu(x)", 1),
+        ("t = Transpose(w) y = MatMul(x, t) z = Relu(t)", 2),
+        ("t = Transpose(w) y = MatMul(x, t) z = Relu(w)", 2),
+        ("t = Identity(w) y = MatMul(x, w) z = MatMul(t, t)", 3),
+        ("z = Identity(w) y = MatMul(x, w)", 2),
+        ("t = Relu(w) y = MatMul(x, t) z = Relu(x)", 1),
+    ],
+)
+def test_a_constant_is_used_wherever_its_numbers_go(nodes, used):
+    model = Model.of(net("float[5,6] x", "float[6,6] w", nodes, "float[?,6] y, float[?,6] z")())
+    assert uses(model, "w") == used
+    (first, *_) = [found.weight for found in consumers(model)] or [""]
+    assert first == ("" if "Relu(w) y" in nodes else "w")

@@ -9,13 +9,13 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.consumers import Consumer
 from spa_onnx.facts import Axis, Indices
 from spa_onnx.fold import Array
 from spa_onnx.groups import Group
 from spa_onnx.model import Model
 from spa_onnx.moments import Moments
 from spa_onnx.obs import GIVEN, Trust
+from spa_onnx.products import Consumer
 
 Scores: TypeAlias = list[tuple[Axis, Array]]
 """For each axis that was looked at, a score per index: float64 of as many as its owner has."""

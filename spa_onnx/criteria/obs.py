@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.consumers import Consumer
 from spa_onnx.criteria.evidence import Evidence
 from spa_onnx.groups import Group
 from spa_onnx.hessian import Operation
+from spa_onnx.products import Consumer
 
 CHUNK = 8
 """Of the channels left, one in CHUNK (at least one) goes before saliencies are computed again."""

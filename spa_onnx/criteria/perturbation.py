@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.consumers import Consumer
 from spa_onnx.criteria.activations import readers
 from spa_onnx.criteria.evidence import Evidence
 from spa_onnx.facts import Indices
 from spa_onnx.groups import Group
+from spa_onnx.products import Consumer
 
 Vector = NDArray[np.float64]
 

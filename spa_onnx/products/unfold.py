@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.blas import Matrix
-from spa_onnx.consumers import Consumer
 from spa_onnx.fold import Array
-from spa_onnx.model import Model
+from spa_onnx.products.consumer import Consumer
 
 AUTO_PADS = ("SAME_UPPER", "SAME_LOWER")
 
@@ -25,15 +24,15 @@ Draw: TypeAlias = "np.random.Generator | NDArray[np.uint32]"
 """How positions are chosen: drawn alike for all samples of a batch, or by a key of each sample, whatever batch it is in."""
 
 
-def columns(consumer: Consumer, model: Model, data: Array, positions: int, draw: Draw) -> Matrix:
+def columns(consumer: Consumer, data: Array, positions: int, draw: Draw) -> Matrix:
     """Inputs of randomly chosen positions, float64 (blocks, inputs, samples * positions).
 
-    data: the consumer's input, with the samples along its first axis. positions: at most this many output positions per sample, drawn
-    without repetition; all of them where there are no more. Keys stand for samples; data with more rows than keys has several rows of
-    each sample, one after the other.
+    data: the numbers of the consumer's input, with the samples along their first axis. positions: at most this many output positions per
+    sample, drawn without repetition; all of them where there are no more. Keys stand for samples; data with more rows than keys has
+    several rows of each sample, one after the other.
     """
     if consumer.node.op == "Conv":
-        return _patches(consumer, model, data, positions, draw)
+        return _patches(consumer, data, positions, draw)
     if consumer.node.op == "ConvTranspose":
         return _points(data, positions, draw, 1)
     if isinstance(draw, np.random.Generator):
@@ -103,9 +102,9 @@ def _take(data: Array, places: NDArray[np.int64], blocks: int) -> Matrix:
     return taken.astype(np.float64).reshape(blocks, -1, samples * count)
 
 
-def _patches(consumer: Consumer, model: Model, data: Array, positions: int, draw: Draw) -> Matrix:
+def _patches(consumer: Consumer, data: Array, positions: int, draw: Draw) -> Matrix:
     """Windows of a convolution's input, with its pads, strides and dilations: (groups, C/g * k, samples * positions)."""
-    kernel = (model.shape(consumer.weight) or ())[2:]
+    kernel = consumer.shape[2:]
     rank = len(kernel)
     strides = consumer.node.attributes.get("strides", (1,) * rank)
     dilations = consumer.node.attributes.get("dilations", (1,) * rank)

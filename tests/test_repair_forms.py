@@ -1,6 +1,7 @@
-"""Repair of weights that are quantised or belong to recurrent layers: fitted in float, stored as they were."""
+"""Repair of weights that are quantised, belong to recurrent layers or stand behind other operators: stored as they were."""
 
 import numpy as np
+import onnx
 import pytest
 from nets import NETS
 from nets.build import net
@@ -8,8 +9,8 @@ from onnx import numpy_helper
 
 import spa_onnx
 from spa_onnx import runtime
-from spa_onnx.consumers import consumers
 from spa_onnx.model import Model
+from spa_onnx.products import consumers
 
 _QDQ = (
     "a = Conv(x, w1, b1) r = Relu(a) q = QuantizeLinear(r, sa, za) d = DequantizeLinear(q, sa, za) "
@@ -61,9 +62,42 @@ CASES = {
         "n = Add(m, b2) y = Transpose<perm=[1,0,2]>(n)",
         "float[N,5,7] y",
     ),
+    "behind_transpose": net(
+        "float[N,6] x",
+        "float[24,6] w1, float[24] b1, float[5,24] w2, float[5] b2",
+        "t = Transpose(w1) m = MatMul(x, t) a = Add(m, b1) r = Relu(a) u = Transpose(w2) c = MatMul(r, u) y = Add(c, b2)",
+        "float[N,5] y",
+    ),
+    "behind_several": net(
+        "float[N,3,6,6] x",
+        "float[12,3,1,1] w1, float[12] b1, float[9,1,12,10] w2, float[1,10] b2, int64[4] kernel = {10, 12, 3, 3}, int64[1] first = {0}",
+        "a = Conv(x, w1, b1) r = Relu(a) i = Identity(w2) t = Transpose<perm=[3,2,1,0]>(i) w = Reshape(t, kernel) c = Squeeze(b2, first) "
+        "y = Conv<pads=[1,1,1,1]>(r, w, c)",
+        "float[N,10,6,6] y",
+    ),
+    "left": net(
+        "float[N,6,4] x",
+        "float[24,6] w1, float[24,1] b1, float[5,24] w2",
+        "m = MatMul(w1, x) a = Add(m, b1) r = Relu(a) y = MatMul(w2, r)",
+        "float[N,5,4] y",
+    ),
+    "einsum": net(
+        "float[N,4,6] x",
+        "float[6,8,3] w1, float[8,3] b1, float[8,3,5] w2",
+        'm = Einsum<equation="nld,dhk->nlhk">(x, w1) a = Add(m, b1) r = Relu(a) y = Einsum<equation="nlhk,hkd->nld">(r, w2)',
+        "float[N,4,5] y",
+    ),
+    "fused": net(
+        "float[N,3,6,6] x",
+        "float[12,3,1,1] w1, float[12] b1, float[10,12,3,3] w2, float[10] b2, float[8,10] w3",
+        'r = com.microsoft.FusedConv<activation="Relu">(x, w1, b1) c = com.microsoft.FusedConv<activation="Relu">(r, w2, b2) '
+        "g = GlobalAveragePool(c) f = Flatten(g) y = com.microsoft.FusedMatMul<transB=1, alpha=0.5>(f, w3)",
+        "float[N,8] y",
+        domains=', "com.microsoft": 1',
+    ),
 }
-WEIGHT = {"qdq": "q2", "qlinear": "w2", "integer": "w2", "bits": "q2", "lstm_input": "wi", "gru_output": "w2"}
-"""The weight that reads the channels that go."""
+WEIGHT = {"qdq": "q2", "bits": "q2", "lstm_input": "wi"}
+"""The weight that reads the channels that go, where it is not w2."""
 
 
 def scaled(proto):
@@ -89,7 +123,7 @@ def samples(model, count, seed):
 def test_repair_lowers_the_error_and_keeps_types(name, tmp_path):
     proto = scaled(CASES[name]())
     model = Model.of(proto)
-    assert WEIGHT[name] in {consumer.weight for consumer in consumers(model)}
+    assert WEIGHT.get(name, "w2") in {consumer.weight for consumer in consumers(model)}
     np.savez(tmp_path / "data.npz", x=samples(model, 200, 0))
     held_out = {"x": samples(model, 100, 1)}
     dense = runtime.run(runtime.session(proto), held_out)[0]
@@ -110,7 +144,7 @@ def test_every_weight_becomes_a_matrix_and_back(name):
     for consumer in consumers(model):
         weight = model.weight(consumer.weight)
         matrix = consumer.matrix(weight)
-        inputs = model.shape(consumer.weight)[consumer.axis.dim] * consumer.window
+        inputs = consumer.inputs
         assert matrix.ndim == 3
         assert matrix.shape[2] == inputs
         assert np.array_equal(consumer.tensor(matrix, weight), weight)
@@ -130,3 +164,27 @@ def test_the_bias_of_a_quantised_convolution_is_repaired_in_its_own_steps():
 def test_an_input_quantised_while_running_is_read_before_that():
     model = Model.of(CASES["integer"]())
     assert {consumer.data for consumer in consumers(model)} == {"x", "r", "u"}
+
+
+@pytest.mark.parametrize("form", ["behind_transpose", "behind_several"])
+def test_a_weight_behind_other_operators_is_refitted_as_it_would_be_without(form):
+    """Channels, weights and biases are those of the same network with its constants as the products read them."""
+    proto = scaled(CASES[form]())
+    plain = onnx.ModelProto()
+    plain.CopyFrom(proto)
+    moved = {consumer.weight: consumer for consumer in consumers(Model.of(proto)) if consumer.form.steps}
+    assert "w2" in moved
+    for tensor in plain.graph.initializer:
+        if tensor.name in moved:
+            array = moved[tensor.name].form.there(numpy_helper.to_array(tensor))
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), moved[tensor.name].axis.tensor))
+        elif tensor.name == "b2" and tensor.dims[0] == 1:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[0], "c"))
+    nodes = [node for node in plain.graph.node if node.op_type not in ("Transpose", "Identity", "Reshape", "Squeeze")]
+    del plain.graph.node[:]
+    plain.graph.node.extend(nodes)
+    x = samples(Model.of(proto), 100, 0)
+    first, second = (spa_onnx.prune(each, 0.4, data={"x": x}) for each in (proto, plain))
+    held_out = {"x": samples(Model.of(proto), 20, 1)}
+    want, got = (runtime.run(runtime.session(result.model), held_out)[0] for result in (second, first))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
