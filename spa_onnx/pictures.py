@@ -29,6 +29,9 @@ SQUARE = 1 / 3
 CORNER = 2.0**0.5
 """No point of a leaf is further from its middle, in radii."""
 
+AT_ONCE = 2**14
+"""Positions of pictures that are painted together."""
+
 CONTRAST = 0.25, 0.8
 """Factors between which the contrast of pictures varies."""
 
@@ -39,51 +42,59 @@ BRIGHTNESS = 0.4
 def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
     """So many pictures, float64 (count, channels, height, width), between -HALF_WIDTH and HALF_WIDTH."""
     textures = np.stack([_texture(shape, rng) for _ in range(min(TEXTURES, count))])
-    return np.stack([_picture(shape, textures, rng) for _ in range(count)])
+    step = max(1, AT_ONCE // (shape[1] * shape[2]))
+    return np.concatenate([_some(min(step, count - first), shape, textures, rng) for first in range(0, count, step)])
 
 
-def _picture(shape: tuple[int, int, int], textures: Array, rng: np.random.Generator) -> Array:
+def _some(count: int, shape: tuple[int, int, int], textures: Array, rng: np.random.Generator) -> Array:
     """The leaf that lies on top of each position, then what it looks like there."""
     channels, height, width = shape
-    side = max(height, width)
+    side, leaves = max(height, width), (count, LEAVES)
     smallest = min(SMALLEST + 0.5 / side, LARGEST)
-    radius = side * rng.uniform(LARGEST**-2, smallest**-2, LEAVES) ** -0.5
-    radius[0] = 4 * side  # the ground
-    centre = rng.uniform(-radius, np.array([[height], [width]]) + radius)
-    centre[:, 0] = height / 2, width / 2
-    angle, flat, square = rng.uniform(0, np.pi, LEAVES), rng.uniform(0.4, 1.0, LEAVES), rng.random(LEAVES) < SQUARE
+    radius = side * rng.uniform(LARGEST**-2, smallest**-2, leaves) ** -0.5
+    radius[:, 0] = 4 * side  # the ground
+    centre = rng.uniform(-radius, np.array([height, width])[:, None, None] + radius)
+    centre[:, :, 0] = np.array([[height / 2], [width / 2]])
+    angle, flat, square = rng.uniform(0, np.pi, leaves), rng.uniform(0.4, 1.0, leaves), rng.random(leaves) < SQUARE
     top = _stack((height, width), centre, radius, angle, flat, square)
-    grey = rng.uniform(-HALF_WIDTH, HALF_WIDTH, (LEAVES, 1))
-    colour = np.clip(grey + HUE * rng.standard_normal((LEAVES, channels)), -HALF_WIDTH, HALF_WIDTH)
-    slope = rng.uniform(-0.9, 0.9, LEAVES) / radius
-    rows, columns = np.ogrid[:height, :width]
-    along = (rows - centre[0][top]) * np.cos(angle)[top] + (columns - centre[1][top]) * np.sin(angle)[top]
-    texture = rng.integers(len(textures), size=LEAVES)[top]
-    image = colour.T[:, top] + textures[texture, np.arange(channels)[:, None, None], rows, columns] + slope[top] * along
-    lit = np.clip(image, -HALF_WIDTH, HALF_WIDTH) * rng.uniform(*CONTRAST) + rng.uniform(-BRIGHTNESS, BRIGHTNESS)
-    return np.asarray(np.clip(lit, -HALF_WIDTH, HALF_WIDTH))
+    grey = rng.uniform(-HALF_WIDTH, HALF_WIDTH, (*leaves, 1))
+    colour = np.clip(grey + HUE * rng.standard_normal((*leaves, channels)), -HALF_WIDTH, HALF_WIDTH)
+    slope = rng.uniform(-0.9, 0.9, leaves) / radius
+    picture, rows, columns = np.ogrid[:count, :height, :width]
+    along = (rows - centre[0][picture, top]) * np.cos(angle)[picture, top] + (columns - centre[1][picture, top]) * np.sin(angle)[
+        picture, top
+    ]
+    texture = rng.integers(len(textures), size=leaves)[picture, top]
+    image = colour[picture, top] + textures.transpose(0, 2, 3, 1)[texture, rows, columns] + (slope[picture, top] * along)[..., None]
+    contrast, middle = rng.uniform(*CONTRAST, (count, 1, 1, 1)), rng.uniform(-BRIGHTNESS, BRIGHTNESS, (count, 1, 1, 1))
+    lit = np.clip(image, -HALF_WIDTH, HALF_WIDTH) * contrast + middle
+    return np.asarray(np.clip(lit, -HALF_WIDTH, HALF_WIDTH).transpose(0, 3, 1, 2))
 
 
 def _stack(size: tuple[int, int], centre: Array, radius: Array, angle: Array, flat: Array, square: Array) -> Array:
-    """The number of the last leaf over each position, int64 (height, width); leaves of about one size are laid together."""
-    top = np.zeros(size, np.int64)
-    cos, sin, whole = np.cos(angle), np.sin(angle), max(size)
+    """The number of the last leaf over each position of each picture, int64 (pictures, height, width).
+
+    centre: (2, pictures, leaves); all others: (pictures, leaves). Leaves of about one size are laid together.
+    """
+    count, whole = len(radius), max(size)
+    top = np.zeros((count, *size), np.int64)
+    cos, sin = np.cos(angle), np.sin(angle)
     diameter = 2 ** (np.ceil(2 * np.log2(2 * CORNER * radius + 2)) / 2)
     window = np.minimum(np.ceil(diameter).astype(int), whole)
-    for side in np.unique(window[1:]):
-        leaves = 1 + np.flatnonzero(window[1:] == side)
-        corner = np.floor(centre[:, leaves] - side / 2).astype(int) * (side < whole)
+    window[:, 0] = 0  # the ground lies everywhere
+    for side in np.unique(window[:, 1:]):
+        picture, leaves = np.nonzero(window == side)
+        middle = centre[:, picture, leaves]
+        corner = np.floor(middle - side / 2).astype(int) * (side < whole)
         rows, columns = corner[0][:, None, None] + np.arange(side)[:, None], corner[1][:, None, None] + np.arange(side)
-        cosine, sine, edged, flatness, reach, middle = (
-            each[..., leaves][..., None, None] for each in (cos, sin, square, flat, radius, centre)
-        )
-        down, right = rows - middle[0], columns - middle[1]
+        cosine, sine, edged, flatness, reach = (each[picture, leaves][:, None, None] for each in (cos, sin, square, flat, radius))
+        down, right = rows - middle[0][:, None, None], columns - middle[1][:, None, None]
         along, across = down * cosine + right * sine, (right * cosine - down * sine) / flatness
         far = np.where(edged, np.maximum(np.abs(along), np.abs(across)), np.sqrt(along**2 + across**2))
         covered = (far < reach) & (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
         leaf, row, column = np.nonzero(covered)
-        here = np.zeros(size, np.int64)
-        here[rows[leaf, row, 0], columns[leaf, 0, column]] = leaves[leaf]  # the last of those at one position stays
+        here = np.zeros_like(top)
+        here[picture[leaf], rows[leaf, row, 0], columns[leaf, 0, column]] = leaves[leaf]  # the last of those at one position stays
         np.maximum(top, here, out=top)
     return top
 

@@ -35,7 +35,7 @@ them at k times BASE columns, k at most MOST_MORE.
 
 MOST_MORE = 8
 
-FOR_CHANNELS = 64
+FOR_CHANNELS = 128
 """Samples that are enough for the moments of channels: they have many positions, and are compared on the same samples."""
 
 LARGEST = 1e140
@@ -132,7 +132,7 @@ class Schedule:
 def positions_of(consumer: Consumer, samples: int, *, closely: bool = True) -> int:
     """How many positions of each sample are looked at. closely: at more of them where samples are few."""
     more = min(max(MANY / samples, 1), MOST_MORE) if closely else 1
-    return -(-round(BASE * more + PER_INPUT * consumer.inputs) // samples)
+    return -(-round(max(BASE * more, BASE + PER_INPUT * consumer.inputs)) // samples)
 
 
 def places_of(consumer: Consumer, model: Model) -> int | None:

@@ -54,7 +54,7 @@ class Trials:
         uses = {(node.index, slot): node.inputs[slot] for node, slot, _ in losing(model, removal)}
         uses |= {(node.index, node.inputs.index(name)): name for name in refitted for node in model.consumers[name]}
         return {
-            _place(*place): zeroed(model, name, np.asarray(refitted.get(name, model.constant(name))), removal.slices(name))
+            _place(*place): fed(zeroed(model, name, np.asarray(refitted.get(name, model.constant(name))), removal.slices(name)))
             for place, name in uses.items()
         }
 
@@ -77,16 +77,27 @@ def _open(model: Model, touched: set[str]) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     proto.ir_version = max(proto.ir_version, 4)
-    nodes = list(operators(proto.graph))
+    nodes, casts = list(operators(proto.graph)), []
     for node in model.nodes:
         for slot, use in enumerate(node.inputs):
             if use in touched and model.is_constant(use):
-                name = _place(node.index, slot)
-                tensor = numpy_helper.from_array(np.asarray(model.constant(use)), name)
+                name, array = _place(node.index, slot), np.asarray(model.constant(use))
+                tensor = numpy_helper.from_array(fed(array), name)
                 nodes[node.index].input[slot] = name
                 proto.graph.initializer.append(tensor)
                 proto.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+                if fed(array).dtype != array.dtype:
+                    nodes[node.index].input[slot] = f"{name}_narrow"
+                    casts.append(helper.make_node("Cast", [name], [f"{name}_narrow"], to=helper.np_dtype_to_tensor_dtype(array.dtype)))
+    rest = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend([*casts, *rest])
     return proto
+
+
+def fed(array: Array) -> Array:
+    """The array in a type that onnxruntime takes from numpy: float32 in place of bfloat16 and the like."""
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def distance(got: Sequence[Array], dense: Sequence[Array]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -14,10 +15,6 @@ from spa_onnx.fold import Array
 from spa_onnx.products.consumer import Consumer
 
 AUTO_PADS = ("SAME_UPPER", "SAME_LOWER")
-
-
-DENSE = 4
-"""Where more than one number in DENSE is taken, data is put into the order of its channels at once, not sample by sample."""
 
 
 Draw: TypeAlias = "np.random.Generator | NDArray[np.uint32]"
@@ -93,13 +90,12 @@ def _take(data: Array, places: NDArray[np.int64], blocks: int) -> Matrix:
     samples, channels, size = data.shape
     _, window, count = places.shape
     by_channel = data.swapaxes(0, 1)
-    if by_channel.flags.c_contiguous or window * count * DENSE >= size:
-        taken = np.take(by_channel.reshape(channels, -1), _flat(places, size), axis=1)
-    else:
-        taken = np.empty((channels, window, samples, count), data.dtype)
-        for number in range(samples):
-            taken[:, :, number] = np.take(data[number], places[number], axis=1)
-    return taken.astype(np.float64).reshape(blocks, -1, samples * count)
+    if data.dtype == np.float64 and by_channel.flags.c_contiguous:
+        return np.take(by_channel.reshape(channels, -1), _flat(places, size), axis=1).reshape(blocks, -1, samples * count)
+    taken = np.empty((channels, window, samples, count))
+    for number in range(samples):
+        taken[:, :, number] = np.take(data[number], places[number], axis=1)
+    return taken.reshape(blocks, -1, samples * count)
 
 
 def _patches(consumer: Consumer, data: Array, positions: int, draw: Draw) -> Matrix:
@@ -110,26 +106,29 @@ def _patches(consumer: Consumer, data: Array, positions: int, draw: Draw) -> Mat
     dilations = consumer.node.attributes.get("dilations", (1,) * rank)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     begin, end = _pads(consumer, data.shape[2:], strides, reach)
-    padded = _padded(data, begin, end)
-    sizes = [(n - r) // s + 1 for n, r, s in zip(padded.shape[2:], reach, strides, strict=True)]
+    wide = [first + size + last for first, size, last in zip(begin, data.shape[2:], end, strict=True)]
+    sizes = [(n - r) // s + 1 for n, r, s in zip(wide, reach, strides, strict=True)]
     corners, offsets = np.zeros(sizes, np.int64), np.zeros(kernel, np.int64)
     for axis in range(rank):
-        stride = int(np.prod(padded.shape[3 + axis :], dtype=np.int64))
+        stride = prod(wide[axis + 1 :])
         corners += (np.arange(sizes[axis]) * strides[axis] * stride).reshape([-1 if n == axis else 1 for n in range(rank)])
         offsets += (np.arange(kernel[axis]) * dilations[axis] * stride).reshape([-1 if n == axis else 1 for n in range(rank)])
     chosen = corners.ravel()[_places(len(data), corners.size, positions, draw)]
     places = offsets.reshape(1, -1, 1) + chosen[:, None]
+    padded = _padded(data, begin, wide, often=places[0].size >= prod(wide))
     return _take(padded.reshape(*padded.shape[:2], -1), places, consumer.blocks)
 
 
-def _padded(data: Array, begin: Sequence[int], end: Sequence[int]) -> Array:
-    """Data (samples, channels, ...) between zeros; if there are any, it lies in memory channel by channel."""
-    if not any((*begin, *end)):
-        return data
+def _padded(data: Array, begin: Sequence[int], wide: Sequence[int], *, often: bool) -> Array:
+    """Data (samples, channels, ...) between zeros. wide: its sizes then.
+
+    often: whether each number is going to be taken once and more; it is then float64 already, and in memory channel by channel.
+    """
     samples, channels, *sizes = data.shape
-    between = (..., *(slice(first, first + size) for first, size in zip(begin, sizes, strict=True)))
-    wide = [first + size + last for first, size, last in zip(begin, sizes, end, strict=True)]
-    padded = np.zeros((channels, samples, *wide), data.dtype).swapaxes(0, 1)
+    if not often and sizes == list(wide):
+        return data
+    padded = np.zeros((channels, samples, *wide)).swapaxes(0, 1) if often else np.zeros((samples, channels, *wide), data.dtype)
+    between = (slice(None), slice(None), *(slice(first, first + size) for first, size in zip(begin, sizes, strict=True)))
     padded[between] = data
     return np.asarray(padded)
 
