@@ -102,7 +102,7 @@ class NarrowSurgeon:
     """
 
     def __init__(self, weight: Matrix, hessian: Factored, blocks: Blocks, members: NDArray[np.int64], count: int) -> None:
-        self._weight, self._factor = weight, hessian.factor
+        self._turned, self._factor = np.ascontiguousarray(weight.T), hessian.factor  # so that what a block reads lies together
         self._diagonal, self._spread = hessian.damped(), hessian.spread()
         self._blocks, self._left, self._count = blocks, members, count
         self._handed_on = np.zeros((len(weight), hessian.factor.shape[1]))
@@ -115,7 +115,7 @@ class NarrowSurgeon:
         kept = self._blocks.ravel()
         middle = solved(inner(self._factor[kept], self._spread[kept]), np.eye(self._factor.shape[1]))
         back = product(self._handed_on, middle)
-        step = max(1, AT_ONCE // (len(self._weight) * self._blocks.shape[1]))
+        step = max(1, AT_ONCE // (self._turned.shape[1] * self._blocks.shape[1]))
         for first in range(0, len(self._blocks), step):
             some = slice(first, first + step)
             losses[self._left[some]] = self._losses(self._blocks[some], middle, back)
@@ -125,14 +125,16 @@ class NarrowSurgeon:
         """See `Operation`."""
         going = np.isin(self._left, numbers)
         gone = self._blocks[going].ravel()
-        self._handed_on += product(self._weight[:, gone], self._factor[gone])
+        self._handed_on += product(self._turned[gone].T, self._factor[gone])
         self._left, self._blocks = self._left[~going], self._blocks[~going]
 
     def _losses(self, blocks: Blocks, middle: Matrix, back: Matrix) -> NDArray[np.float64]:
         """1/2 sum over rows of w_S ([H^-1]_SS)^-1 w_S' for each block S, float64 (blocks,). middle: M^-1. back: R M^-1."""
         spread = self._spread[blocks.ravel()]
-        weight = (self._weight[:, blocks.ravel()] + product(back, spread.T)).T.reshape(*blocks.shape, -1)
+        weight = (self._turned[blocks.ravel()] + product(spread, back.T)).reshape(*blocks.shape, -1)
         known = product(spread, middle).reshape(*blocks.shape, -1)
         inverse = -known @ spread.reshape(known.shape).transpose(0, 2, 1)
         np.einsum("bii->bi", inverse)[...] += 1 / self._diagonal[blocks]
+        if blocks.shape[1] == 1:
+            return np.asarray(0.5 * np.einsum("bsr,bsr->b", weight, weight) / inverse[:, 0, 0], dtype=np.float64)
         return np.asarray(0.5 * np.einsum("bst,bst->b", np.linalg.inv(inverse), weight @ weight.transpose(0, 2, 1)), dtype=np.float64)

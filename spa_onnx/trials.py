@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from spa_onnx import runtime
 from spa_onnx.bodies import operators
@@ -19,6 +19,7 @@ from spa_onnx.mask import losing
 from spa_onnx.model import Model
 from spa_onnx.repair import reconstruct
 from spa_onnx.runtime import Feed
+from spa_onnx.shapes import constant_tensor
 
 PASSES = 1
 """All trials together run at most this many times as many samples through the model as calibration did, but FEWEST_PER_TRIAL each."""
@@ -27,7 +28,7 @@ FEWEST_PER_TRIAL = 4
 
 
 class Trials:
-    """The dense model in one session, with the weights that trials change as inputs that have a default.
+    """The dense model in one session, with the weights that trials change as inputs.
 
     groups: those that lose channels. count: how many trials there will be, which decides about the samples of each. Raises RefusedError
     where onnxruntime cannot run the model with its weights as inputs.
@@ -37,10 +38,10 @@ class Trials:
         self._analysis, self._known = analysis, known
         self._feeds = known.first(max(FEWEST_PER_TRIAL, PASSES * known.samples // max(count, 1)))
         touched = {axis.tensor for group in groups for axis in group.owner} | {consumer.bias for consumer in known.consumers}
-        self._session = runtime.session(
-            known.run(_open(analysis.model, touched)), optimise=True, what="the model with its weights as inputs"
-        )
-        self._places = {entry.name for entry in self._session.get_overridable_initializers()}
+        proto, weights = _open(analysis.model, touched)
+        self._session = runtime.session(known.run(proto), optimise=True, what="the model with its weights as inputs")
+        places = {entry.name for entry in self._session.get_inputs()}  # stored statistics may have no reader here
+        self._weights = {name: array for name, array in weights.items() if name in places}
         self._dense = self._outputs({})
 
     def error(self, drop: Mapping[str, Indices], *, refits: bool = True) -> float:
@@ -60,8 +61,8 @@ class Trials:
 
     def _outputs(self, constants: Feed) -> list[Array]:
         """The outputs, the batches joined."""
-        read = {name: array for name, array in constants.items() if name in self._places}  # stored statistics may have no reader here
-        runs = [runtime.run(self._session, feed | read) for feed in self._feeds]
+        weights = {name: constants.get(name, array) for name, array in self._weights.items()}
+        runs = [runtime.run(self._session, feed | weights) for feed in self._feeds]
         return [
             np.concatenate([array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1) for array in output])
             for output in zip(*runs, strict=True)
@@ -72,27 +73,31 @@ def _place(index: int, slot: int) -> str:
     return f"trial_{index}_{slot}"
 
 
-def _open(model: Model, touched: set[str]) -> onnx.ModelProto:
-    """A copy in which every use of a touched constant is an input of its own, with the constant as its default."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    proto.ir_version = max(proto.ir_version, 4)
-    nodes, casts = list(operators(proto.graph)), []
+def _open(model: Model, touched: set[str]) -> tuple[onnx.ModelProto, Feed]:
+    """The model with every use of a touched constant as an input of its own, and what to feed there for it to be what it was."""
+    source, weights = model.proto.graph, Feed()
+    graph = onnx.GraphProto(name=source.name, node=source.node, output=source.output)
+    graph.input.extend(value for value in source.input if value.name in model.inputs)
+    nodes, casts = list(operators(graph)), []
     for node in model.nodes:
         for slot, use in enumerate(node.inputs):
             if use in touched and model.is_constant(use):
                 name, array = _place(node.index, slot), np.asarray(model.constant(use))
-                tensor = numpy_helper.from_array(fed(array), name)
+                weights[name] = fed(array)
                 nodes[node.index].input[slot] = name
-                proto.graph.initializer.append(tensor)
-                proto.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
-                if fed(array).dtype != array.dtype:
+                kind = helper.np_dtype_to_tensor_dtype(weights[name].dtype)
+                graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
+                if weights[name].dtype != array.dtype:
                     nodes[node.index].input[slot] = f"{name}_narrow"
                     casts.append(helper.make_node("Cast", [name], [f"{name}_narrow"], to=helper.np_dtype_to_tensor_dtype(array.dtype)))
-    rest = list(proto.graph.node)
-    del proto.graph.node[:]
-    proto.graph.node.extend([*casts, *rest])
-    return proto
+    read = {name for node in operators(graph) for name in node.input} | {value.name for value in graph.output}
+    rest = [node for node in graph.node if constant_tensor(node) is None or node.output[0] in read]
+    del graph.node[:]
+    graph.node.extend([*casts, *rest])
+    graph.initializer.extend(tensor for tensor in source.initializer if tensor.name in read)
+    graph.sparse_initializer.extend(tensor for tensor in source.sparse_initializer if tensor.values.name in read)
+    version, proto = max(model.proto.ir_version, 4), model.proto
+    return onnx.ModelProto(ir_version=version, opset_import=proto.opset_import, functions=proto.functions, graph=graph), weights
 
 
 def fed(array: Array) -> Array:
