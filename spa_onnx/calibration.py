@@ -15,11 +15,11 @@ from spa_onnx.data import Samples
 from spa_onnx.errors import RefusedError
 from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
-from spa_onnx.memory import ARENA, MEMORY, Room, passes, room, sample_bytes, widest_cut
+from spa_onnx.memory import ARENA, MEMORY, Room, passes, room, running, sample_bytes, widest_cut
 from spa_onnx.model import Model, has_free_batch
 from spa_onnx.moments import Moments
 from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, Trust
-from spa_onnx.products import Consumer, consumers
+from spa_onnx.products import Consumer, Key, consumers
 from spa_onnx.repair import correct_normalisation, normalisations
 from spa_onnx.runtime import Feed, feed_size
 from spa_onnx.statistics import ChannelMoments, Schedule, channel_moments, observe
@@ -53,7 +53,7 @@ MOST_DRAWN = 8 * 10**8
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """statistics: index of a consumer's node -> moments of its input. made_up: whether the samples are, with batch statistics.
+    """statistics: key of a consumer -> moments of its input. made_up: whether the samples are, with batch statistics.
 
     consumers: those whose inputs were looked at. feeds: the samples, in batches. samples: how many. doubtful: whether they are made up
     and inner layers may be stirred otherwise than by real ones. normalised: inputs of BatchNormalizations -> moments of their channels,
@@ -64,7 +64,7 @@ class Calibration:
 
     model: Model
     consumers: tuple[Consumer, ...]
-    statistics: Mapping[int, Moments]
+    statistics: Mapping[Key, Moments]
     feeds: Sequence[Feed]
     samples: int
     made_up: bool
@@ -134,8 +134,8 @@ def calibrate(
     wanted = count if samples is not None else min(count, max(affordable, FEWEST_MADE_UP))
     space = room(model, found, memory, wanted)
     most = space.tensors // max(sizes.values(), default=1)
-    each = sum(sizes.values()) * (1 if samples is None else ARENA)  # made-up ones stay in large batches, for their statistics
-    batch = max(1, min(LARGEST_BATCH, max(space.tensors // max(each, 1), SMALLEST_BATCH), most))
+    each = ARENA * max(running(model, sizes), 1)
+    batch = max(1, min(LARGEST_BATCH, max(space.tensors // each, SMALLEST_BATCH), most))
     chosen = None if samples is None else samples.head(count, batch)
     together = tuple(passes(model, sizes, chosen.batch if chosen else batch, space))
     collection = _Collection(model, found, names, space, together, seed)
@@ -144,7 +144,8 @@ def calibrate(
     else:
         held = min(space.tensors, MOST_DRAWN) // max(sum(sample_bytes(model, name) for name in model.inputs), 1)
         known = _made_up(collection, dims, wanted, min(batch, wanted), min(DRAWN * wanted, affordable, held))
-    walked = space.in_order // max(WALKS * widest_cut(model, {consumer.data for consumer in found}), 1)
+    cut = WALKS * max(widest_cut(model, {consumer.data for consumer in found}), 1)
+    walked = space.in_order // cut - ARENA * max(map(feed_size, known.feeds), default=0)  # a batch that runs takes as much again
     return replace(known, memory=memory, in_order=_in_order(known.samples, walked) if wanted == count else 0)
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spa_onnx.model import Model
 from spa_onnx.moments import FEW, are_few
-from spa_onnx.products import Consumer
+from spa_onnx.products import Consumer, Key
 from spa_onnx.statistics import columns_of
 
 MEMORY = 25 * 10**8
@@ -23,7 +24,7 @@ COPIES_IN_ORDER = 8
 """The same while a product is repaired in the order of the graph: matrices of two halves, of the whole, and what is solved with them."""
 
 ARENA = 2
-"""A batch takes up to so many times the size of the tensors that are looked at: the arena of onnxruntime grows in steps that double."""
+"""A batch takes up to so many times the size of the tensors that are held: the arena of onnxruntime grows in steps that double."""
 
 
 def sample_bytes(model: Model, name: str) -> int:
@@ -31,8 +32,8 @@ def sample_bytes(model: Model, name: str) -> int:
     return 4 * abs(prod(model.shape(name) or ())) // max(model.batch, 1)
 
 
-def most_columns(found: Iterable[Consumer], memory: int, copies: int) -> dict[int, int]:
-    """Columns at most, of products whose matrix of all inputs there is no room for: index of their node -> how many.
+def most_columns(found: Iterable[Consumer], memory: int, copies: int) -> dict[Key, int]:
+    """Columns at most, of products whose matrix of all inputs there is no room for: key -> how many.
 
     copies: of the matrix, or of the columns, that have to fit.
     """
@@ -40,7 +41,7 @@ def most_columns(found: Iterable[Consumer], memory: int, copies: int) -> dict[in
     for consumer in found:
         inputs = consumer.inputs
         if copies * 8 * inputs**2 > memory:
-            most[consumer.node.index] = max(min(inputs // FEW, memory // (copies * 8 * inputs)), 1)
+            most[consumer.key] = max(min(inputs // FEW, memory // (copies * 8 * inputs)), 1)
     return most
 
 
@@ -57,14 +58,14 @@ class Room:
     collected: Mapping[str, int]
     matrices: int
     stored: bool
-    most: Mapping[int, int]
+    most: Mapping[Key, int]
     in_order: int
 
 
 def room(model: Model, found: Sequence[Consumer], memory: int, samples: int) -> Room:
     """What so many samples may take."""
     most = most_columns(found, memory, COPIES)
-    sizes = [matrix_bytes(consumer, model, samples, most.get(consumer.node.index)) for consumer in found]
+    sizes = [matrix_bytes(consumer, model, samples, most.get(consumer.key)) for consumer in found]
     largest = max((size // consumer.blocks for size, consumer in zip(sizes, found, strict=True)), default=0)
     left = max(memory - COPIES * largest, 0)
     stored = sum(sizes) > left
@@ -106,13 +107,27 @@ def passes(model: Model, sizes: Mapping[str, int], samples: int, space: Room) ->
 
 def widest_cut(model: Model, asked: Collection[str]) -> int:
     """Bytes of one sample in the tensors that are still to be read when one of those asked for is known, where these are the most."""
+    made, held = _held(model, (), 0)
+    return int(max((held[made[name]] for name in asked if name in made), default=0))
+
+
+def running(model: Model, kept: Collection[str]) -> int:
+    """Bytes of one sample that a forward pass holds at its fullest. kept: tensors that are held to the end."""
+    return int(_held(model, kept, 1)[1].max(initial=0))
+
+
+def _held(model: Model, kept: Collection[str], longer: int) -> tuple[dict[str, int], NDArray[np.int64]]:
+    """(place of the node that makes each tensor, bytes of one sample that are held at each place).
+
+    longer: 1 where what a node reads for the last time still counts at its place, else 0.
+    """
     place = {node.index: number for number, node in enumerate(model.nodes)}
     made = {name: number for number, node in enumerate(model.nodes) for name in node.outputs}
-    change = np.zeros(len(place) + 1, np.int64)
+    change = np.zeros(len(place) + 1 + longer, np.int64)
     for name, readers in model.consumers.items():
         if not model.is_constant(name):
             size = sample_bytes(model, name)
             change[made.get(name, 0)] += size
-            change[max(place[reader.index] for reader in readers)] -= size
-    held = np.cumsum(change)
-    return int(max((held[made[name]] for name in asked if name in made), default=0))
+            if name not in kept:
+                change[max(place[reader.index] for reader in readers) + longer] -= size
+    return made, np.cumsum(change)

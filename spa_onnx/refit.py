@@ -24,7 +24,7 @@ def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[s
     refits = settings.repair == "obs"
     values = reconstruct(known.model, known.consumers, known.statistics, removal, trust=known.trust, refits=refits)
     if refits and known.in_order:
-        free = [consumer for consumer in consumers(known.model) if not _is_excluded(consumer, settings)]
+        free = [c for c in consumers(known.model) if not _is_excluded(c, settings) and c.data not in c.node.outputs]
         feeds = known.first(known.in_order)
         values = reconstruct_in_order(
             known.model, free, feeds, removal, values, settings.seed, graph=known.run, look=_look(known, free, feeds)
@@ -35,7 +35,7 @@ def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[s
 def _look(known: Calibration, found: Sequence[Consumer], feeds: Sequence[Feed]) -> Callable[[Consumer], View]:
     """What is looked at for each product: as much as memory has room for, and what made-up samples do in detail is not worth the time."""
     most, samples = most_columns(found, known.memory, COPIES_IN_ORDER), sum(map(feed_size, feeds))
-    return lambda consumer: view_of(consumer, samples, most.get(consumer.node.index), closely=not known.made_up)
+    return lambda consumer: view_of(consumer, samples, most.get(consumer.key), closely=not known.made_up)
 
 
 def _is_excluded(consumer: Consumer, settings: Settings) -> bool:

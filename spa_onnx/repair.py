@@ -14,7 +14,7 @@ from spa_onnx.model import Model
 from spa_onnx.moments import Moments
 from spa_onnx.node import Node
 from spa_onnx.obs import GIVEN, Trust
-from spa_onnx.products import Consumer, uses
+from spa_onnx.products import Consumer, Key, uses
 from spa_onnx.statistics import ChannelMoments
 
 SMALLEST = 1e-12
@@ -27,7 +27,7 @@ REPAIRS = ("obs", "mean", "none")
 def reconstruct(
     model: Model,
     found: Sequence[Consumer],
-    statistics: Mapping[int, Moments],
+    statistics: Mapping[Key, Moments],
     removal: Removal,
     *,
     trust: Trust = GIVEN,
@@ -42,7 +42,7 @@ def reconstruct(
     """
     sharing: dict[str, list[Consumer]] = defaultdict(list)
     for consumer in found:
-        if consumer.axis in removal and consumer.node.index in statistics:
+        if consumer.axis in removal and consumer.key in statistics:
             sharing[consumer.weight].append(consumer)
     values: dict[str, Array] = {}
     for name, users in sharing.items():
@@ -51,7 +51,7 @@ def reconstruct(
         if weight is None or name in model.source or uses(model, name) != len(users) or not alike:  # it stays for others' sake
             continue
         first = users[0]
-        moments = sum((statistics[user.node.index] for user in users[1:]), statistics[first.node.index])
+        moments = sum((statistics[user.key] for user in users[1:]), statistics[first.key])
         old = first.matrix(weight)
         centred = bool(first.bias) and len(users) == 1
         mean, damping = trust.of(biased=centred)

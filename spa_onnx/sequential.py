@@ -101,8 +101,9 @@ class _SideBySide:
             return []
         found: list[Pairs | None] = [None, None]
         for batch, draw in enumerate(self._keys):
-            for number, rows, keys in _split(draw, len(x[batch]), view):
-                seen = [columns(consumer, consumer.numbers(data[batch])[rows], view.positions, keys) for data in (x, z)]
+            both = [consumer.numbers(data[batch]) for data in (x, z)]
+            for number, rows, keys in _split(draw, len(both[0]), view):
+                seen = [columns(consumer, data[rows], view.positions, keys) for data in both]
                 if partner is not None:
                     there, left = (outputs(consumer, data[batch][rows], view.positions, keys) for data in beside)
                     seen.append(partner.before(there - left))

@@ -17,7 +17,7 @@ from spa_onnx.blas import Matrix, add_gram
 from spa_onnx.fold import Array
 from spa_onnx.model import Model
 from spa_onnx.moments import Columns, Moments, Sums, are_few
-from spa_onnx.products import Consumer, columns
+from spa_onnx.products import Consumer, Key, columns
 from spa_onnx.runtime import Feed, feed_size
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
 class Observed:
     """What one pass over the samples shows.
 
-    products: index of a consumer's node -> moments of its input. channels: tensor -> moments of its channels (axis 1).
+    products: key of a consumer -> moments of its input. channels: tensor -> moments of its channels (axis 1).
     """
 
-    products: Mapping[int, Moments]
+    products: Mapping[Key, Moments]
     channels: Mapping[str, ChannelMoments]
 
 
@@ -119,13 +119,13 @@ class Observed:
 class Schedule:
     """How to look: samples that the feeds hold, a seed for positions, and the tensors that are captured together, pass by pass.
 
-    most: index of a consumer's node -> columns of which memory has room for no more. stored: whether matrices are put into files.
+    most: key of a consumer -> columns of which memory has room for no more. stored: whether matrices are put into files.
     """
 
     samples: int
     seed: int
     passes: Sequence[Sequence[str]]
-    most: Mapping[int, int] = field(default_factory=dict)
+    most: Mapping[Key, int] = field(default_factory=dict)
     stored: bool = False
 
 
@@ -141,7 +141,7 @@ def places_of(consumer: Consumer, model: Model) -> int | None:
     shape = model.shape(consumer.node.outputs[0] if consumer.node.op == "Conv" else consumer.data)
     if not shape or min(shape) < 1:
         return None
-    return prod(shape[2:]) if image else max(prod(shape) // consumer.inputs // max(model.batch, 1), 1)
+    return prod(shape[2:]) if image else max(prod(shape) // (consumer.blocks * consumer.inputs) // max(model.batch, 1), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +215,13 @@ def observe(
     proto: the graph to run, which computes the model's tensors (itself, or with other normalisation). Consumers whose input is a graph
     input are read from the feeds. What is found depends neither on the order of the samples nor on how they are put into feeds.
     """
-    moments: dict[int, Moments] = {}
+    moments: dict[Key, Moments] = {}
     sums: dict[str, ChannelSums] = {}
     for names in schedule.passes:
         inner = [name for name in names if name not in model.inputs]
         here, seen = [c for c in found if c.data in names], [name for name in channels if name in names]
-        products = {c.node.index: _Gathered(c.blocks, c.inputs) for c in here}
-        views = {c.node.index: view_of(c, schedule.samples, schedule.most.get(c.node.index)) for c in here}
+        products = {c.key: _Gathered(c.blocks, c.inputs) for c in here}
+        views = {c.key: view_of(c, schedule.samples, schedule.most.get(c.key)) for c in here}
         opened = _opened(proto, inner)
         looked_at = {consumer.data for consumer in here}
         count = 0
@@ -234,10 +234,10 @@ def observe(
             count += feed_size(feed)
             keys = sample_keys(feed, schedule.seed)
             for consumer in here:
-                view = views[consumer.node.index]
+                view = views[consumer.key]
                 data, chosen = view.of(consumer.numbers(np.asarray(tensors[consumer.data])), keys)
                 for part, some in _portions(data, chosen, view.positions * consumer.inputs):
-                    products[consumer.node.index].add(columns(consumer, part, view.positions, some))
+                    products[consumer.key].add(columns(consumer, part, view.positions, some))
             for name in seen:
                 more = ChannelSums.of(tensors[name])
                 sums[name] = sums[name] + more if name in sums else more
@@ -248,8 +248,8 @@ def observe(
     return Observed(moments, {name: total.moments() for name, total in sums.items()})
 
 
-def collect(model: Model, proto: onnx.ModelProto, found: Sequence[Consumer], feeds: Sequence[Feed], seed: int) -> Mapping[int, Moments]:
-    """Only the moments of each consumer's input, by the index of its node, in one pass; arguments as in `observe`."""
+def collect(model: Model, proto: onnx.ModelProto, found: Sequence[Consumer], feeds: Sequence[Feed], seed: int) -> Mapping[Key, Moments]:
+    """Only the moments of each consumer's input, by its key, in one pass; arguments as in `observe`."""
     schedule = Schedule(sum(map(feed_size, feeds)), seed, [sorted({consumer.data for consumer in found})])
     return observe(model, proto, found, (), feeds, schedule).products
 

@@ -1,5 +1,7 @@
 """Repair of weights that are quantised, belong to recurrent layers or stand behind other operators: stored as they were."""
 
+from itertools import islice
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +13,7 @@ import spa_onnx
 from spa_onnx import runtime
 from spa_onnx.model import Model
 from spa_onnx.products import consumers
+from spa_onnx.products.find import FINDERS, _recurrent
 
 _QDQ = (
     "a = Conv(x, w1, b1) r = Relu(a) q = QuantizeLinear(r, sa, za) d = DequantizeLinear(q, sa, za) "
@@ -188,3 +191,31 @@ def test_a_weight_behind_other_operators_is_refitted_as_it_would_be_without(form
     held_out = {"x": samples(Model.of(proto), 20, 1)}
     want, got = (runtime.run(runtime.session(result.model), held_out)[0] for result in (second, first))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("op", "gates", "share"), [("LSTM", 4, 1.0), ("GRU", 3, 0.85), ("RNN", 1, 0.75)])
+def test_what_hidden_units_tell_each_other_counts_and_is_refitted(op, gates, share, monkeypatch):
+    """A hidden unit is read by the recurrent weights of all others, not only by what comes behind the layer."""
+    proto = net(
+        "float[20,N,12] x",
+        f"float[1,{48 * gates},12] wi, float[1,{48 * gates},48] wr, int64[1] one = {{1}}, float[48,5] w2",
+        f"h = {op}<hidden_size=48>(x, wi, wr) s = Squeeze(h, one) y = MatMul(s, w2)",
+        "float[20,N,5] y",
+    )()
+    rng = np.random.default_rng(0)
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for name, scale in (("wi", 0.35), ("wr", 0.17)):
+        array = numpy_helper.to_array(stored[name])
+        if name == "wr":  # as of a trained layer, whose units stand in for each other
+            array = rng.standard_normal((*array.shape[:2], 12)) @ rng.standard_normal((1, 12, 48)) / 12**0.5 + 0.3 * array
+        stored[name].CopyFrom(numpy_helper.from_array((array * scale).astype(np.float32), name))
+    mixing = rng.standard_normal((12, 12)) / 12**0.5
+    x, held_out = ((np.cumsum(rng.standard_normal((20, 64, 12)), axis=0) / 3 @ mixing).astype(np.float32) for _ in range(2))
+    dense = runtime.run(runtime.session(proto), {"x": held_out})[0]
+    errors = []
+    for states in (True, False):
+        if not states:
+            monkeypatch.setitem(FINDERS, op, lambda node, model: islice(_recurrent(node, model), 1))
+        cut = spa_onnx.prune(proto, 0.4, samples=64, data=iter([{"x": x}]), check=False)
+        errors.append(np.square(runtime.run(runtime.session(cut.model), {"x": held_out})[0] - dense).mean())
+    assert errors[0] < share * errors[1]

@@ -18,7 +18,7 @@ from spa_onnx.calibration import calibrate
 from spa_onnx.cost import macs
 from spa_onnx.data import read_samples
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.memory import COPIES, room, widest_cut
+from spa_onnx.memory import ARENA, COPIES, room, running, widest_cut
 from spa_onnx.model import Model
 from spa_onnx.moments import Columns, Sums
 from spa_onnx.obs import SUPPORT
@@ -46,7 +46,7 @@ def images(count, seed=0):
 def collected(model, feeds, seed=0):
     found = list(consumers(model))
     collected_ = collect(model, model.proto, found, feeds, seed)
-    return {consumer.weight: collected_[consumer.node.index] for consumer in found}
+    return {consumer.weight: collected_[consumer.key] for consumer in found}
 
 
 def assert_alike(one, other):
@@ -299,7 +299,7 @@ def test_neither_batches_nor_order_nor_passes_matter_where_positions_are_drawn(s
 
     def seen(feeds, passes):
         found_there = observe(model, model.proto, found, ["a"], feeds, Schedule(100 * count, seed, passes))
-        return {c.weight: found_there.products[c.node.index] for c in found}, found_there.channels["a"]
+        return {c.weight: found_there.products[c.key] for c in found}, found_there.channels["a"]
 
     together = ["a", "b", "d", "f", "x"]
     whole, channels = seen([{"x": x}], [together])
@@ -360,10 +360,18 @@ def test_the_widest_cut_holds_what_is_still_to_be_read(asked, channels):
     assert widest_cut(model, set(asked)) == 4 * 24 * 24 * sum(channels)
 
 
+@pytest.mark.parametrize(("kept", "channels"), [("", [3, 8, 6, 14]), ("a", [3, 8, 8, 6, 14]), ("xabcd", [3, 8, 8, 6, 14, 3, 3])])
+def test_a_forward_pass_holds_what_is_kept_and_what_is_still_to_be_read(kept, channels):
+    body = "a = Conv(x, w1) b = Relu(a) c = Conv(b, w2) d = Concat<axis=1>(b, c) e = Conv(d, w3) f = Tanh(e) y = Add(f, x)"
+    weights = "float[8,3,1,1] w1, float[6,8,1,1] w2, float[3,14,1,1] w3"
+    model = Model.of(net("float[N,3,24,24] x", weights, body, "float[N,3,24,24] y")())
+    assert running(model, set(kept)) == 4 * 24 * 24 * sum(channels)
+
+
 @pytest.mark.parametrize(("room_for", "fit"), [(100, 40), (40, 40), (36, 36), (20, 0)])
 def test_as_many_samples_are_repaired_in_the_order_of_the_graph_as_memory_holds(room_for, fit, monkeypatch):
     model = Model.of(BIG())
-    held = 2 * widest_cut(model, {"x", "b", "d", "f"}) * room_for
+    held = 2 * widest_cut(model, {"x", "b", "d", "f"}) * (room_for + ARENA * 40)  # and for a batch of all 40 that runs
     monkeypatch.setattr(calibration, "room", lambda *given: replace(room(*given), in_order=held))
     x = np.random.default_rng(0).standard_normal((40, 3, 24, 24)).astype(np.float32)
     known = calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), 40, 0)
@@ -415,7 +423,7 @@ def test_of_what_is_too_wide_for_a_matrix_as_many_columns_are_looked_at_as_fit(s
     model, memory = wide(400), COPIES * 8 * 400 * 90
     known = known_of(model, samples, memory)
     for consumer in known.consumers:
-        found = known.statistics[consumer.node.index]
+        found = known.statistics[consumer.key]
         assert isinstance(found, Columns)
         assert 10 <= found.count <= 130
     assert all(isinstance(found, Sums) for found in known_of(model, samples).statistics.values())

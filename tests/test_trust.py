@@ -71,7 +71,7 @@ def test_scores_are_losses_where_the_least_removal_is_refitted_on_what_is_truste
     known = calibrate(model, {"N": 4}, read_samples({"x": x}, model.proto), 800, 0)
     (group,) = analyse(model).prunable()
     consumer = known.consumers[-1]
-    moments = known.statistics[consumer.node.index]
+    moments = known.statistics[consumer.key]
     found = obspa(group, Evidence(model, 0, known.consumers, known.statistics, trust)).min()
     weight = np.asarray(model.constant("w2"), np.float64).T
     mean = moments.total[0] / moments.count

@@ -312,3 +312,28 @@ def test_a_constant_is_used_wherever_its_numbers_go(nodes, used):
     assert uses(model, "w") == used
     (first, *_) = [found.weight for found in consumers(model)] or [""]
     assert first == ("" if "Relu(w) y" in nodes else "w")
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_a_recurrent_layer_is_two_products(direction):
+    """With an identity for its activation every step is W x + R h, h the state of the step before."""
+    count = 2 if direction == "bidirectional" else 1
+    names, ones, zeros = (str([each] * count).replace("'", '"') for each in ("Affine", 1.0, 0.0))
+    nodes = (
+        f'y = RNN<hidden_size=4, direction="{direction}", activations={names}, activation_alpha={ones}, activation_beta={zeros}>(x, w, r)'
+    )
+    proto = net("float[5,3,6] x", f"float[{count},4,6] w, float[{count},4,4] r", nodes, f"float[5,{count},3,4] y")()
+    model = Model.of(proto)
+    x = normal(model.shape("x"), 0)
+    (y,) = runtime.run(runtime.session(proto), {"x": x})
+    forward, backward = consumers(model)
+    assert (forward.data, backward.data, backward.blocks) == ("x", "y", count)
+    made = {}
+    for each, data in ((forward, x), (backward, y)):
+        weight = model.weight(each.weight)
+        seen = columns(each, each.numbers(data), ALL, np.arange(3, dtype=np.uint32))
+        made[each.weight] = (each.matrix(weight) @ seen).reshape(count, 4, 3, 5).transpose(3, 0, 2, 1)  # (time, directions, batch, H)
+        np.testing.assert_array_equal(each.tensor(each.matrix(weight), weight), weight)
+    for number in range(count):
+        h, wx, rh = (each[:: -1 if number else 1, number] for each in (y, made["w"], made["r"]))
+        np.testing.assert_allclose(h[1:], wx[1:] + rh[:-1], rtol=1e-3, atol=1e-3 * np.abs(h).max())

@@ -24,7 +24,7 @@ def readers(group: Group, evidence: Evidence) -> Iterator[tuple[Consumer, Matrix
     """The products that sum over the group's channels, with their weight and the moments of their inputs."""
     for consumer in evidence.consumers:
         weight = evidence.model.weight(consumer.weight)
-        moments = (evidence.statistics or {}).get(consumer.node.index)
+        moments = (evidence.statistics or {}).get(consumer.key)
         if consumer.axis in group.owner and weight is not None and moments is not None and moments.count:
             yield consumer, consumer.matrix(weight), moments
 

@@ -15,7 +15,7 @@ from spa_onnx.groups import Group
 from spa_onnx.model import Model
 from spa_onnx.moments import Moments
 from spa_onnx.obs import GIVEN, Trust
-from spa_onnx.products import Consumer
+from spa_onnx.products import Consumer, Key
 
 Scores: TypeAlias = list[tuple[Axis, Array]]
 """For each axis that was looked at, a score per index: float64 of as many as its owner has."""
@@ -25,7 +25,7 @@ Scores: TypeAlias = list[tuple[Axis, Array]]
 class Evidence:
     """The model, the seed for criteria that draw numbers, and what is known of the inputs of its products.
 
-    statistics: index of a consumer's node -> moments of its input; None for criteria that look at weights alone. trust: how far these
+    statistics: key of a consumer -> moments of its input; None for criteria that look at weights alone. trust: how far these
     hold for real samples. trial: the relative error of the outputs when a group loses these channels and nothing is refitted; None where
     nobody asks or onnxruntime cannot tell.
     """
@@ -33,7 +33,7 @@ class Evidence:
     model: Model
     seed: int = 0
     consumers: tuple[Consumer, ...] = ()
-    statistics: Mapping[int, Moments] | None = None
+    statistics: Mapping[Key, Moments] | None = None
     trust: Trust = GIVEN
     trial: Callable[[Group, Indices], float] | None = None
 

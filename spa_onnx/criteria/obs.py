@@ -38,7 +38,7 @@ def surgeons(group: Group, evidence: Evidence) -> Iterator[Operation]:
         return
     for consumer in evidence.consumers:
         columns = list(column_blocks(consumer, group))
-        moments = evidence.statistics.get(consumer.node.index)
+        moments = evidence.statistics.get(consumer.key)
         weight = evidence.model.weight(consumer.weight)
         if not columns or moments is None or weight is None:
             continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from spa_onnx.facts import Axis
 from spa_onnx.fold import Array
 from spa_onnx.node import Node
 from spa_onnx.products.form import ROUNDING, Form
+
+Key: TypeAlias = tuple[int, str]
+"""What tells a consumer from all others: its node's index, and the tensor that this reads as weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +43,9 @@ class Consumer:
 
     node: the operator in its float form. data: the input tensor. form: the constant behind the weight. axis: the axis of the weight, as the
     node reads it, over which the product sums. shape: of the weight as the node reads it. layout: how that is a matrix. blocks: products
-    side by side (groups of a convolution). window: positions of the kernel that each input channel has. bias: the constant that is added
-    and that may be changed for this product's sake, or empty. scale: by what the product is multiplied. step, zero: the input tensor holds
-    (number / step + zero).
+    side by side (groups of a convolution, directions of a recurrent layer). window: positions of the kernel that each input channel has.
+    bias: the constant that is added and that may be changed for this product's sake, or empty. scale: by what the product is multiplied.
+    step, zero: the input tensor holds (number / step + zero).
     """
 
     node: Node
@@ -63,6 +67,11 @@ class Consumer:
         return self.form.constant
 
     @property
+    def key(self) -> Key:
+        """See `Key`."""
+        return self.node.index, self.axis.tensor
+
+    @property
     def inputs(self) -> int:
         """How many inputs one product sums over."""
         return self.shape[self.axis.dim] * self.window
@@ -81,4 +90,4 @@ class Consumer:
         return self.form.back(self.layout.to_tensor(self, matrix / self.scale, self.shape)).astype(like.dtype)
 
 
-__all__ = ["ROUNDING", "Consumer", "Layout"]
+__all__ = ["ROUNDING", "Consumer", "Key", "Layout"]

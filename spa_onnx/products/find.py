@@ -34,8 +34,7 @@ def consumers(model: Model) -> Iterator[Consumer]:
     for node in (node for node in model.nodes if not node.inside):
         operator, plain = float_form(node) or (FUSED.get(node.op, node.op), node)
         if operator in FINDERS and len(plain.inputs) > 1:
-            found = FINDERS[operator](replace(plain, op=operator), model)
-            if found is not None:
+            for found in FINDERS[operator](replace(plain, op=operator), model):
                 yield from _read(found, node, model)
 
 
@@ -67,16 +66,16 @@ def _bias(model: Model, name: str) -> str:
     return constant if constant and model.is_weight(constant) and constant not in model.source and uses(model, constant) == 1 else ""
 
 
-def _conv(node: Node, model: Model) -> Consumer | None:
+def _conv(node: Node, model: Model) -> Iterator[Consumer]:
     """(M, C/g, k...) is (g, M/g, C/g * k)."""
     found = _weight(model, node.inputs[1])
     if found is None or len(found[1]) < 3 or found[1][1] == 1:
-        return None
+        return
     form, shape = found
     layout = replace(CONV, linear=not node.attributes.get("activation"))
     groups = int(node.attributes.get("group", 1))
     axis, bias = Axis(node.inputs[1], 1), _bias(model, node.input(2))
-    return Consumer(node, node.inputs[0], form, axis, shape, layout, blocks=groups, window=prod(shape[2:]), bias=bias)
+    yield Consumer(node, node.inputs[0], form, axis, shape, layout, blocks=groups, window=prod(shape[2:]), bias=bias)
 
 
 def _reshaped(_: Consumer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
@@ -86,14 +85,14 @@ def _reshaped(_: Consumer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
 CONV = Layout(lambda c, weight: weight.reshape(c.blocks, weight.shape[0] // c.blocks, -1), _reshaped)
 
 
-def _transposed(node: Node, model: Model) -> Consumer | None:
+def _transposed(node: Node, model: Model) -> Iterator[Consumer]:
     """(C, M, k...) is (1, M * k, C): every position of the input is spread over M * k outputs."""
     found = _weight(model, node.inputs[1])
     if found is None or int(node.attributes.get("group", 1)) > 1:
-        return None
+        return
     form, shape = found
     bias = _bias(model, node.input(2)) if prod(shape[2:]) == 1 else ""  # a position that few kernels reach gets but a part of the mean
-    return Consumer(node, node.inputs[0], form, Axis(node.inputs[1], 0), shape, TRANSPOSED, bias=bias)
+    yield Consumer(node, node.inputs[0], form, Axis(node.inputs[1], 0), shape, TRANSPOSED, bias=bias)
 
 
 TRANSPOSED = Layout(
@@ -111,14 +110,14 @@ def _swapped(_: Consumer, data: Array) -> Array:
     return np.asarray(data.swapaxes(-1, -2))
 
 
-def _gemm(node: Node, model: Model) -> Consumer | None:
+def _gemm(node: Node, model: Model) -> Iterator[Consumer]:
     """Y = alpha A' B' + beta C, with either operand transposed where the attributes say so."""
     found = _weight(model, node.inputs[1])
     if found is None:
-        return None
+        return
     form, shape = found
     plain = node.attributes.get("beta", 1.0) == 1.0 and len(model.shape(node.input(2)) or ()) == 1
-    return Consumer(
+    yield Consumer(
         node,
         node.inputs[0],
         form,
@@ -149,7 +148,7 @@ def _from_rows(consumer: Consumer, matrix: Matrix, shape: tuple[int, ...]) -> Ma
 ROWS = Layout(_rows, _from_rows, _as_it_is)
 
 
-def _matmul(node: Node, model: Model) -> Consumer | None:
+def _matmul(node: Node, model: Model) -> Iterator[Consumer]:
     """A constant matrix on either side, or a vector; FusedMatMul may transpose either operand, and scale the product."""
     for slot in (1, 0):
         found, data = _weight(model, node.inputs[slot]), model.shape(node.inputs[1 - slot]) or ()
@@ -157,11 +156,11 @@ def _matmul(node: Node, model: Model) -> Consumer | None:
         if found is None or len(data) < 2 or prod(found[1][:-2]) != 1:
             continue
         if any(node.attributes.get(f"transBatch{letter}") for letter in "AB"):
-            return None
+            return
         form, shape = found
         turned = bool(node.attributes.get(f"trans{side}"))
         inner = len(shape) - (2 if (slot == 1) != turned else 1) if len(shape) > 1 else 0
-        return Consumer(
+        yield Consumer(
             node,
             node.inputs[1 - slot],
             form,
@@ -171,7 +170,7 @@ def _matmul(node: Node, model: Model) -> Consumer | None:
             bias=_added(node, model, shape) if slot == 1 else "",
             scale=float(node.attributes.get("alpha", 1.0)),
         )
-    return None
+        return
 
 
 def _added(node: Node, model: Model, shape: tuple[int, ...]) -> str:
@@ -183,31 +182,51 @@ def _added(node: Node, model: Model, shape: tuple[int, ...]) -> str:
     return next((bias for name in behind[0].inputs if model.shape(name) == (columns,) and (bias := _bias(model, name))), "")
 
 
-def _recurrent(node: Node, model: Model) -> Consumer | None:
-    """(directions, gates, I) is (1, directions * gates, I): all of them read the same input."""
-    found = _weight(model, node.inputs[1])
-    return None if found is None else Consumer(node, node.inputs[0], found[0], Axis(node.inputs[1], 2), found[1], SEVERAL)
+def _recurrent(node: Node, model: Model) -> Iterator[Consumer]:
+    """W x for all directions together, (directions, gates, I) as (1, directions * gates, I); and R h, a product for each direction.
+
+    Where a GRU multiplies h before R reads it, that is left out. h are the states of all steps, if these are an output.
+    """
+    for slot, data, layout in ((1, node.inputs[0], INPUTS), (2, node.outputs[0], STATES)):
+        found = _weight(model, node.inputs[slot])
+        if found is not None and data and model.shape(data) is not None:
+            form, shape = found
+            yield Consumer(node, data, form, Axis(node.inputs[slot], 2), shape, layout, blocks=1 if slot == 1 else shape[0])
 
 
-def _of_bits(node: Node, model: Model) -> Consumer | None:
+def _by_sample(_: Consumer, data: Array) -> Array:
+    """(time, batch, I) as (batch, time, I)."""
+    return np.asarray(data.swapaxes(0, 1))
+
+
+def _directions_together(_: Consumer, data: Array) -> Array:
+    """(time, directions, batch, H) as (batch, time, directions * H)."""
+    turned = data.transpose(2, 0, 1, 3)
+    return np.asarray(turned.reshape(*turned.shape[:2], -1))
+
+
+INPUTS = Layout(lambda _, weight: weight.reshape(1, -1, weight.shape[2]), _reshaped, _by_sample, linear=False)
+
+STATES = Layout(lambda _, weight: weight, _reshaped, _directions_together, linear=False)
+
+
+def _of_bits(node: Node, model: Model) -> Iterator[Consumer]:
     """(N, blocks, numbers of a block) is (1, N, K)."""
     found, block = _weight(model, node.inputs[1]), int(node.attributes["block_size"])
     if found is None or int(node.attributes["K"]) % block:
-        return None
+        return
     shape = (*found[1][:2], block)  # several numbers are stored in one
-    return Consumer(node, node.inputs[0], found[0], Axis(node.inputs[1], 1), shape, PACKED, window=block)
+    yield Consumer(node, node.inputs[0], found[0], Axis(node.inputs[1], 1), shape, PACKED, window=block)
 
-
-SEVERAL = Layout(lambda _, weight: weight.reshape(1, -1, weight.shape[2]), _reshaped, _as_it_is, linear=False)
 
 PACKED = Layout(lambda _, weight: weight.reshape(1, weight.shape[0], -1), _reshaped, _as_it_is, linear=False)
 
 
-def _einsum(node: Node, model: Model) -> Consumer | None:
+def _einsum(node: Node, model: Model) -> Iterator[Consumer]:
     """One letter or several are summed over; the first of them in the weight counts the channels, the others are its window."""
     terms, _, result = str(node.attributes["equation"]).replace(" ", "").partition("->")
     if not result or "." in terms + result or terms.count(",") != 1:
-        return None
+        return
     for slot in (1, 0):
         found, letters = _weight(model, node.inputs[slot]), terms.split(",")
         if found is None or len(set(letters[slot])) < len(letters[slot]) or len(set(letters[1 - slot])) < len(letters[1 - slot]):
@@ -217,13 +236,13 @@ def _einsum(node: Node, model: Model) -> Consumer | None:
         summed = [letter for letter in own if letter in data and letter not in result]
         rows = [letter for letter in own if letter not in data]
         if not summed or set(own) != {*summed, *rows} or data[0] in summed or {*own, *data} - {*summed} != {*result}:
-            return None
+            return
         order = [own.index(letter) for letter in (*rows, *summed)]
         window = prod(shape[own.index(letter)] for letter in summed[1:])
         places = [place for place, letter in enumerate(data) if letter not in summed] + [data.index(letter) for letter in summed]
         axis = Axis(node.inputs[slot], own.index(summed[0]))
-        return Consumer(node, node.inputs[1 - slot], form, axis, shape, _lettered(order, places, len(summed)), window=window)
-    return None
+        yield Consumer(node, node.inputs[1 - slot], form, axis, shape, _lettered(order, places, len(summed)), window=window)
+        return
 
 
 def _lettered(order: list[int], places: list[int], summed: int) -> Layout:
@@ -243,7 +262,7 @@ def _lettered(order: list[int], places: list[int], summed: int) -> Layout:
     return Layout(to_matrix, to_tensor, arranged, linear=False)
 
 
-FINDERS: Mapping[str, Callable[[Node, Model], Consumer | None]] = {
+FINDERS: Mapping[str, Callable[[Node, Model], Iterator[Consumer]]] = {
     "Conv": _conv,
     "ConvTranspose": _transposed,
     "Einsum": _einsum,
@@ -252,4 +271,4 @@ FINDERS: Mapping[str, Callable[[Node, Model], Consumer | None]] = {
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent),
     "com.microsoft.MatMulNBits": _of_bits,
 }
-"""Operator -> the product that a node is, with a weight that is a constant; None for a node that is none."""
+"""Operator -> the products that a node computes with weights that are constants."""

@@ -35,7 +35,7 @@ def columns(consumer: Consumer, data: Array, positions: int, draw: Draw) -> Matr
     if isinstance(draw, np.random.Generator):
         rows = data.reshape(-1, data.shape[-1])
         return np.asarray(rows[_choose(len(rows), positions * len(data), draw)].T[None], dtype=np.float64)
-    return _rows(data, positions, draw)
+    return _rows(data, positions, draw, consumer.blocks)
 
 
 def outputs(consumer: Consumer, data: Array, positions: int, draw: NDArray[np.uint32]) -> Matrix:
@@ -43,15 +43,16 @@ def outputs(consumer: Consumer, data: Array, positions: int, draw: NDArray[np.ui
 
     data: a tensor of the shape of the output.
     """
-    return _points(data, positions, draw, consumer.blocks) if consumer.node.op == "Conv" else _rows(data, positions, draw)
+    return _points(data, positions, draw, consumer.blocks) if consumer.node.op == "Conv" else _rows(data, positions, draw, 1)
 
 
-def _rows(data: Array, positions: int, draw: NDArray[np.uint32]) -> Matrix:
-    """Vectors along the last axis, float64 (1, size, samples * positions)."""
+def _rows(data: Array, positions: int, draw: NDArray[np.uint32], blocks: int) -> Matrix:
+    """Vectors along the last axis, float64 (blocks, size / blocks, samples * positions)."""
     samples = len(draw) if len(data) % len(draw) == 0 else len(data)
     rows = data.reshape(-1, data.shape[-1])
     places = _places(samples, len(rows) // samples, positions, draw)
-    return np.asarray(rows.take(_flat(places, len(rows) // samples), axis=0).T[None], dtype=np.float64)
+    taken = rows.take(_flat(places, len(rows) // samples), axis=0).T
+    return np.asarray(taken.reshape(blocks, -1, taken.shape[1]), dtype=np.float64)
 
 
 def _points(data: Array, positions: int, draw: Draw, blocks: int) -> Matrix:
