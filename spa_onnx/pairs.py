@@ -86,6 +86,37 @@ def pairs_of(weight: Matrix, x: Matrix, z: Matrix, lost: Matrix | None = None) -
     return columns if few else columns.sums()
 
 
+class GatheredPairs:
+    """What is known of a product whose columns come in pieces: as many as it has inputs are added up at a time.
+
+    weight: as for `pairs_of`.
+    """
+
+    def __init__(self, weight: Matrix) -> None:
+        self._weight = weight
+        self._pieces: list[tuple[Matrix, ...]] = []
+        self._pairs: Pairs | None = None
+
+    def add(self, *piece: Matrix) -> None:
+        """Take x, z and, if the product has a partner, what that has lost: columns as for `pairs_of`."""
+        if piece[0].shape[2]:
+            self._pieces.append(piece)
+            if sum(x.shape[2] for x, *_ in self._pieces) >= self._weight.shape[2]:
+                self._add_up()
+
+    def pairs(self) -> Pairs | None:
+        """What all pieces show; None where there were no columns."""
+        self._add_up()
+        return self._pairs
+
+    def _add_up(self) -> None:
+        if self._pieces:
+            parts = zip(*self._pieces, strict=True)
+            some = pairs_of(self._weight, *(part[0] if len(part) == 1 else np.concatenate(part, axis=2) for part in parts))
+            self._pairs = some if self._pairs is None else self._pairs + some
+            self._pieces.clear()
+
+
 @dataclass(frozen=True, slots=True)
 class PairSums(Pairs):
     """target: sum of y z', float64 (blocks, rows, inputs). gram: sum of z z', (blocks, inputs, inputs)."""

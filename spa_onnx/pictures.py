@@ -20,6 +20,9 @@ TEXTURES = 16
 SMALLEST, LARGEST = 0.015, 0.5
 """Radii of leaves as shares of the longer side; how often one occurs falls with the third power of its radius."""
 
+LARGEST_TEXTURE = 256
+"""Longest side of one; it is laid side by side over larger pictures, where its noise goes on without a seam."""
+
 HUE = 0.45
 """Standard deviation of a channel about the grey of its leaf."""
 
@@ -41,8 +44,10 @@ BRIGHTNESS = 0.4
 
 def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
     """So many pictures, float64 (count, channels, height, width), between -HALF_WIDTH and HALF_WIDTH."""
-    textures = np.stack([_texture(shape, rng) for _ in range(min(TEXTURES, count))])
-    step = max(1, AT_ONCE // (shape[1] * shape[2]))
+    channels, height, width = shape
+    cloth = channels, min(height, LARGEST_TEXTURE), min(width, LARGEST_TEXTURE)
+    textures = np.stack([_texture(cloth, rng) for _ in range(min(TEXTURES, count))])
+    step = max(1, AT_ONCE // (height * width))
     return np.concatenate([_some(min(step, count - first), shape, textures, rng) for first in range(0, count, step)])
 
 
@@ -65,7 +70,8 @@ def _some(count: int, shape: tuple[int, int, int], textures: Array, rng: np.rand
         picture, top
     ]
     texture = rng.integers(len(textures), size=leaves)[picture, top]
-    image = colour[picture, top] + textures.transpose(0, 2, 3, 1)[texture, rows, columns] + (slope[picture, top] * along)[..., None]
+    cloth = textures.transpose(0, 2, 3, 1)[texture, rows % textures.shape[2], columns % textures.shape[3]]
+    image = colour[picture, top] + cloth + (slope[picture, top] * along)[..., None]
     contrast, middle = rng.uniform(*CONTRAST, (count, 1, 1, 1)), rng.uniform(-BRIGHTNESS, BRIGHTNESS, (count, 1, 1, 1))
     lit = np.clip(image, -HALF_WIDTH, HALF_WIDTH) * contrast + middle
     return np.asarray(np.clip(lit, -HALF_WIDTH, HALF_WIDTH).transpose(0, 3, 1, 2))

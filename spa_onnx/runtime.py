@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 Feed: TypeAlias = dict[str, Array]
+
+FATAL = 4
+"""The severity in onnxruntime below which nothing is logged: what goes wrong is raised."""
+
+default_severity: ContextVar[int | None] = ContextVar("default_severity", default=None)
+"""What onnxruntime's default logger is set to when a session is opened. For programs; None leaves the host of a library its logger."""
 
 LARGEST_TOKEN = 50
 """Token ids and other integers are drawn below this, or below the size of the table that they index."""
@@ -44,8 +51,11 @@ def session(proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = Fal
     """
     import onnxruntime as ort  # noqa: PLC0415 - not needed with --no-validate, and slow to import
 
+    severity = default_severity.get()
+    if severity is not None:
+        ort.set_default_logger_severity(severity)
     options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = FATAL
     if not timed:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     level = ort.GraphOptimizationLevel

@@ -20,7 +20,7 @@ from spa_onnx.fold import Array
 from spa_onnx.mask import mask
 from spa_onnx.model import Model
 from spa_onnx.obs import DAMPING, SUPPORT
-from spa_onnx.pairs import Fit, Pairs, pairs_of
+from spa_onnx.pairs import Fit, GatheredPairs, Pairs
 from spa_onnx.products import Consumer, columns, outputs, uses
 from spa_onnx.repair import in_range, kept_columns
 from spa_onnx.runtime import Feed, feed_size
@@ -99,7 +99,7 @@ class _SideBySide:
         beside = self._tensors(partner.tensor) if partner is not None else ([], [])
         if consumer.axis not in self._removal and all(map(np.array_equal, [*x, *beside[0]], [*z, *beside[1]])):
             return []
-        found: list[Pairs | None] = [None, None]
+        gathered = GatheredPairs(weight), GatheredPairs(weight)
         for batch, draw in enumerate(self._keys):
             both = [consumer.numbers(data[batch]) for data in (x, z)]
             for number, rows, keys in _split(draw, len(both[0]), view):
@@ -107,11 +107,8 @@ class _SideBySide:
                 if partner is not None:
                     there, left = (outputs(consumer, data[batch][rows], view.positions, keys) for data in beside)
                     seen.append(partner.before(there - left))
-                some, before = finite(*seen), found[number]
-                if some[0].shape[2]:
-                    pairs = pairs_of(weight, *some)
-                    found[number] = pairs if before is None else before + pairs
-        return [half for half in found if half is not None]
+                gathered[number].add(*finite(*seen))
+        return [pairs for pairs in (half.pairs() for half in gathered) if pairs is not None]
 
     def refit(self, consumer: Consumer, weight: Array, halves: Sequence[Pairs]) -> None:
         """Take the weight that fits best, and a bias that takes up the means, where their types can hold them."""

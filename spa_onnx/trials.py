@@ -11,6 +11,7 @@ from onnx import helper
 from spa_onnx import runtime
 from spa_onnx.bodies import operators
 from spa_onnx.calibration import Calibration
+from spa_onnx.cost import macs
 from spa_onnx.cut import Removal, zeroed
 from spa_onnx.facts import Indices
 from spa_onnx.fold import Array
@@ -26,6 +27,9 @@ PASSES = 1
 
 FEWEST_PER_TRIAL = 4
 
+WORK = 10**12
+"""Multiply-accumulates that all trials together may cost: of large models each has fewer samples than FEWEST_PER_TRIAL, but one."""
+
 
 class Trials:
     """The dense model in one session, with the weights that trials change as inputs.
@@ -36,17 +40,19 @@ class Trials:
 
     def __init__(self, analysis: Analysis, groups: Sequence[Group], known: Calibration, count: int) -> None:
         self._analysis, self._known = analysis, known
-        self._feeds = known.first(max(FEWEST_PER_TRIAL, PASSES * known.samples // max(count, 1)))
+        affordable = WORK // max(count * macs(analysis.model), 1)
+        self._feeds = known.first(max(min(max(FEWEST_PER_TRIAL, PASSES * known.samples // max(count, 1)), affordable), 1))
         touched = {axis.tensor for group in groups for axis in group.owner} | {consumer.bias for consumer in known.consumers}
         proto, weights = _open(analysis.model, touched)
         self._session = runtime.session(known.run(proto), optimise=True, what="the model with its weights as inputs")
         places = {entry.name for entry in self._session.get_inputs()}  # stored statistics may have no reader here
         self._weights = {name: array for name, array in weights.items() if name in places}
         self._dense = self._outputs({})
+        self._varies = [variation(array) for array in self._dense]
 
     def error(self, drop: Mapping[str, Indices], *, refits: bool = True) -> float:
         """Relative error of the outputs without these channels, as `distance`. refits: whether consumers are refitted before."""
-        return distance(self._outputs(self._constants(Removal(self._analysis, drop), refits=refits)), self._dense)
+        return distance(self._outputs(self._constants(Removal(self._analysis, drop), refits=refits)), self._dense, self._varies)
 
     def _constants(self, removal: Removal, *, refits: bool) -> Feed:
         """The masked weights, those that consumers are refitted with among them."""
@@ -105,14 +111,25 @@ def fed(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
-def distance(got: Sequence[Array], dense: Sequence[Array]) -> float:
-    """Mean over the outputs of ||got - dense||^2 / ||dense - mean||^2; outputs that are no numbers or do not vary are left out."""
+def distance(got: Sequence[Array], dense: Sequence[Array], varies: Sequence[float] | None = None) -> float:
+    """Mean over the outputs of ||got - dense||^2 / ||dense - mean||^2; outputs that are no numbers or do not vary are left out.
+
+    varies: the `variation` of each dense output, where it is known.
+    """
     found = []
-    for a, b in zip(got, dense, strict=True):
-        if a.shape != b.shape or b.dtype.kind not in "fiu" or not (np.isfinite(a).all() and np.isfinite(b).all()):
-            continue
-        x, y = a.astype(np.float64), b.astype(np.float64)
-        varies = float(np.square(y - y.mean(axis=0)).sum()) or float(np.square(y - y.mean()).sum())
-        if varies > 0:
-            found.append(float(np.square(x - y).sum()) / varies)
+    for a, b, much in zip(got, dense, varies or [variation(array) for array in dense], strict=True):
+        if a.shape == b.shape and much > 0 and np.isfinite(a).all():
+            found.append(_squares(np.subtract(a, b, dtype=np.float64)) / much)
     return float(np.mean(found)) if found else float("nan")
+
+
+def variation(array: Array) -> float:
+    """||y - mean||^2, the mean over the first axis, or over all where nothing varies about that; zero for what is no numbers."""
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        return 0.0
+    return _squares(array - array.mean(axis=0, dtype=np.float64)) or _squares(array - array.mean(dtype=np.float64))
+
+
+def _squares(array: Array) -> float:
+    """The sum of all squares."""
+    return float(np.vdot(array, array))

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from command import MODELS, SHARED, SHORT, copy_model, listing, save, spa, spa_process, tiny
 
+from nets.build import image
 from spa_onnx import pipeline
 from spa_onnx.errors import ValidationError
 
@@ -302,6 +303,14 @@ def test_onnxruntime_adds_nothing_to_the_one_line(tmp_path):
     (tmp_path / "m.onnx").write_bytes(WRONG_MODELS["unknown_domain"][0])
     result = spa_process("prune", tmp_path / "m.onnx", "--ratio", "0.5")
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (REFUSED, "", 1)
+
+
+def test_onnxruntime_warns_of_nothing(tmp_path):
+    """Of `tf_half_pixel_for_nn` it does, by a logger that belongs to no session."""
+    resize = 'Resize<coordinate_transformation_mode="tf_half_pixel_for_nn", mode="nearest">(a, , s)'
+    build = image(f"u = {resize} z = Relu(u)", "float[4] s = {1, 1, 2, 2}", opset=13)
+    result = spa_process("prune", save(build(), tmp_path / "m.onnx"), tmp_path / "new.onnx", "--ratio", "0.5")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def make_plan(net: Path) -> Path:

@@ -95,7 +95,7 @@ ALLOWED: dict[str, set[str]] = {
     "walk": FOUNDATION | {"runtime"},
     "summands": FOUNDATION | {"blas", "products"},
     "sequential": FOUNDATION | {"blas", "products", "cut", "obs", "pairs", "repair", "runtime", "statistics", "summands", "mask", "walk"},
-    "trials": GROUPS | {"calibration", "cut", "repair", "runtime", "mask"},
+    "trials": GROUPS | {"calibration", "cost", "cut", "repair", "runtime", "mask"},
     "sensitivity": GROUPS | {"calibration", "trials"},
     "importance": FOUNDATION | {"groups", "criteria"},
     "choice": GROUPS | {"calibration", "cost", "criteria", "importance", "select", "sensitivity", "settings", "trials"},

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 import spa_onnx
 from spa_onnx import moments
 from spa_onnx.obs import missed, steer, steer_by_columns
-from spa_onnx.pairs import PairColumns, PairSums, pairs_of
+from spa_onnx.pairs import GatheredPairs, PairColumns, PairSums, pairs_of
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(2, 12), st.integers(1, 9), st.integers(0, 2**32 - 1))
 """blocks, rows, inputs, columns, seed."""
@@ -67,6 +67,20 @@ def test_columns_are_merged_while_they_are_few():
     assert isinstance(first + second, PairColumns)
     assert isinstance(first + second + second, PairSums)
     np.testing.assert_allclose((first + second + second).wanted, (first.sums() + second.sums() + second.sums()).wanted)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SIZES, st.lists(st.integers(0, 60), max_size=6), st.booleans())
+def test_pieces_of_any_size_show_what_all_columns_show(sizes, cuts, with_lost):
+    weight, x, z, lost = problem(*sizes)
+    parts = (x, z, lost) if with_lost else (x, z)
+    gathered = GatheredPairs(weight)
+    for piece in zip(*(np.split(part, sorted(cuts), axis=2) for part in parts), strict=True):
+        gathered.add(*piece)
+    found, whole = gathered.pairs().sums(), pairs_of(weight, *parts).sums()
+    for name in ("target", "gram", "wanted", "repaired", "count"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-9, atol=1e-9)
+    assert GatheredPairs(weight).pairs() is None
 
 
 def test_a_network_is_pruned_alike_whichever_form_is_taken(monkeypatch):

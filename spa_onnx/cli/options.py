@@ -122,10 +122,13 @@ def one_output(model: Path, positional: Path | None, option: Path | None) -> Pat
 
 @contextmanager
 def progress(steps: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr over named steps; silent where stderr is not a terminal."""
+    """A progress bar on stderr over named steps; silent where stderr is not a terminal. What onnxruntime warns of is not shown."""
     from rich.console import Console  # noqa: PLC0415 - not for --help
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
+    from spa_onnx import runtime  # noqa: PLC0415
+
+    runtime.default_severity.set(runtime.FATAL)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
