@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from command import MODELS, SHARED, SHORT, copy_model, listing, save, spa, spa_process, tiny
-
 from nets.build import image
+
 from spa_onnx import pipeline
 from spa_onnx.errors import ValidationError
 
