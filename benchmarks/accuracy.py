@@ -28,7 +28,7 @@ import spa_onnx
 from spa_onnx import runtime
 from spa_onnx.cost import macs
 from spa_onnx.errors import SpaError
-from spa_onnx.model import Model, feeds
+from spa_onnx.graph.model import Model, feeds
 
 DATA = MODELS.parent / "data"
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 import spa_onnx
 from spa_onnx import runtime
 from spa_onnx.analysis import channels
-from spa_onnx.facts import Choice, Option
-from spa_onnx.fold import Array
+from spa_onnx.graph.facts import Choice, Option
+from spa_onnx.graph.fold import Array
 from spa_onnx.rules import conv
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))

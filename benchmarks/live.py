@@ -22,7 +22,7 @@ from shared import ROOT
 from torch import Tensor, nn
 
 from spa_onnx.cost import macs
-from spa_onnx.model import Model
+from spa_onnx.graph.model import Model
 
 STEPS = 7
 """Halvings of the interval in which the ratio is looked for that comes nearest to the multiply-accumulates."""

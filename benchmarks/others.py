@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 from architectures import Row
 
-from spa_onnx.model import parameters
+from spa_onnx.graph.model import parameters
 
 PATIENCE = 30
 """Seconds of processor time after which another tool is stopped."""

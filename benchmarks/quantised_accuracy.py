@@ -22,7 +22,7 @@ from shared import MODELS, machine
 
 import spa_onnx
 from spa_onnx import runtime
-from spa_onnx.fold import Array
+from spa_onnx.graph.fold import Array
 
 FORMS = ("mbv2_100_224_tfl_dq", "mbv2_100_224_tfl_qdq")
 

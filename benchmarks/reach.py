@@ -36,7 +36,7 @@ from architectures import QUICK, ROWS, Row
 from shared import VERIFY, in_double, machine
 
 import spa_onnx
-from spa_onnx.model import parameters
+from spa_onnx.graph.model import parameters
 from spa_onnx.pipeline import inspect
 
 ENOUGH = 0.6

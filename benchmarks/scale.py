@@ -22,8 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 from shared import machine
 
 from spa_onnx.analysis import analyse
+from spa_onnx.graph.model import Model, parameters
 from spa_onnx.groups import Analysis
-from spa_onnx.model import Model, parameters
 
 INF = float("inf")
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 import spa_onnx
-from spa_onnx import double, runtime
-from spa_onnx.cut import Removal
-from spa_onnx.mask import mask
+from spa_onnx import runtime
 from spa_onnx.pipeline import inspect
-from spa_onnx.validate import difference
+from spa_onnx.rewriting.cut import Removal
+from spa_onnx.rewriting.mask import mask
+from spa_onnx.validation import double
+from spa_onnx.validation.validate import difference
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = Path(os.environ.get("SHARED_MODELS", ROOT / ".." / "shared" / "models")).resolve()

@@ -8,10 +8,10 @@ from itertools import pairwise, product
 from svg import INK, SOFT, box, line, page, path, text
 from walkthrough import analysed, carried_out, classes, pruned
 
-from spa_onnx.facts import Axis
+from spa_onnx.graph.facts import Axis
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 from spa_onnx.groups import Analysis, Group
-from spa_onnx.model import Model
-from spa_onnx.node import Node
 
 HUES: Sequence[tuple[str, Sequence[str]]] = (
     ("#1d5fa8", ("#bfd9f5", "#8fbdec")),

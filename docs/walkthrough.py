@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import example
 import numpy as np
 
+import spa_onnx
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.choice import choose
 from spa_onnx.criteria import CRITERIA, Evidence
-from spa_onnx.facts import Axis, Choice, Coupling, Fact, Indices, Positions, Span
+from spa_onnx.graph.facts import Axis, Choice, Coupling, Fact, Indices, Positions, Span
+from spa_onnx.graph.model import Model
 from spa_onnx.groups import Analysis, Group
-from spa_onnx.importance import score_groups
-from spa_onnx.model import Model
 from spa_onnx.pipeline import prune
-from spa_onnx.plan import Plan
 from spa_onnx.result import Result
-from spa_onnx.rewrite import Rewritten, rewrite
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import Rewritten, rewrite
 from spa_onnx.rules import RULES, facts
 from spa_onnx.rules.shuffle import chains
+from spa_onnx.selection.importance import score_groups
 from spa_onnx.settings import Settings
-from spa_onnx.validate import NOISE, SEEDS, TOLERANCE, difference, mask
+from spa_onnx.validation.validate import NOISE, SEEDS, TOLERANCE, difference, mask
 
 RATIO = 0.5
 
@@ -33,6 +36,24 @@ EXACT = 1e-6
 
 WIDTH = 110
 """Columns of wrapped text."""
+
+ROOMS = (
+    "graph",
+    "rules",
+    "analysis",
+    "samples",
+    "products",
+    "calibration",
+    "algebra",
+    "criteria",
+    "selection",
+    "rewriting",
+    "repair",
+    "validation",
+    "report",
+    "cli",
+)
+"""Folders of the package, in the order in which a model goes through them."""
 
 FEW = 3
 """Indices of a span that are written out."""
@@ -222,7 +243,22 @@ def model_block() -> str:
     return example.BLOCK.strip()
 
 
+def rooms_block() -> str:
+    """The folders of the package and what each is for, in the order in which a model goes through them."""
+    package = Path(spa_onnx.__file__).parent
+    found = {path.parent.name for path in package.glob("*/__init__.py")}
+    if found != set(ROOMS):
+        raise RuntimeError(f"ROOMS names other folders than there are: {sorted(found ^ set(ROOMS))}")
+    widest = max(map(len, ROOMS))
+    lines = []
+    for room in ROOMS:
+        purpose = ast.get_docstring(ast.parse((package / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+        lines += textwrap.wrap(purpose.splitlines()[0], WIDTH, initial_indent=f"{room:{widest}}  ", subsequent_indent=" " * (widest + 2))
+    return "\n".join(lines)
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
+    "rooms": rooms_block,
     "model": model_block,
     "facts": facts_block,
     "classes": classes_block,

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from spa_onnx.criteria import CRITERIA
     from spa_onnx.errors import SpaError
     from spa_onnx.pipeline import apply_plan, prune
-    from spa_onnx.plan import Plan, read_plan
     from spa_onnx.result import Report, Result
+    from spa_onnx.rewriting.plan import Plan, read_plan
 
 __version__ = "0.1.0"
 __all__ = ["CRITERIA", "Plan", "Report", "Result", "SpaError", "apply_plan", "prune", "read_plan"]
@@ -17,8 +17,8 @@ __all__ = ["CRITERIA", "Plan", "Report", "Result", "SpaError", "apply_plan", "pr
 _HOMES = {
     "CRITERIA": "spa_onnx.criteria",
     "SpaError": "spa_onnx.errors",
-    "Plan": "spa_onnx.plan",
-    "read_plan": "spa_onnx.plan",
+    "Plan": "spa_onnx.rewriting.plan",
+    "read_plan": "spa_onnx.rewriting.plan",
     **dict.fromkeys(("Report", "Result"), "spa_onnx.result"),
     **dict.fromkeys(("apply_plan", "prune"), "spa_onnx.pipeline"),
 }

@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from spa_onnx.calibration import Calibration
+from spa_onnx.calibration.calibration import Calibration
 from spa_onnx.cost import PlanCost, macs, per_channel
 from spa_onnx.criteria import CRITERIA, LOSSES, WITH_STATISTICS, WITH_TRIALS, Evidence
 from spa_onnx.criteria.perturbation import MASKS
 from spa_onnx.errors import RefusedError
-from spa_onnx.facts import Indices
+from spa_onnx.graph.facts import Indices
 from spa_onnx.groups import UNREAD, Analysis, Group
-from spa_onnx.importance import fill_in, score_groups
-from spa_onnx.select import Target, select
-from spa_onnx.sensitivity import sensitivities
+from spa_onnx.selection.importance import fill_in, score_groups
+from spa_onnx.selection.select import Target, select
+from spa_onnx.selection.sensitivity import sensitivities
+from spa_onnx.selection.trials import Trials
 from spa_onnx.settings import Settings
-from spa_onnx.trials import Trials
 
 FALLBACK = "l1"
 """Orders the channels of groups that no product with known inputs reads."""

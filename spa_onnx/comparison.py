@@ -11,13 +11,13 @@ import onnx
 
 from spa_onnx import runtime
 from spa_onnx.cost import macs
-from spa_onnx.data import read_samples
-from spa_onnx.drift import Drift, drift
 from spa_onnx.errors import GateError, RefusedError
 from spa_onnx.files import read_model
-from spa_onnx.model import Model, feeds, parameters
-from spa_onnx.preprocess import parse
+from spa_onnx.graph.model import Model, feeds, parameters
 from spa_onnx.runtime import Feed
+from spa_onnx.samples.data import read_samples
+from spa_onnx.samples.preprocess import parse
+from spa_onnx.validation.drift import Drift, drift
 
 if TYPE_CHECKING:
     import onnxruntime as ort

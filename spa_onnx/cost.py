@@ -10,12 +10,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.facts import Axis
+from spa_onnx.graph.facts import Axis
+from spa_onnx.graph.model import COUNTED, UNKNOWN, Model, parameters
+from spa_onnx.graph.node import Node
+from spa_onnx.graph.quantised import float_form
+from spa_onnx.graph.shapes import Shape
 from spa_onnx.groups import Group
-from spa_onnx.model import COUNTED, UNKNOWN, Model, parameters
-from spa_onnx.node import Node
-from spa_onnx.quantised import float_form
-from spa_onnx.shapes import Shape
 
 Products: TypeAlias = list[list[Axis]]
 """Axes whose sizes multiply, product by product."""

@@ -11,7 +11,7 @@ from itertools import pairwise
 import networkx as nx
 
 from spa_onnx.errors import UsageError
-from spa_onnx.facts import Axis
+from spa_onnx.graph.facts import Axis
 from spa_onnx.groups import Analysis, Group
 
 

@@ -18,10 +18,10 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from spa_onnx.bodies import graphs
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.model import graph_constants
-from spa_onnx.plan import sha256
+from spa_onnx.graph.bodies import graphs
+from spa_onnx.graph.model import graph_constants
+from spa_onnx.rewriting.plan import sha256
 
 try:
     import fcntl

@@ -9,8 +9,8 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.facts import Axis, Indices
-from spa_onnx.model import Model
+from spa_onnx.graph.facts import Axis, Indices
+from spa_onnx.graph.model import Model
 from spa_onnx.rules.shuffle import Chain
 
 POSITIONS = "positions, not channels"

@@ -13,27 +13,27 @@ import onnx
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.analysis.demands import excluded
-from spa_onnx.calibration import Calibration, calibrate
+from spa_onnx.calibration.calibration import Calibration, calibrate
+from spa_onnx.calibration.memory import MEMORY
 from spa_onnx.choice import choose, nothing
 from spa_onnx.cost import UNITS, macs
-from spa_onnx.data import Samples, read_samples
-from spa_onnx.drift import drift
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.files import check_model, read_model
-from spa_onnx.fold import Array
+from spa_onnx.graph.fold import Array
+from spa_onnx.graph.model import Model, feeds, parameters
+from spa_onnx.graph.shapes import symbolic_dims
 from spa_onnx.groups import Analysis
-from spa_onnx.memory import MEMORY
-from spa_onnx.model import Model, feeds, parameters
-from spa_onnx.plan import Plan, check_plan, sha256
-from spa_onnx.preprocess import parse
 from spa_onnx.refit import left_alone, refitted
 from spa_onnx.result import Report, Result
-from spa_onnx.rewrite import Rewritten, rewrite
+from spa_onnx.rewriting.plan import Plan, check_plan, sha256
+from spa_onnx.rewriting.rewrite import Rewritten, rewrite
 from spa_onnx.rounds import in_rounds
-from spa_onnx.select import CLOSE, Target
+from spa_onnx.samples.data import Samples, read_samples
+from spa_onnx.samples.preprocess import parse
+from spa_onnx.selection.select import CLOSE, Target
 from spa_onnx.settings import Settings, parse_bytes
-from spa_onnx.shapes import symbolic_dims
-from spa_onnx.validate import validate
+from spa_onnx.validation.drift import drift
+from spa_onnx.validation.validate import validate
 
 Progress = Callable[[str], None]
 """Called with the name of each step as it begins."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from spa_onnx.calibration import Calibration
-from spa_onnx.cut import Removal
-from spa_onnx.fold import Array
-from spa_onnx.memory import COPIES_IN_ORDER, most_columns
+from spa_onnx.calibration.calibration import Calibration
+from spa_onnx.calibration.memory import COPIES_IN_ORDER, most_columns
+from spa_onnx.calibration.statistics import View, view_of
+from spa_onnx.graph.fold import Array
 from spa_onnx.products import Consumer, consumers
-from spa_onnx.repair import reconstruct
+from spa_onnx.repair.reconstruct import reconstruct
+from spa_onnx.repair.sequential import reconstruct_in_order
+from spa_onnx.rewriting.cut import Removal
 from spa_onnx.runtime import Feed, feed_size
-from spa_onnx.sequential import reconstruct_in_order
 from spa_onnx.settings import Settings
-from spa_onnx.statistics import View, view_of
 
 MOST_NAMES = 3
 """Weights that a note names."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import onnx
 
-from spa_onnx.drift import Drift
-from spa_onnx.validate import Verdict
+from spa_onnx.validation.drift import Drift
+from spa_onnx.validation.validate import Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,17 @@ from dataclasses import replace
 import networkx as nx
 import numpy as np
 
-from spa_onnx.calibration import Calibration
+from spa_onnx.calibration.calibration import Calibration
 from spa_onnx.choice import choose, share_in_the_end
 from spa_onnx.cost import UNITS
-from spa_onnx.cut import Removal, put, taken
-from spa_onnx.facts import Axis, Indices
-from spa_onnx.fold import Array
+from spa_onnx.graph.facts import Axis, Indices
+from spa_onnx.graph.fold import Array
+from spa_onnx.graph.model import Model
 from spa_onnx.groups import Analysis, Group
-from spa_onnx.model import Model
-from spa_onnx.plan import Plan
 from spa_onnx.refit import refitted
-from spa_onnx.rewrite import rewrite
+from spa_onnx.rewriting.cut import Removal, put, taken
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
 from spa_onnx.settings import Settings
 
 

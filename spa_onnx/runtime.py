@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.fold import Array
-from spa_onnx.model import Model, feeds
-from spa_onnx.node import Node
-from spa_onnx.shapes import GUESSES, Shape, choose_dims
+from spa_onnx.graph.fold import Array
+from spa_onnx.graph.model import Model, feeds
+from spa_onnx.graph.node import Node
+from spa_onnx.graph.shapes import GUESSES, Shape, choose_dims
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -12,9 +12,9 @@ from spa_onnx.analysis import ATTENTION
 from spa_onnx.cost import UNITS
 from spa_onnx.criteria import CRITERIA, LOSSES, OWN_REPAIR, WITH_STATISTICS
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.importance import AGGREGATIONS, NORMALISATIONS
-from spa_onnx.repair import REPAIRS
-from spa_onnx.select import SCOPES, Target
+from spa_onnx.repair.reconstruct import REPAIRS
+from spa_onnx.selection.importance import AGGREGATIONS, NORMALISATIONS
+from spa_onnx.selection.select import SCOPES, Target
 
 
 @dataclass(frozen=True, slots=True)

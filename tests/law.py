@@ -7,12 +7,12 @@ import onnx
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
-from spa_onnx.facts import Indices
+from spa_onnx.graph.facts import Indices
+from spa_onnx.graph.model import Model
 from spa_onnx.groups import Group
-from spa_onnx.mask import mask
-from spa_onnx.model import Model
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import Rewritten, rewrite
+from spa_onnx.rewriting.mask import mask
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import Rewritten, rewrite
 
 EXACT = 1e-5
 """Relative difference that rounding explains in float32."""

@@ -10,12 +10,12 @@ from nets.build import image, net
 import spa_onnx
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
+from spa_onnx.calibration.statistics import collect, with_outputs
 from spa_onnx.criteria import CRITERIA, LOSSES, WITH_STATISTICS, Evidence
-from spa_onnx.importance import score_groups
-from spa_onnx.model import Model
+from spa_onnx.graph.model import Model
 from spa_onnx.products import consumers
+from spa_onnx.selection.importance import score_groups
 from spa_onnx.settings import Settings
-from spa_onnx.statistics import collect, with_outputs
 
 NAMES = sorted(WITH_STATISTICS - {"obspa"})
 CONV = image("z = Relu(a) q = Conv<pads=[1,1,1,1]>(z, w5, b5)", "float[4,8,3,3] w5, float[4] b5", batch="N", outputs="y, q")

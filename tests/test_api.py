@@ -17,9 +17,9 @@ from command import MODELS, save, spa_process, tiny
 from nets.build import net
 
 import spa_onnx
-from spa_onnx.cut import taken
 from spa_onnx.errors import GateError, RefusedError, RuleError, UsageError, ValidationError
 from spa_onnx.pipeline import inspect
+from spa_onnx.rewriting.cut import taken
 
 RESNET = MODELS / "digits_resnet.onnx"
 FAST = {"ratio": 0.4, "criterion": "l1", "check": False}

@@ -8,11 +8,11 @@ from nets.transformer import fused
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
-from spa_onnx.mask import mask
-from spa_onnx.model import Model
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import rewrite
-from spa_onnx.validate import difference
+from spa_onnx.graph.model import Model
+from spa_onnx.rewriting.mask import mask
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
+from spa_onnx.validation.validate import difference
 
 ONE_OPERATOR = ("multi_head_attention", "group_query_attention", "attention_with_weights", "attention_operator_grouped")
 DECOMPOSED = ("attention_heads", "attention_fused_qkv", "attention_multi_query")

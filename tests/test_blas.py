@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa_onnx.blas import add_gram, add_square, eliminate, inverted, product, solved
+from spa_onnx.algebra.blas import add_gram, add_square, eliminate, inverted, product, solved
 
 LAYOUTS = {
     "rows": np.ascontiguousarray,

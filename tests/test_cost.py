@@ -16,10 +16,10 @@ from random_net import BATCH
 
 from spa_onnx.analysis import analyse
 from spa_onnx.cost import MACS, PlanCost, batch_size, macs
-from spa_onnx.model import Model
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import rewrite
-from spa_onnx.select import select
+from spa_onnx.graph.model import Model
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
+from spa_onnx.selection.select import select
 
 if TYPE_CHECKING:
     from spa_onnx.groups import Group

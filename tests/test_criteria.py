@@ -11,12 +11,12 @@ from onnx import numpy_helper
 
 from spa_onnx.analysis import analyse
 from spa_onnx.criteria import CRITERIA, Evidence
-from spa_onnx.facts import Axis
+from spa_onnx.graph.facts import Axis
+from spa_onnx.graph.model import Model
 from spa_onnx.groups import Analysis, Group
-from spa_onnx.importance import score_groups
-from spa_onnx.model import Model
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import rewrite
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
+from spa_onnx.selection.importance import score_groups
 
 WEIGHTS_ONLY = ("bn-scale", "fpgm", "l1", "l2", "lamp", "linf", "random")
 """The criteria that look at nothing but weights; those that look at activations are tested elsewhere."""

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from nets.build import net
 from random_graphs import CI
 
-from spa_onnx.data import BATCH, read_samples
 from spa_onnx.errors import RefusedError, SpaError, UsageError
+from spa_onnx.samples.data import BATCH, read_samples
 
 if TYPE_CHECKING:
     import onnx

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets.build import net
 
-from spa_onnx.design import NOISE, most_telling, spanning
 from spa_onnx.errors import RefusedError
-from spa_onnx.model import Model
-from spa_onnx.synthetic import make_up
+from spa_onnx.graph.model import Model
+from spa_onnx.samples.design import NOISE, most_telling, spanning
+from spa_onnx.samples.synthetic import make_up
 
 LINEAR = Model.of(net("float[N,3] x", "float[3,4] w", "y = MatMul(x, w)", "float[N,4] y")())
 FIXED = Model.of(net("float[2,3] x", "float[3,4] w", "y = MatMul(x, w)", "float[2,4] y")())

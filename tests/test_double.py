@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from nets.build import net
 
-from spa_onnx import double, runtime
+from spa_onnx import runtime
 from spa_onnx.errors import RefusedError
-from spa_onnx.model import Model
-from spa_onnx.validate import difference
+from spa_onnx.graph.model import Model
+from spa_onnx.validation import double
+from spa_onnx.validation.validate import difference
 
 BRANCHES = """c = Constant<value_floats=[0.5, 0.5]>() s = Size(x) n = Constant<value_int=0>() more = Greater(s, n)
 y = If<then_branch = g () => (float[2,3] t) { w = Constant<value = float[1] {0.1}>() t = Mul(x, w) },

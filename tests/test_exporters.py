@@ -13,7 +13,7 @@ from command import MODELS, SHARED
 
 from spa_onnx import prune
 from spa_onnx.analysis import analyse
-from spa_onnx.model import Model
+from spa_onnx.graph.model import Model
 from spa_onnx.pipeline import inspect
 
 if TYPE_CHECKING:

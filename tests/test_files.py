@@ -18,8 +18,8 @@ from random_graphs import CI
 from spa_onnx import files
 from spa_onnx.errors import RefusedError, SpaError, UsageError
 from spa_onnx.files import check_targets, read_model, write_files
-from spa_onnx.model import Model
-from spa_onnx.plan import sha256
+from spa_onnx.graph.model import Model
+from spa_onnx.rewriting.plan import sha256
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 from random_graphs import CI
 
-from spa_onnx.facts import Axis
-from spa_onnx.fold import COMPUTED, LIMIT, STRUCTURAL, Value, fold, slices
-from spa_onnx.model import Model
+from spa_onnx.graph.facts import Axis
+from spa_onnx.graph.fold import COMPUTED, LIMIT, STRUCTURAL, Value, fold, slices
+from spa_onnx.graph.model import Model
 
 
 def folded(text: str, sizes: str = "2,12,5,7", opset: int = 17) -> dict[str, Value]:

@@ -14,10 +14,10 @@ from random_graphs import CI
 
 from spa_onnx.analysis import analyse
 from spa_onnx.criteria import CRITERIA, Evidence
-from spa_onnx.facts import Axis
+from spa_onnx.graph.facts import Axis
+from spa_onnx.graph.model import Model
 from spa_onnx.groups import Group
-from spa_onnx.importance import AGGREGATIONS, NORMALISATIONS, score_groups
-from spa_onnx.model import Model
+from spa_onnx.selection.importance import AGGREGATIONS, NORMALISATIONS, score_groups
 
 WIDE, NARROW = Axis("wide", 0), Axis("narrow", 1)
 GROUP = Group("g", 3, {WIDE: np.asarray([0, 0, 1, -1, 2, 1]), NARROW: np.asarray([2, 1, 0])})

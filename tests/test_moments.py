@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spa_onnx import hessian, statistics
-from spa_onnx.hessian import Factored, Full
-from spa_onnx.moments import Columns, Sums, are_few
-from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, SUPPORT
-from spa_onnx.statistics import _Gathered
+from spa_onnx.algebra import hessian
+from spa_onnx.algebra.hessian import Factored, Full
+from spa_onnx.algebra.obs import DOUBTFUL, GIVEN, MADE_UP, SUPPORT
+from spa_onnx.calibration import statistics
+from spa_onnx.calibration.moments import Columns, Sums, are_few
+from spa_onnx.calibration.statistics import _Gathered
 
 CLOSE = 1e-8
 

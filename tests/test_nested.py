@@ -13,11 +13,11 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper, parser
 import spa_onnx
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import RefusedError, ValidationError
-from spa_onnx.model import Model, parameters
+from spa_onnx.graph.model import Model, parameters
 from spa_onnx.pipeline import inspect
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import rewrite
-from spa_onnx.validate import validate
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
+from spa_onnx.validation.validate import validate
 
 HEAD = '<ir_version: 8, opset_import: ["": 17, "local": 1]>'
 BEFORE = "a = MatMul(x, w1) b = Relu(a) p = MatMul(b, w2)"

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets.build import image, net
 
+from spa_onnx.algebra.obs import Surgeon, damped, refit, saliency
 from spa_onnx.analysis import analyse
+from spa_onnx.calibration.statistics import collect
 from spa_onnx.criteria import Evidence
 from spa_onnx.criteria.obs import column_blocks, obspa, surgeons
-from spa_onnx.model import Model
-from spa_onnx.obs import Surgeon, damped, refit, saliency
+from spa_onnx.graph.model import Model
 from spa_onnx.products import consumers
-from spa_onnx.statistics import collect
 
 CLOSE = 1e-8
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import spa_onnx
-from spa_onnx import moments
-from spa_onnx.obs import missed, steer, steer_by_columns
-from spa_onnx.pairs import GatheredPairs, PairColumns, PairSums, pairs_of
+from spa_onnx.algebra.obs import missed, steer, steer_by_columns
+from spa_onnx.calibration import moments
+from spa_onnx.repair.pairs import GatheredPairs, PairColumns, PairSums, pairs_of
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(2, 12), st.integers(1, 9), st.integers(0, 2**32 - 1))
 """blocks, rows, inputs, columns, seed."""

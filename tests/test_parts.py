@@ -13,17 +13,17 @@ from nets.quantised import NETS as QUANTISED
 
 import spa_onnx
 from spa_onnx.analysis import analyse
-from spa_onnx.cut import Removal, put, taken
 from spa_onnx.errors import RefusedError
-from spa_onnx.facts import Axis
+from spa_onnx.graph.facts import Axis
+from spa_onnx.graph.model import Model
 from spa_onnx.groups import Group
-from spa_onnx.model import Model
 from spa_onnx.pipeline import apply_plan
-from spa_onnx.plan import Plan, read_plan
 from spa_onnx.products import consumers
-from spa_onnx.repair import kept_columns
-from spa_onnx.rewrite import rewrite
-from spa_onnx.select import select
+from spa_onnx.repair.reconstruct import kept_columns
+from spa_onnx.rewriting.cut import Removal, put, taken
+from spa_onnx.rewriting.plan import Plan, read_plan
+from spa_onnx.rewriting.rewrite import rewrite
+from spa_onnx.selection.select import select
 
 _INPUT = "float[N,3,6,6] x"
 NETS = {

@@ -13,14 +13,15 @@ from test_repair import samples
 from test_sequential import known_of
 
 import spa_onnx
-from spa_onnx import choice, runtime, trials
+from spa_onnx import choice, runtime
 from spa_onnx.criteria import CRITERIA, Evidence
 from spa_onnx.criteria.perturbation import MASKS, SHARE, _masks, expected, regressed
 from spa_onnx.errors import RefusedError
 from spa_onnx.groups import Group
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import rewrite
-from spa_onnx.trials import Trials, distance
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
+from spa_onnx.selection import trials
+from spa_onnx.selection.trials import Trials, distance
 
 
 @pytest.mark.parametrize("build", [CONV, ROWS], ids=["convolutions", "rows"])

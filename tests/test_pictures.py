@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa_onnx.pictures import HALF_WIDTH, pictures
+from spa_onnx.samples.pictures import HALF_WIDTH, pictures
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,14 @@ from spa_onnx.analysis import analyse
 from spa_onnx.cost import macs
 from spa_onnx.criteria import CRITERIA, Evidence
 from spa_onnx.errors import ValidationError
-from spa_onnx.importance import score_groups
-from spa_onnx.mask import mask
-from spa_onnx.model import Model, parameters
-from spa_onnx.plan import Plan
-from spa_onnx.quantised import packed, unpacked
-from spa_onnx.rewrite import rewrite
+from spa_onnx.graph.model import Model, parameters
+from spa_onnx.graph.quantised import packed, unpacked
+from spa_onnx.rewriting.mask import mask
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
 from spa_onnx.rules.vanish import vanishes
-from spa_onnx.validate import validate
+from spa_onnx.selection.importance import score_groups
+from spa_onnx.validation.validate import validate
 
 SHARED = Path(os.environ.get("SHARED_MODELS", Path(__file__).parents[1] / ".." / "shared" / "models"))
 QDQ = [

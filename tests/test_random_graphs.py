@@ -19,17 +19,17 @@ from random_net import BATCH
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.choice import choose
-from spa_onnx.cut import taken
 from spa_onnx.errors import RefusedError, SpaError
-from spa_onnx.facts import Axis, Coupling, Free, whole
-from spa_onnx.mask import mask
-from spa_onnx.model import Model
-from spa_onnx.plan import Plan, check_plan
-from spa_onnx.rewrite import Rewritten, rewrite
+from spa_onnx.graph.facts import Axis, Coupling, Free, whole
+from spa_onnx.graph.model import Model
+from spa_onnx.rewriting.cut import taken
+from spa_onnx.rewriting.mask import mask
+from spa_onnx.rewriting.plan import Plan, check_plan
+from spa_onnx.rewriting.rewrite import Rewritten, rewrite
 from spa_onnx.rules import FOLLOWERS, RULES
 from spa_onnx.rules.registry import Rule
 from spa_onnx.settings import Settings
-from spa_onnx.validate import _same_interface, difference
+from spa_onnx.validation.validate import _same_interface, difference
 
 if TYPE_CHECKING:
     from spa_onnx.groups import Analysis

@@ -12,8 +12,8 @@ from nets import NETS
 from nets.build import net
 
 from spa_onnx.analysis import analyse
-from spa_onnx.facts import Axis
-from spa_onnx.model import Model
+from spa_onnx.graph.facts import Axis
+from spa_onnx.graph.model import Model
 from spa_onnx.pipeline import inspect
 from spa_onnx.report.record import groups_record
 

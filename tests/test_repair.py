@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 import spa_onnx
 from spa_onnx import runtime
-from spa_onnx.plan import Plan
+from spa_onnx.rewriting.plan import Plan
 
 CONV = net(
     "float[N,3,6,6] x",

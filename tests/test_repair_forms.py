@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 import spa_onnx
 from spa_onnx import runtime
-from spa_onnx.model import Model
+from spa_onnx.graph.model import Model
 from spa_onnx.products import consumers
 from spa_onnx.products.find import FINDERS, _recurrent
 

@@ -12,11 +12,11 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
-from spa_onnx.mask import mask
-from spa_onnx.model import Model, graphs
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import Rewritten, rewrite
-from spa_onnx.validate import difference, validate
+from spa_onnx.graph.model import Model, graphs
+from spa_onnx.rewriting.mask import mask
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import Rewritten, rewrite
+from spa_onnx.validation.validate import difference, validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,10 +11,10 @@ from test_repair import CONV, MLP, dead, half, samples
 
 import spa_onnx
 from spa_onnx import runtime
-from spa_onnx.blas import inverted
+from spa_onnx.algebra.blas import inverted
+from spa_onnx.algebra.obs import damped, refit
 from spa_onnx.criteria import WITH_STATISTICS
-from spa_onnx.model import Model
-from spa_onnx.obs import damped, refit
+from spa_onnx.graph.model import Model
 
 SHAPE = (3, 6, 6)
 

@@ -16,11 +16,11 @@ import spa_onnx
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.cost import UNITS, PlanCost, parameters
-from spa_onnx.cut import Removal
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.model import Model
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import rewrite
+from spa_onnx.graph.model import Model
+from spa_onnx.rewriting.cut import Removal
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
 from spa_onnx.rounds import joined, narrowed, shares, widened
 
 RESNET, VIT = MODELS / "digits_resnet.onnx", MODELS / "digits_vit.onnx"
@@ -115,7 +115,7 @@ def test_plans_of_two_rounds_compose(seed):
     values = {"w3": 2 * np.array(smaller.constant("w3")), "new": np.ones(3)}
     wide = widened(analysis.model, values, removal, {})
     assert set(wide) == {"w3"}
-    where = np.ix_(*(removal.kept(spa_onnx.facts.Axis("w3", dim)) for dim in range(4)))
+    where = np.ix_(*(removal.kept(spa_onnx.graph.facts.Axis("w3", dim)) for dim in range(4)))
     np.testing.assert_array_equal(wide["w3"][where], values["w3"])
     wide["w3"][where] = 0
     old = analysis.model.constant("w3").copy()

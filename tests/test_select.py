@@ -16,10 +16,10 @@ from random_net import BATCH
 
 from spa_onnx.analysis import analyse
 from spa_onnx.cost import PlanCost
-from spa_onnx.model import Model
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import rewrite
-from spa_onnx.select import SCOPES, select, step
+from spa_onnx.graph.model import Model
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
+from spa_onnx.selection.select import SCOPES, select, step
 
 if TYPE_CHECKING:
     from spa_onnx.groups import Analysis

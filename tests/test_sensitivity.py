@@ -11,13 +11,14 @@ from onnx import numpy_helper
 from test_repair import CONV, samples
 from test_sequential import known_of
 
-from spa_onnx import calibration, trials
+from spa_onnx.algebra.obs import GIVEN
+from spa_onnx.calibration import calibration
 from spa_onnx.criteria import CRITERIA, Evidence
 from spa_onnx.errors import RefusedError
-from spa_onnx.importance import score_groups
-from spa_onnx.obs import GIVEN
-from spa_onnx.sensitivity import SPREAD, sensitivities
-from spa_onnx.trials import distance
+from spa_onnx.selection import trials
+from spa_onnx.selection.importance import score_groups
+from spa_onnx.selection.sensitivity import SPREAD, sensitivities
+from spa_onnx.selection.trials import distance
 
 TWO_BRANCHES = net(
     "float[N,6] x",

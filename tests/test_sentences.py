@@ -7,10 +7,10 @@ import pytest
 from nets.build import net
 from onnx import numpy_helper
 
-from spa_onnx import sentences
-from spa_onnx.model import Model
-from spa_onnx.sentences import LENGTH, speaker
-from spa_onnx.synthetic import make_up
+from spa_onnx.graph.model import Model
+from spa_onnx.samples import sentences
+from spa_onnx.samples.sentences import LENGTH, speaker
+from spa_onnx.samples.synthetic import make_up
 
 TOKENS = 11
 

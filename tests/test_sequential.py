@@ -10,21 +10,23 @@ from nets.build import net
 from test_repair import CONV, MLP, outputs, samples
 
 import spa_onnx
-from spa_onnx import calibration, pairs, refit, runtime, sequential
-from spa_onnx.calibration import calibrate
+from spa_onnx import refit, runtime
+from spa_onnx.algebra.obs import DOUBTFUL, GIVEN, MADE_UP, Trust, missed, steer
+from spa_onnx.calibration import calibration
+from spa_onnx.calibration.calibration import calibrate
 from spa_onnx.cost import macs
-from spa_onnx.cut import Removal
-from spa_onnx.data import read_samples
-from spa_onnx.model import Model
-from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, Trust, missed, steer
-from spa_onnx.pairs import PairSums, pairs_of
+from spa_onnx.graph.model import Model
 from spa_onnx.pipeline import inspect
-from spa_onnx.plan import Plan
 from spa_onnx.products import consumers
-from spa_onnx.repair import reconstruct
-from spa_onnx.rewrite import rewrite
-from spa_onnx.sequential import DAMPINGS, reconstruct_in_order
-from spa_onnx.walk import Walk
+from spa_onnx.repair import pairs, sequential
+from spa_onnx.repair.pairs import PairSums, pairs_of
+from spa_onnx.repair.reconstruct import reconstruct
+from spa_onnx.repair.sequential import DAMPINGS, reconstruct_in_order
+from spa_onnx.repair.walk import Walk
+from spa_onnx.rewriting.cut import Removal
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
+from spa_onnx.samples.data import read_samples
 
 NETS = {"conv": (CONV, (3, 6, 6)), "mlp": (MLP, (6,))}
 

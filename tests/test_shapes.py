@@ -13,8 +13,8 @@ from random_net import BATCH
 
 from spa_onnx import runtime
 from spa_onnx.errors import RefusedError
-from spa_onnx.model import Model
-from spa_onnx.shapes import GUESSES, UNKNOWN, choose_dims, literals, refresh_value_info, skeleton, symbolic_dims
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.shapes import GUESSES, UNKNOWN, choose_dims, literals, refresh_value_info, skeleton, symbolic_dims
 
 
 def parse(inputs: str, nodes: str, outputs: str = "float y", stored: str = "", opset: int = 17) -> onnx.ModelProto:

@@ -8,11 +8,11 @@ from onnx import numpy_helper
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
-from spa_onnx.mask import mask
-from spa_onnx.model import Model
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import rewrite
-from spa_onnx.validate import difference
+from spa_onnx.graph.model import Model
+from spa_onnx.rewriting.mask import mask
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
+from spa_onnx.validation.validate import difference
 
 WIDTH, HEADS = 12, 4
 

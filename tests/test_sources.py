@@ -16,10 +16,10 @@ from onnx import numpy_helper
 import spa_onnx
 from spa_onnx import runtime
 from spa_onnx.comparison import compare
-from spa_onnx.data import BATCH, read_samples
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.preprocess import PRESETS, parse
-from spa_onnx.sources import SOURCES, read_parts
+from spa_onnx.samples.data import BATCH, read_samples
+from spa_onnx.samples.preprocess import PRESETS, parse
+from spa_onnx.samples.sources import SOURCES, read_parts
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -351,7 +351,7 @@ def test_a_factory_is_imported_from_the_current_folder(tmp_path, monkeypatch):
 
 
 def test_a_reader_that_never_ends_is_read_in_part(monkeypatch):
-    monkeypatch.setattr("spa_onnx.sources.MOST", 7)
+    monkeypatch.setattr("spa_onnx.samples.sources.MOST", 7)
 
     def forever():
         while True:

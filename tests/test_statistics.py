@@ -13,19 +13,20 @@ from nets.build import net
 from onnx import helper, numpy_helper
 
 import spa_onnx
-from spa_onnx import calibration, moments, runtime
-from spa_onnx.calibration import calibrate
+from spa_onnx import runtime
+from spa_onnx.algebra.obs import SUPPORT
+from spa_onnx.calibration import calibration, moments
+from spa_onnx.calibration.calibration import calibrate
+from spa_onnx.calibration.memory import ARENA, COPIES, room, running, widest_cut
+from spa_onnx.calibration.moments import Columns, Sums
+from spa_onnx.calibration.statistics import Schedule, View, channel_moments, collect, observe, positions_of, with_outputs
 from spa_onnx.cost import macs
-from spa_onnx.data import read_samples
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.memory import ARENA, COPIES, room, running, widest_cut
-from spa_onnx.model import Model
-from spa_onnx.moments import Columns, Sums
-from spa_onnx.obs import SUPPORT
+from spa_onnx.graph.model import Model
 from spa_onnx.products import columns, consumers
+from spa_onnx.samples.data import read_samples
+from spa_onnx.samples.synthetic import has_stored_statistics, make_up, with_batch_statistics
 from spa_onnx.settings import parse_bytes
-from spa_onnx.statistics import Schedule, View, channel_moments, collect, observe, positions_of, with_outputs
-from spa_onnx.synthetic import has_stored_statistics, make_up, with_batch_statistics
 
 MIXED = net(
     "float[N,4,5,5] x",

@@ -9,10 +9,10 @@ from onnx import numpy_helper
 
 import spa_onnx
 from spa_onnx import runtime
-from spa_onnx.model import Model
+from spa_onnx.calibration.statistics import with_outputs
+from spa_onnx.graph.model import Model
 from spa_onnx.products import consumers
-from spa_onnx.statistics import with_outputs
-from spa_onnx.summands import summands
+from spa_onnx.repair.summands import summands
 
 NORM = "float[6] g, float[6] h, float[6] m, float[6] var1"
 

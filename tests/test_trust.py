@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from nets.build import net
 
+from spa_onnx.algebra.obs import DOUBTFUL, GIVEN, MADE_UP, Trust
 from spa_onnx.analysis import analyse
-from spa_onnx.calibration import calibrate
+from spa_onnx.calibration.calibration import calibrate
 from spa_onnx.criteria import Evidence
 from spa_onnx.criteria.obs import obspa
-from spa_onnx.data import read_samples
-from spa_onnx.model import Model
-from spa_onnx.obs import DOUBTFUL, GIVEN, MADE_UP, Trust
-from spa_onnx.synthetic import normalises
+from spa_onnx.graph.model import Model
+from spa_onnx.samples.data import read_samples
+from spa_onnx.samples.synthetic import normalises
 
 SHARED = "float[8] one, float[8] two, float[8] mean, float[8] variance, float[4,8] w, float[8,3] w2"
 

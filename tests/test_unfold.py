@@ -13,7 +13,7 @@ from nets.build import net
 from onnx import helper, numpy_helper
 
 from spa_onnx import runtime
-from spa_onnx.model import Model
+from spa_onnx.graph.model import Model
 from spa_onnx.products import columns, consumers, outputs, uses
 
 ALL = 10**9

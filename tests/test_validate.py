@@ -14,11 +14,11 @@ from onnx import helper, numpy_helper
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import RefusedError, ValidationError
-from spa_onnx.mask import mask
-from spa_onnx.model import Model
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import Rewritten, rewrite
-from spa_onnx.validate import TOLERANCE, Verdict, difference, validate
+from spa_onnx.graph.model import Model
+from spa_onnx.rewriting.mask import mask
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import Rewritten, rewrite
+from spa_onnx.validation.validate import TOLERANCE, Verdict, difference, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -280,7 +280,7 @@ def mostly_rounding() -> onnx.ModelProto:
 @pytest.fixture
 def rounded(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Rewritten]:
     """With channels in reverse order the pruned model is the same but for rounding, for which there is no allowance."""
-    monkeypatch.setattr("spa_onnx.validate.NOISE", 0.0)
+    monkeypatch.setattr("spa_onnx.validation.validate.NOISE", 0.0)
     analysis = analyse(Model.of(mostly_rounding()))
     rewritten = rewrite(analysis, Plan({group.name: np.arange(0, 20, 2) for group in analysis.prunable()}, ""))
     old = {tensor.name: numpy_helper.to_array(tensor) for tensor in rewritten.proto.graph.initializer}
@@ -308,7 +308,7 @@ def test_what_cannot_be_computed_in_float64_is_a_fault(rounded, monkeypatch):
     def refuse(*_):
         raise RefusedError("no")
 
-    monkeypatch.setattr("spa_onnx.double.run", refuse)
+    monkeypatch.setattr("spa_onnx.validation.double.run", refuse)
     with pytest.raises(ValidationError, match="pruned != masked"):
         validate(*rounded, {})
 

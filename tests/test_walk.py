@@ -7,9 +7,9 @@ import pytest
 from nets.build import net
 
 from spa_onnx import runtime
+from spa_onnx.calibration.statistics import with_outputs
 from spa_onnx.errors import RefusedError
-from spa_onnx.statistics import with_outputs
-from spa_onnx.walk import Walk
+from spa_onnx.repair.walk import Walk
 
 RESIDUAL = net(
     "float[N,6] x",

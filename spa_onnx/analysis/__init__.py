@@ -14,8 +14,8 @@ from spa_onnx.analysis.channels import groups
 from spa_onnx.analysis.choices import settle
 from spa_onnx.analysis.demands import all_facts
 from spa_onnx.analysis.network import Network
+from spa_onnx.graph.model import Model
 from spa_onnx.groups import Analysis
-from spa_onnx.model import Model
 from spa_onnx.rules.shuffle import chains
 
 ATTENTION = ("heads", "width", "none")

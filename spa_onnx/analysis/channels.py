@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from spa_onnx.analysis.network import Edge, Network
 from spa_onnx.analysis.parts import Loose, equal, loosened
-from spa_onnx.facts import Axis, Indices, Pin
+from spa_onnx.graph.facts import Axis, Indices, Pin
+from spa_onnx.graph.model import Model
 from spa_onnx.groups import POSITIONS, Group
-from spa_onnx.model import Model
 
 
 @dataclass(frozen=True, slots=True)

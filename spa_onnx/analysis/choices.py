@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from dataclasses import replace
 
 from spa_onnx.analysis.network import Network
-from spa_onnx.facts import Choice, Coupling, Option, Pin
+from spa_onnx.graph.facts import Choice, Coupling, Option, Pin
 
 
 def settle(network: Network, attention: str) -> None:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 from spa_onnx.analysis.zeros import Zeros, sums_what_is_left
-from spa_onnx.facts import Axis, Fact, Pin
+from spa_onnx.graph.facts import Axis, Fact, Pin
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 from spa_onnx.groups import UNREAD
-from spa_onnx.model import Model
-from spa_onnx.node import Node
 from spa_onnx.rules import RULES, facts
 from spa_onnx.rules.follow import CORRECTED
 from spa_onnx.rules.shuffle import Chain, chain_facts

@@ -10,9 +10,9 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.facts import Axis, Batches, Choice, Coupling, Fact, Indices, Normalises, Pin, Positions, Span
+from spa_onnx.graph.facts import Axis, Batches, Choice, Coupling, Fact, Indices, Normalises, Pin, Positions, Span
+from spa_onnx.graph.model import Model
 from spa_onnx.groups import POSITIONS
-from spa_onnx.model import Model
 
 
 @dataclass(frozen=True, slots=True)

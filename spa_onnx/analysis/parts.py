@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.analysis.network import Edge, Network
-from spa_onnx.facts import Axis, Indices
+from spa_onnx.graph.facts import Axis, Indices
 
 
 @dataclass(frozen=True, slots=True)

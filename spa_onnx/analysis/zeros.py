@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from spa_onnx.facts import Axis, Choice, Coupling, Fact, Pin
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.facts import Axis, Choice, Coupling, Fact, Pin
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 
 PRODUCTS = (
     "Conv ConvTranspose Einsum Gemm MatMul com.microsoft.FusedConv com.microsoft.FusedGemm com.microsoft.FusedMatMul "

@@ -25,7 +25,7 @@ def command(model: Path, plan: Path, output: Path | None, *, as_json: bool, no_v
     """Carry out a saved PLAN on the MODEL that it was made for."""
     from spa_onnx import files, pipeline  # noqa: PLC0415 - slow to import, and not for --help
     from spa_onnx.cli.write import write_result  # noqa: PLC0415
-    from spa_onnx.plan import read_plan  # noqa: PLC0415
+    from spa_onnx.rewriting.plan import read_plan  # noqa: PLC0415
 
     target = options.one_output(model, None, output)
     files.check_targets((model, plan, *options.existing(given["data"])), (target,), force=force)

@@ -39,20 +39,20 @@ from spa_onnx.cli import options
 )
 @click.option(
     "--scope",
-    type=options.Name("spa_onnx.select:SCOPES"),
+    type=options.Name("spa_onnx.selection.select:SCOPES"),
     help="What is ranked together: each group, all channels, or groups of the same shape. All save as many MACs as `local`. "
     "Default: global for obspa and perturbation, else local.",
 )
 @click.option(
     "--aggregate",
-    type=options.Name("spa_onnx.importance:AGGREGATIONS"),
+    type=options.Name("spa_onnx.selection.importance:AGGREGATIONS"),
     default="sum",
     show_default=True,
     help="How the scores of all slices that a channel owns become one.",
 )
 @click.option(
     "--normalise",
-    type=options.Name("spa_onnx.importance:NORMALISATIONS"),
+    type=options.Name("spa_onnx.selection.importance:NORMALISATIONS"),
     default="mean",
     show_default=True,
     help="How the scores of a group are made comparable with another's.",
@@ -65,7 +65,7 @@ from spa_onnx.cli import options
 )
 @click.option(
     "--repair",
-    type=options.Name("spa_onnx.repair:REPAIRS"),
+    type=options.Name("spa_onnx.repair.reconstruct:REPAIRS"),
     help="Refit the surviving weights, only their biases, or nothing. Default: obs for obspa, mean for activation-variance, else none.",
 )
 @click.option("--no-repair", is_flag=True, help="The same as --repair none: surviving weights stay as they are.")

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from spa_onnx.blas import Matrix
+from spa_onnx.algebra.blas import Matrix
+from spa_onnx.calibration.moments import Moments
 from spa_onnx.criteria.evidence import Evidence, Scores
 from spa_onnx.groups import Group
-from spa_onnx.moments import Moments
 from spa_onnx.products import Consumer
 
 Measure = Callable[[Matrix, Moments], Matrix]

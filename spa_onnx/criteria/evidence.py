@@ -9,12 +9,12 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.facts import Axis, Indices
-from spa_onnx.fold import Array
+from spa_onnx.algebra.obs import GIVEN, Trust
+from spa_onnx.calibration.moments import Moments
+from spa_onnx.graph.facts import Axis, Indices
+from spa_onnx.graph.fold import Array
+from spa_onnx.graph.model import Model
 from spa_onnx.groups import Group
-from spa_onnx.model import Model
-from spa_onnx.moments import Moments
-from spa_onnx.obs import GIVEN, Trust
 from spa_onnx.products import Consumer, Key
 
 Scores: TypeAlias = list[tuple[Axis, Array]]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from spa_onnx.algebra.hessian import Operation
 from spa_onnx.criteria.evidence import Evidence
 from spa_onnx.groups import Group
-from spa_onnx.hessian import Operation
 from spa_onnx.products import Consumer
 
 CHUNK = 8

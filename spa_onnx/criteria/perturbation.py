@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spa_onnx.criteria.activations import readers
 from spa_onnx.criteria.evidence import Evidence
-from spa_onnx.facts import Indices
+from spa_onnx.graph.facts import Indices
 from spa_onnx.groups import Group
 from spa_onnx.products import Consumer
 

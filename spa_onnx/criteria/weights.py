@@ -9,10 +9,10 @@ import numpy as np
 
 from spa_onnx.criteria.evidence import Evidence, Scores
 from spa_onnx.errors import RefusedError
-from spa_onnx.facts import Axis
-from spa_onnx.fold import Array
+from spa_onnx.graph.facts import Axis
+from spa_onnx.graph.fold import Array
+from spa_onnx.graph.model import Model
 from spa_onnx.groups import Group
-from spa_onnx.model import Model
 
 
 def slices(group: Group, model: Model, axis: Axis) -> Array:

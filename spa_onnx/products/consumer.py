@@ -11,10 +11,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from spa_onnx.blas import Matrix
-from spa_onnx.facts import Axis
-from spa_onnx.fold import Array
-from spa_onnx.node import Node
+from spa_onnx.algebra.blas import Matrix
+from spa_onnx.graph.facts import Axis
+from spa_onnx.graph.fold import Array
+from spa_onnx.graph.node import Node
 from spa_onnx.products.form import ROUNDING, Form
 
 Key: TypeAlias = tuple[int, str]

@@ -8,14 +8,14 @@ from math import prod
 
 import numpy as np
 
-from spa_onnx.blas import Matrix
-from spa_onnx.facts import Axis
-from spa_onnx.fold import Array
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.algebra.blas import Matrix
+from spa_onnx.graph.facts import Axis
+from spa_onnx.graph.fold import Array
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
+from spa_onnx.graph.quantised import ADDED, FLOAT_FORMS, OPERANDS, float_form
 from spa_onnx.products.consumer import Consumer, Layout
 from spa_onnx.products.form import Form, form_of, uses
-from spa_onnx.quantised import ADDED, FLOAT_FORMS, OPERANDS, float_form
 
 FUSED: Mapping[str, str] = {
     "com.microsoft.FusedConv": "Conv",

@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from spa_onnx.fold import Array
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.fold import Array
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 
 ROUNDING = frozenset({"DequantizeLinear", "QuantizeLinear", "com.microsoft.DequantizeLinear", "com.microsoft.QuantizeLinear"})
 """Operators between a constant and a product that do no more than round it or undo that."""

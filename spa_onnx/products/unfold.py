@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.blas import Matrix
-from spa_onnx.fold import Array
+from spa_onnx.algebra.blas import Matrix
+from spa_onnx.graph.fold import Array
 from spa_onnx.products.consumer import Consumer
 
 AUTO_PADS = ("SAME_UPPER", "SAME_LOWER")

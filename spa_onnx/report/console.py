@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from spa_onnx.comparison import Comparison
-from spa_onnx.drift import Drift
 from spa_onnx.explain import Explanation, Step, pin_at_end
-from spa_onnx.facts import Axis
+from spa_onnx.graph.facts import Axis
 from spa_onnx.groups import Analysis, Group
 from spa_onnx.result import Report, Result
+from spa_onnx.validation.drift import Drift
 
 WIDTH = 120
 """Columns where stdout is not a terminal and COLUMNS is not set."""

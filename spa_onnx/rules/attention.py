@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from spa_onnx.facts import Axis, Batches, Choice, Coupling, Fact, Option, Pin, Span, same
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.facts import Axis, Batches, Choice, Coupling, Fact, Option, Pin, Span, same
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 from spa_onnx.rules.follow import Cut, Edit, SetAttribute, follow
 from spa_onnx.rules.registry import rule
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from spa_onnx.bodies import crossings
-from spa_onnx.facts import Axis, Fact, Pin, same
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.bodies import crossings
+from spa_onnx.graph.facts import Axis, Fact, Pin, same
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 from spa_onnx.rules.registry import rule
 
 

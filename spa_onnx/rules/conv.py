@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from spa_onnx.facts import Axis, Choice, Coupling, Fact, Option, Pin, Positions, Span, same
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.facts import Axis, Choice, Coupling, Fact, Option, Pin, Positions, Span, same
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 from spa_onnx.rules.elementwise import broadcast
 from spa_onnx.rules.follow import Cut, Edit, SetAttribute, follow
 from spa_onnx.rules.registry import rule

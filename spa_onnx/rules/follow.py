@@ -11,11 +11,11 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from spa_onnx.facts import Axis, Indices
-from spa_onnx.fold import Array
-from spa_onnx.model import Model
-from spa_onnx.node import Node
-from spa_onnx.shapes import Shape
+from spa_onnx.graph.facts import Axis, Indices
+from spa_onnx.graph.fold import Array
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
+from spa_onnx.graph.shapes import Shape
 
 
 class Cut(Protocol):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from spa_onnx.facts import Axis, Coupling, Fact, Positions, same
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.facts import Axis, Coupling, Fact, Positions, same
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 from spa_onnx.rules.registry import rule
 
 PICKS = "picks from it by index, so every index keeps its place"

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from spa_onnx.facts import Axis, Coupling, Fact, Free, Pin, Span, same, whole
-from spa_onnx.fold import NOTHING, slices
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.facts import Axis, Coupling, Fact, Free, Pin, Span, same, whole
+from spa_onnx.graph.fold import NOTHING, slices
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
+from spa_onnx.graph.shapes import Shape
 from spa_onnx.rules.follow import Cut, Edit, SetAttribute, SetInput, TakeInstead, follow
 from spa_onnx.rules.layout import recount
 from spa_onnx.rules.registry import rule
-from spa_onnx.shapes import Shape
 
 
 def _others(node: Node, model: Model, x: str, y: str, *axes: int) -> Iterator[Coupling]:

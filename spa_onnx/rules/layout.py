@@ -7,12 +7,12 @@ from itertools import accumulate
 from math import prod
 from operator import mul
 
-from spa_onnx.facts import Axis, Choice, Coupling, Fact, Free, Option, Pin, Span, same, whole
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.facts import Axis, Choice, Coupling, Fact, Free, Option, Pin, Span, same, whole
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
+from spa_onnx.graph.shapes import Shape
 from spa_onnx.rules.follow import Cut, Edit, follow, target_shape
 from spa_onnx.rules.registry import rule
-from spa_onnx.shapes import Shape
 
 
 @rule("ReverseSequence", parameters=(1,))

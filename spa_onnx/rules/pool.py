@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from spa_onnx.facts import Axis, Fact, Pin, Positions, same
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.facts import Axis, Fact, Pin, Positions, same
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 from spa_onnx.rules.follow import Cut, Edit, follow, target_shape
 from spa_onnx.rules.registry import rule
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from spa_onnx.facts import Axis, Choice, Coupling, Fact, Normalises, Option, Pin, Span, same, whole
-from spa_onnx.model import Model
-from spa_onnx.node import Node
-from spa_onnx.quantised import ADDED, FLOAT_FORMS, OPERANDS, float_form
+from spa_onnx.graph.facts import Axis, Choice, Coupling, Fact, Normalises, Option, Pin, Span, same, whole
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
+from spa_onnx.graph.quantised import ADDED, FLOAT_FORMS, OPERANDS, float_form
 from spa_onnx.rules.elementwise import broadcast
 from spa_onnx.rules.follow import FOLLOWERS, Cut, Edit, SetAttribute, follow
 from spa_onnx.rules.registry import RULES, rule

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from spa_onnx.facts import Axis, Coupling, Fact, Normalises, Positions, Span, same, whole
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.facts import Axis, Coupling, Fact, Normalises, Positions, Span, same, whole
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 from spa_onnx.rules.follow import Cut, Edit, SetAttribute, follow
 from spa_onnx.rules.registry import rule
 from spa_onnx.rules.vanish import vanishes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from spa_onnx.facts import Axis, Fact, Normalises, same
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.facts import Axis, Fact, Normalises, same
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 from spa_onnx.rules.registry import rule
 
 REDUCTIONS = ("ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare").split()

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from spa_onnx.bodies import crossings
 from spa_onnx.errors import RuleError
-from spa_onnx.facts import Axis, Choice, Coupling, Fact, Pin
-from spa_onnx.model import UNKNOWN, Model
-from spa_onnx.node import Node
+from spa_onnx.graph.bodies import crossings
+from spa_onnx.graph.facts import Axis, Choice, Coupling, Fact, Pin
+from spa_onnx.graph.model import UNKNOWN, Model
+from spa_onnx.graph.node import Node
 
 RuleFunction: TypeAlias = Callable[[Node, Model], Iterator[Fact]]
 

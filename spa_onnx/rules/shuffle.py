@@ -13,10 +13,10 @@ from math import prod
 
 import numpy as np
 
-from spa_onnx.facts import Axis, Coupling, Free, Indices, Span, same, whole
-from spa_onnx.model import Model
-from spa_onnx.node import Node
-from spa_onnx.shapes import Shape
+from spa_onnx.graph.facts import Axis, Coupling, Free, Indices, Span, same, whole
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
+from spa_onnx.graph.shapes import Shape
 
 LONGEST = 8
 """Nodes between the first tensor of a chain and its last; real ones have three or four."""

@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from spa_onnx.model import Model
-from spa_onnx.node import Node
-from spa_onnx.quantised import FLOAT_FORMS
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
+from spa_onnx.graph.quantised import FLOAT_FORMS
 
 Fed: TypeAlias = tuple[bool, ...]
 """For each operand of a node whether its masked channels are zero."""

@@ -8,12 +8,12 @@ from nets import FAMILIES, NETS
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
+from spa_onnx.graph.model import Model, parameters
 from spa_onnx.groups import Group
-from spa_onnx.model import Model, parameters
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import rewrite
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
 from spa_onnx.rules import RULES
-from spa_onnx.validate import _check as check
+from spa_onnx.validation.validate import _check as check
 
 PLANS = ((0, 0.2), (1, 0.4), (2, 0.7))
 """Seeds and ratios of the random plans."""

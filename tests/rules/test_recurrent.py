@@ -8,10 +8,10 @@ from onnx.reference import ReferenceEvaluator
 
 from spa_onnx import runtime
 from spa_onnx.analysis import analyse
-from spa_onnx.mask import mask
-from spa_onnx.model import Model
-from spa_onnx.plan import Plan
-from spa_onnx.rewrite import rewrite
+from spa_onnx.graph.model import Model
+from spa_onnx.rewriting.mask import mask
+from spa_onnx.rewriting.plan import Plan
+from spa_onnx.rewriting.rewrite import rewrite
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 

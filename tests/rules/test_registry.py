@@ -3,8 +3,8 @@ from nets.build import image, net
 
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import RuleError
-from spa_onnx.facts import Axis, Coupling, Free, Pin, Span, whole
-from spa_onnx.model import Model
+from spa_onnx.graph.facts import Axis, Coupling, Free, Pin, Span, whole
+from spa_onnx.graph.model import Model
 from spa_onnx.rules import FOLLOWERS, RULES
 from spa_onnx.rules.follow import follow
 from spa_onnx.rules.registry import Rule, facts, rule

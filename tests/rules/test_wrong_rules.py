@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from nets import NETS
 
-from spa_onnx.facts import Axis, Choice, Coupling, Fact, Free, Normalises, Option, Pin, Span
-from spa_onnx.model import Model
-from spa_onnx.node import Node
+from spa_onnx.graph.facts import Axis, Choice, Coupling, Fact, Free, Normalises, Option, Pin, Span
+from spa_onnx.graph.model import Model
+from spa_onnx.graph.node import Node
 from spa_onnx.rules import FOLLOWERS, RULES
 from spa_onnx.rules.follow import SetAttribute, SetInput
 from spa_onnx.rules.registry import Rule

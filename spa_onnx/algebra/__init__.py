@@ -1,0 +1,1 @@
+"""Dense linear algebra, and the Optimal Brain Surgeon on top of it."""

@@ -1,0 +1,1 @@
+"""New values for the weights that survive: layer by layer, and in the order of the graph."""

@@ -1,0 +1,1 @@
+"""Samples to calibrate on: read from what the user gives, or made up."""
