@@ -45,8 +45,8 @@ BRIGHTNESS = 0.4
 def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
     """So many pictures, float64 (count, channels, height, width), between -HALF_WIDTH and HALF_WIDTH."""
     channels, height, width = shape
-    cloth = channels, min(height, LARGEST_TEXTURE), min(width, LARGEST_TEXTURE)
-    textures = np.stack([_texture(cloth, rng) for _ in range(min(TEXTURES, count))])
+    largest = channels, min(height, LARGEST_TEXTURE), min(width, LARGEST_TEXTURE)
+    textures = np.stack([_texture(largest, rng) for _ in range(min(TEXTURES, count))])
     step = max(1, AT_ONCE // (height * width))
     return np.concatenate([_some(min(step, count - first), shape, textures, rng) for first in range(0, count, step)])
 
@@ -70,8 +70,8 @@ def _some(count: int, shape: tuple[int, int, int], textures: Array, rng: np.rand
         picture, top
     ]
     texture = rng.integers(len(textures), size=leaves)[picture, top]
-    cloth = textures.transpose(0, 2, 3, 1)[texture, rows % textures.shape[2], columns % textures.shape[3]]
-    image = colour[picture, top] + cloth + (slope[picture, top] * along)[..., None]
+    pattern = textures.transpose(0, 2, 3, 1)[texture, rows % textures.shape[2], columns % textures.shape[3]]
+    image = colour[picture, top] + pattern + (slope[picture, top] * along)[..., None]
     contrast, middle = rng.uniform(*CONTRAST, (count, 1, 1, 1)), rng.uniform(-BRIGHTNESS, BRIGHTNESS, (count, 1, 1, 1))
     lit = np.clip(image, -HALF_WIDTH, HALF_WIDTH) * contrast + middle
     return np.asarray(np.clip(lit, -HALF_WIDTH, HALF_WIDTH).transpose(0, 3, 1, 2))

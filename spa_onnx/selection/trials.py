@@ -28,7 +28,7 @@ PASSES = 1
 FEWEST_PER_TRIAL = 4
 
 WORK = 10**12
-"""Multiply-accumulates that all trials together may cost: of large models each has fewer samples than FEWEST_PER_TRIAL, but one."""
+"""Multiply-accumulates that all trials together may cost. With large models fewer samples run than FEWEST_PER_TRIAL, at least one."""
 
 
 class Trials:
@@ -40,8 +40,9 @@ class Trials:
 
     def __init__(self, analysis: Analysis, groups: Sequence[Group], known: Calibration, count: int) -> None:
         self._analysis, self._known = analysis, known
-        affordable = WORK // max(count * macs(analysis.model), 1)
-        self._feeds = known.first(max(min(max(FEWEST_PER_TRIAL, PASSES * known.samples // max(count, 1)), affordable), 1))
+        wanted = max(FEWEST_PER_TRIAL, PASSES * known.samples // max(count, 1))
+        affordable = max(WORK // max(count * macs(analysis.model), 1), 1)
+        self._feeds = known.first(min(wanted, affordable))
         touched = {axis.tensor for group in groups for axis in group.owner} | {consumer.bias for consumer in known.consumers}
         proto, weights = _open(analysis.model, touched)
         self._session = runtime.session(known.run(proto), optimise=True, what="the model with its weights as inputs")
@@ -119,17 +120,18 @@ def distance(got: Sequence[Array], dense: Sequence[Array], varies: Sequence[floa
     found = []
     for a, b, much in zip(got, dense, varies or [variation(array) for array in dense], strict=True):
         if a.shape == b.shape and much > 0 and np.isfinite(a).all():
-            found.append(_squares(np.subtract(a, b, dtype=np.float64)) / much)
+            found.append(_squares_about(a, b) / much)
     return float(np.mean(found)) if found else float("nan")
 
 
 def variation(array: Array) -> float:
-    """||y - mean||^2, the mean over the first axis, or over all where nothing varies about that; zero for what is no numbers."""
+    """||y - mean||^2 in float64, the mean over the first axis, or over all where nothing varies about that; zero for what is no numbers."""
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         return 0.0
-    return _squares(array - array.mean(axis=0, dtype=np.float64)) or _squares(array - array.mean(dtype=np.float64))
+    return _squares_about(array, array.mean(axis=0, dtype=np.float64)) or _squares_about(array, array.mean(dtype=np.float64))
 
 
-def _squares(array: Array) -> float:
-    """The sum of all squares."""
-    return float(np.vdot(array, array))
+def _squares_about(array: Array, middle: Array) -> float:
+    """The sum of all squares of the difference, in float64."""
+    apart = np.subtract(array, middle, dtype=np.float64)
+    return float(np.vdot(apart, apart))
