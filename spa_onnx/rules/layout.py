@@ -175,7 +175,7 @@ def tile(node: Node, model: Model) -> Iterator[Fact]:
 def depth_to_space(node: Node, model: Model) -> Iterator[Fact]:
     """Blocks of b x b positions and b * b channels in exchange; channel k of the narrow side owns b * b of the wide side.
 
-    In mode DCR and in SpaceToDepth those lie apart (k, k + C, k + 2C ...), in CRD next to each other.
+    In mode DCR those lie apart (k, k + C, k + 2C ...), in CRD next to each other. SpaceToDepth has modes since opset 28, before it is DCR.
     """
     x, y = node.inputs[0], node.outputs[0]
     wide, narrow = (Axis(x, 1), Axis(y, 1)) if node.op == "DepthToSpace" else (Axis(y, 1), Axis(x, 1))
@@ -183,6 +183,6 @@ def depth_to_space(node: Node, model: Model) -> Iterator[Fact]:
     count = (model.shape(narrow.tensor) or ())[1]
     apart = Span(wide, count, outer=square, period=count)
     together = Span(wide, count, inner=square)
-    owned = together if node.attributes.get("mode", "DCR") == "CRD" and node.op == "DepthToSpace" else apart
+    owned = together if node.attributes.get("mode", "DCR") == "CRD" else apart
     yield Coupling(owned, whole(narrow, count), f"{node} spreads channel k over {square} channels")
     yield from same(Axis(x, 0), Axis(y, 0), (model.shape(x) or ())[0], f"batch of {node}")
