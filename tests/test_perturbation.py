@@ -123,11 +123,10 @@ def test_where_weights_cannot_be_inputs_the_prior_is_the_score(monkeypatch):
         raise RefusedError("a kernel wants a constant")
 
     analysis, known_ = known_of(ROWS(), samples((6,), 40), 40)
-    assert choice._trial(analysis, analysis.prunable(), known_) is not None
-    monkeypatch.setattr(trials, "_open", refuse)
-    assert choice._trial(analysis, analysis.prunable(), known_) is None
     (group,) = analysis.prunable()
-    evidence = Evidence(analysis.model, 0, known_.consumers, known_.statistics)
+    evidence = Evidence(analysis.model, 0, known_.consumers, known_.statistics, trial=choice._trial(analysis, [group], known_))
+    assert not np.array_equal(CRITERIA["perturbation"](group, evidence), expected(group, evidence))
+    monkeypatch.setattr(trials._Bench, "outputs", refuse)
     assert np.array_equal(CRITERIA["perturbation"](group, evidence), expected(group, evidence))
 
 

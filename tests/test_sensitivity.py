@@ -89,9 +89,11 @@ def test_distance_is_relative_and_skips_what_is_no_number():
     assert distance([dense, np.full((5, 1), np.nan)], [dense, np.full((5, 1), np.nan)]) == 0
 
 
-def test_where_weights_cannot_be_inputs_all_groups_count_alike(monkeypatch):
-    def refuse(*_, **__):
-        raise RefusedError("a kernel wants a constant")
+def refuse(*_, **__):
+    raise RefusedError("a kernel wants a constant")
 
-    monkeypatch.setattr(trials, "_open", refuse)
+
+@pytest.mark.parametrize("where", [(trials._Bench, "of"), (trials, "Walk"), (trials._Bench, "outputs")])
+def test_where_weights_cannot_be_inputs_all_groups_count_alike(monkeypatch, where):
+    monkeypatch.setattr(*where, refuse)
     assert list(measured(branches(0.1), samples((6,), 200)).values()) == [1, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from nets.build import net
+from onnx import numpy_helper
 
 from spa_onnx import runtime
 from spa_onnx.calibration.statistics import with_outputs
@@ -98,3 +99,43 @@ def test_a_part_that_cannot_run_is_named():
     walk.replace("w2", np.zeros((5, 8), np.float32))
     with pytest.raises(RefusedError, match="cannot run"):
         walk.tensor("c")
+
+
+FOLDED = net(
+    "float[N,6] x",
+    "float[8,6] w1, float[8,8] w2, float[8,3] w3",
+    "t = Transpose(w1) a = MatMul(x, t) b = Relu(a) s = Neg(w2) c = MatMul(b, s) d = Relu(c) e = Add(b, d) y = MatMul(e, w3)",
+    "float[N,3] y",
+)
+"""Weights behind operators of their own."""
+
+
+@pytest.mark.parametrize("build", [RESIDUAL, FOLDED])
+@pytest.mark.parametrize("names", [("w1",), ("w2",), ("w3",), ("w2", "w3")])
+def test_what_is_ahead_computes_the_outputs_with_other_constants(build, names):
+    proto, given = build(), feeds()
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    changed = {name: 2 * numpy_helper.to_array(stored[name]) for name in names}
+    walk = Walk(proto, given)
+    first = walk.first_reader(names)
+    assert proto.graph.node[first].op_type == "MatMul"  # what computes with constants alone does not count
+    walk.until(first)
+    assert walk.place == first
+    part, known = walk.rest(changed)
+    assert ("a" in {node.output[0] for node in part.graph.node}) == ("w1" in names)
+    opened = runtime.session(part)
+    found = [runtime.run(opened, feed | changed)[0] for feed in known]
+    for name in names:
+        stored[name].CopyFrom(numpy_helper.from_array(changed[name], name))
+    for got, feed in zip(found, given, strict=True):
+        np.testing.assert_allclose(got, whole(proto, ("y",), feed)["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_constants_that_nothing_reads_leave_nothing_to_run():
+    walk = Walk(RESIDUAL(), feeds())
+    first = walk.first_reader(["other"])
+    walk.until(first)
+    assert walk.place == first == 6
+    part, known = walk.rest({})
+    assert not part.graph.output
+    assert known == [{}, {}, {}]

@@ -27,16 +27,18 @@ def sensitivities(
 ) -> NDArray[np.float64]:
     """Relative error of the outputs per unit of summed loss, over the middle one; float64 (groups,).
 
-    Ones where outputs tell nothing, or onnxruntime cannot run the model with its weights as inputs.
+    Ones where outputs tell nothing, or onnxruntime cannot run the model with its weights as inputs, as some kernels want constants.
 
     Each group by itself loses its TRIAL least important channels, its consumers are refitted, and some samples run through. On
     doubtful samples none counts as less sensitive than the middle one: outputs may only seem not to need what these do not stir.
     """
     try:
         trials = Trials(analysis, groups, known, len(groups))
-        found = np.asarray([_sensitivity(group, scores[group.name], trials) for group in groups])
-    except RefusedError:  # some kernels want constants for weights: layer-wise losses still say which channels go
+    except RefusedError:  # layer-wise losses still say which channels go
         return np.ones(len(groups))
+    found = np.full(len(groups), np.nan)
+    for number in sorted(range(len(groups)), key=lambda number: trials.place(groups[number])):
+        found[number] = _sensitivity(groups[number], scores[groups[number].name], trials)
     usable = np.isfinite(found) & (found > 0)
     if not usable.any():
         return np.ones(len(groups))

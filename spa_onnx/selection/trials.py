@@ -1,12 +1,14 @@
-"""Cuts on trial: the dense model in one session, and how far its outputs move when it loses some channels."""
+"""Cuts on trial: how far the outputs of the dense model move when it loses some channels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from spa_onnx import runtime
 from spa_onnx.calibration.calibration import Calibration
@@ -16,44 +18,78 @@ from spa_onnx.graph.facts import Indices
 from spa_onnx.graph.fold import Array
 from spa_onnx.graph.model import Model
 from spa_onnx.graph.shapes import constant_tensor
+from spa_onnx.errors import RefusedError
 from spa_onnx.groups import Analysis, Group
 from spa_onnx.repair.reconstruct import reconstruct
+from spa_onnx.repair.walk import Walk
 from spa_onnx.rewriting.cut import Removal, zeroed
 from spa_onnx.rewriting.mask import losing
 from spa_onnx.runtime import Feed
 
-PASSES = 1
-"""All trials together run at most this many times as many samples through the model as calibration did, but FEWEST_PER_TRIAL each."""
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
-FEWEST_PER_TRIAL = 4
+PER_TRIAL = 64
+"""Samples that run in each trial, at most."""
 
-WORK = 10**12
-"""Multiply-accumulates that all trials together may cost. With large models fewer samples run than FEWEST_PER_TRIAL, at least one."""
+WORK = 5 * 10**11
+"""Multiply-accumulates that all trials together may cost; with large models fewer samples run than PER_TRIAL, at least one."""
+
+
+ROUNDING = 1e-10
+"""An error below this is rounding: parts of a model and the whole are fused differently."""
 
 
 class Trials:
-    """The dense model in one session, with the weights that trials change as inputs.
+    """The dense model, of which each trial runs what lies behind the constants that it changes.
 
     groups: those that lose channels. count: how many trials there will be, which decides about the samples of each. Raises RefusedError
-    where onnxruntime cannot run the model with its weights as inputs.
+    where onnxruntime cannot run the model. Trials that change constants later in the graph than those before cost least.
     """
 
     def __init__(self, analysis: Analysis, groups: Sequence[Group], known: Calibration, count: int) -> None:
         self._analysis, self._known = analysis, known
-        wanted = max(FEWEST_PER_TRIAL, PASSES * known.samples // max(count, 1))
-        affordable = max(WORK // max(count * macs(analysis.model), 1), 1)
-        self._feeds = known.first(min(wanted, affordable))
+        affordable = WORK // max(count * macs(analysis.model), 1)
+        self._feeds = known.first(max(min(affordable, PER_TRIAL), 1))
         touched = {axis.tensor for group in groups for axis in group.owner} | {consumer.bias for consumer in known.consumers}
-        proto, weights = _open(analysis.model, touched)
-        self._session = runtime.session(known.run(proto), optimise=True, what="the model with its weights as inputs")
-        places = {entry.name for entry in self._session.get_inputs()}  # stored statistics may have no reader here
-        self._weights = {name: array for name, array in weights.items() if name in places}
-        self._dense = self._outputs({})
-        self._varies = [variation(array) for array in self._dense]
+        proto, self._places = _with_places(analysis.model, touched)
+        self._proto = known.run(proto)
+        self._names = [value.name for value in self._proto.graph.output]
+        opened = runtime.session(self._proto, optimise=True, what="the model")
+        self._dense = dict(zip(self._names, _joined([runtime.run(opened, feed) for feed in self._feeds]), strict=True))
+        self._varies = [variation(array) for array in self._dense.values()]
+        self._walk = Walk(self._proto, self._feeds)
+        self._bench: _Bench | None = None
+
+    def place(self, group: Group) -> int:
+        """Where in the graph the first constant stands that trials of this group change."""
+        tensors = {axis.tensor for axis in group.owner}
+        return self._walk.first_reader([name for tensor in tensors for name in self._places.get(tensor, ())])
 
     def error(self, drop: Mapping[str, Indices], *, refits: bool = True) -> float:
-        """Relative error of the outputs without these channels, as `distance`. refits: whether consumers are refitted before."""
-        return distance(self._outputs(self._constants(Removal(self._analysis, drop), refits=refits)), self._dense, self._varies)
+        """Relative error of the outputs without these channels, as `distance`; NaN where onnxruntime does not take weights as inputs.
+
+        refits: whether consumers are refitted before.
+        """
+        constants = self._constants(Removal(self._analysis, drop), refits=refits)
+        try:
+            outputs = self._dense | self._opened(constants).outputs(constants)
+        except RefusedError:
+            self._walk = Walk(self._proto, self._feeds)
+            return float("nan")
+        error = distance(list(outputs.values()), list(self._dense.values()), self._varies)
+        return 0.0 if error < ROUNDING else error
+
+    def _opened(self, constants: Feed) -> _Bench:
+        """What lies behind these constants, ready to run."""
+        if self._bench is None or self._bench.places != set(constants):
+            self._bench = None
+            first = self._walk.first_reader(constants)
+            if first < self._walk.place:
+                self._walk = Walk(self._proto, self._feeds)
+            self._walk.until(first)
+            self._bench = _Bench.of(*self._walk.rest(constants), frozenset(constants))
+        return self._bench
 
     def _constants(self, removal: Removal, *, refits: bool) -> Feed:
         """The masked weights, those that consumers are refitted with among them."""
@@ -66,23 +102,48 @@ class Trials:
             for place, name in uses.items()
         }
 
-    def _outputs(self, constants: Feed) -> list[Array]:
-        """The outputs, the batches joined."""
-        weights = {name: constants.get(name, array) for name, array in self._weights.items()}
-        runs = [runtime.run(self._session, feed | weights) for feed in self._feeds]
-        return [
-            np.concatenate([array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1) for array in output])
-            for output in zip(*runs, strict=True)
-        ]
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """Part of a model with some constants as inputs. feeds: all other inputs, batch by batch. names: of the outputs."""
+
+    session: ort.InferenceSession | None
+    feeds: Sequence[Feed]
+    places: frozenset[str]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, part: onnx.ModelProto, feeds: Sequence[Feed], places: frozenset[str]) -> _Bench:
+        """Raises RefusedError where onnxruntime does not accept the part."""
+        names = tuple(value.name for value in part.graph.output)
+        what = "the model with its weights as inputs"
+        return cls(runtime.session(part, optimise=True, what=what) if names else None, feeds, places, names)
+
+    def outputs(self, constants: Feed) -> dict[str, Array]:
+        """The outputs with these constants, the batches joined. Raises RefusedError where it does not run."""
+        if self.session is None:
+            return {}
+        read = {entry.name for entry in self.session.get_inputs()}
+        weights = {name: array for name, array in constants.items() if name in read}
+        runs = [runtime.run(self.session, feed | weights) for feed in self.feeds]
+        return dict(zip(self.names, _joined(runs), strict=True))
+
+
+def _joined(runs: Sequence[Sequence[Array]]) -> list[Array]:
+    """Each output of all batches, (samples, values)."""
+    return [
+        np.concatenate([array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1) for array in output])
+        for output in zip(*runs, strict=True)
+    ]
 
 
 def _place(index: int, slot: int) -> str:
     return f"trial_{index}_{slot}"
 
 
-def _open(model: Model, touched: set[str]) -> tuple[onnx.ModelProto, Feed]:
-    """The model with every use of a touched constant as an input of its own, and what to feed there for it to be what it was."""
-    source, weights = model.proto.graph, Feed()
+def _with_places(model: Model, touched: set[str]) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
+    """The model with a constant of its own for every use of a touched one; the names of these, by that one's."""
+    source, places = model.proto.graph, dict[str, list[str]]()
     graph = onnx.GraphProto(name=source.name, node=source.node, output=source.output)
     graph.input.extend(value for value in source.input if value.name in model.inputs)
     nodes, casts = list(operators(graph)), []
@@ -90,11 +151,10 @@ def _open(model: Model, touched: set[str]) -> tuple[onnx.ModelProto, Feed]:
         for slot, use in enumerate(node.inputs):
             if use in touched and model.is_constant(use):
                 name, array = _place(node.index, slot), np.asarray(model.constant(use))
-                weights[name] = fed(array)
+                places.setdefault(use, []).append(name)
+                graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(fed(array)), name))
                 nodes[node.index].input[slot] = name
-                kind = helper.np_dtype_to_tensor_dtype(weights[name].dtype)
-                graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
-                if weights[name].dtype != array.dtype:
+                if fed(array).dtype != array.dtype:
                     nodes[node.index].input[slot] = f"{name}_narrow"
                     casts.append(helper.make_node("Cast", [name], [f"{name}_narrow"], to=helper.np_dtype_to_tensor_dtype(array.dtype)))
     read = {name for node in operators(graph) for name in node.input} | {value.name for value in graph.output}
@@ -104,7 +164,7 @@ def _open(model: Model, touched: set[str]) -> tuple[onnx.ModelProto, Feed]:
     graph.initializer.extend(tensor for tensor in source.initializer if tensor.name in read)
     graph.sparse_initializer.extend(tensor for tensor in source.sparse_initializer if tensor.values.name in read)
     version, proto = max(model.proto.ir_version, 4), model.proto
-    return onnx.ModelProto(ir_version=version, opset_import=proto.opset_import, functions=proto.functions, graph=graph), weights
+    return onnx.ModelProto(ir_version=version, opset_import=proto.opset_import, functions=proto.functions, graph=graph), places
 
 
 def fed(array: Array) -> Array:

@@ -1,0 +1,86 @@
+"""Trials: what lies behind the constants that change says as much as the whole model."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from command import MODELS
+from test_repair import samples
+
+from spa_onnx import runtime
+from spa_onnx.calibration.calibration import calibrate
+from spa_onnx.pipeline import inspect
+from spa_onnx.samples.data import read_samples
+from spa_onnx.selection import trials
+from spa_onnx.selection.trials import Trials
+
+
+@pytest.fixture(params=["digits_resnet", "digits_vit"])
+def known(request):
+    """The analysis of a model, and what is known about its inputs on made-up samples, which take batch statistics."""
+    proto = onnx.load(MODELS / f"{request.param}.onnx")
+    analysis = inspect(proto)
+    return analysis, calibrate(analysis.model, runtime.working_dims(analysis.model, runtime.session(proto), {}), None, 24, 0)
+
+
+def cuts(analysis, many):
+    """For each group the first channels, as many of each part."""
+    return [{group.name: group.ranked(np.arange(group.size))[:many].ravel()} for group in analysis.prunable()]
+
+
+def test_the_rest_of_the_model_says_what_the_whole_would(known, monkeypatch):
+    """Whatever the order of trials: along the graph, back to the start, again with other channels, or as if every node had to run."""
+    analysis, calibration = known
+    tried = [*cuts(analysis, 1), *cuts(analysis, 2)]
+    found = [Trials(analysis, analysis.prunable(), calibration, 1).error(drop) for drop in tried]
+    together = Trials(analysis, analysis.prunable(), calibration, 1)
+    assert [together.error(drop) for drop in reversed(tried)] == pytest.approx(found[::-1], rel=1e-3)
+    monkeypatch.setattr(trials.Walk, "first_reader", lambda *_: 0)
+    whole = Trials(analysis, analysis.prunable(), calibration, 1)
+    assert [whole.error(drop) for drop in tried] == pytest.approx(found, rel=1e-3)
+    assert min(found) > 0
+
+
+def test_in_the_order_of_the_graph_no_part_of_the_dense_model_runs_twice(known, monkeypatch):
+    analysis, calibration = known
+    walks = []
+    walk = trials.Walk
+    monkeypatch.setattr(trials, "Walk", lambda *of: walks.append(1) or walk(*of))
+    trial = Trials(analysis, analysis.prunable(), calibration, 1)
+    for group in sorted(analysis.prunable(), key=trial.place):
+        trial.error({group.name: np.arange(1) if group.parts == 1 else group.ranked(np.arange(group.size))[0]})
+    assert len(walks) == 1
+
+
+def test_weights_as_they_are_change_nothing(known, monkeypatch):
+    """Of a group that loses channels which are masked already, the error is no rounding but nothing."""
+    analysis, calibration = known
+    trial = Trials(analysis, analysis.prunable(), calibration, 1)
+    dense = lambda model, name, array, slices: model.constant(name)  # noqa: E731 - what `zeroed` would take away stays
+    monkeypatch.setattr(trials, "zeroed", dense)
+    assert [trial.error(drop, refits=False) for drop in cuts(analysis, 1)] == [0.0] * len(analysis.prunable())
+
+
+def test_samples_follow_what_all_trials_cost(known, monkeypatch):
+    analysis, calibration = known
+    cost = trials.macs(analysis.model)
+
+    def count(number):
+        feeds = Trials(analysis, analysis.prunable(), calibration, number)._feeds
+        return sum(map(runtime.feed_size, feeds))
+
+    monkeypatch.setattr(trials, "WORK", 10 * cost)
+    assert [count(1), count(2), count(5), count(100)] == [10, 5, 2, 1]
+    monkeypatch.setattr(trials, "WORK", 10**9 * cost)
+    assert count(1) == 24
+    monkeypatch.setattr(trials, "PER_TRIAL", 7)
+    assert count(1) == 7
+
+
+def test_inputs_that_are_given_count_too():
+    proto = onnx.load(MODELS / "digits_resnet.onnx")
+    analysis = inspect(proto)
+    given = read_samples({"image": samples((1, 8, 8), 20)}, proto)
+    calibration = calibrate(analysis.model, runtime.working_dims(analysis.model, runtime.session(proto), {}), given, 20, 0)
+    assert all(Trials(analysis, analysis.prunable(), calibration, 1).error(drop) > 0 for drop in cuts(analysis, 1))
