@@ -57,8 +57,7 @@ def test_weights_as_they_are_change_nothing(known, monkeypatch):
     """Of a group that loses channels which are masked already, the error is no rounding but nothing."""
     analysis, calibration = known
     trial = Trials(analysis, analysis.prunable(), calibration, 1)
-    dense = lambda model, name, array, slices: model.constant(name)  # noqa: E731 - what `zeroed` would take away stays
-    monkeypatch.setattr(trials, "zeroed", dense)
+    monkeypatch.setattr(trials, "zeroed", lambda model, name, *_: model.constant(name))
     assert [trial.error(drop, refits=False) for drop in cuts(analysis, 1)] == [0.0] * len(analysis.prunable())
 
 

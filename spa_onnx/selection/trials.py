@@ -13,12 +13,12 @@ from onnx import helper, numpy_helper
 from spa_onnx import runtime
 from spa_onnx.calibration.calibration import Calibration
 from spa_onnx.cost import macs
+from spa_onnx.errors import RefusedError
 from spa_onnx.graph.bodies import operators
 from spa_onnx.graph.facts import Indices
 from spa_onnx.graph.fold import Array
 from spa_onnx.graph.model import Model
 from spa_onnx.graph.shapes import constant_tensor
-from spa_onnx.errors import RefusedError
 from spa_onnx.groups import Analysis, Group
 from spa_onnx.repair.reconstruct import reconstruct
 from spa_onnx.repair.walk import Walk
