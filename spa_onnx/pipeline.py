@@ -128,7 +128,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     width: bool = False,
     attention: str = "heads",
     repair: str | None = None,
-    samples: int = 256,
+    samples: int | None = None,
     check: bool = True,
     measure_latency: bool = False,
     data: object = None,
@@ -145,14 +145,14 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     each group; `global` and `isomorphic` rank across groups and save as many multiply-accumulates; the default is `global` for criteria
     that measure losses, else `local`. aggregate, normalise: how the scores of all that a channel owns are combined and groups made
     comparable. exclude: regular expressions; nodes and tensors whose name matches stay whole. multiple: channel counts stay multiples of
-    it. seed: of made-up samples, of positions that are looked at, and of random scores. width: also prune axes that a norm runs over,
-    which is not exact. attention: it loses whole `heads`, `width` inside each head, or `none`. repair: refit what is left (`obs`), only
-    biases (`mean`), or `none`; the default is `obs` for obspa, `mean` for activation-variance, else `none`. samples: how many are looked
-    at. check: validate the result in onnxruntime. measure_latency: time both models in onnxruntime. data: inputs to calibrate on and, with
-    labels, to report accuracy on: a path or name as for `--data` (docs/data.md), a mapping of arrays, an object with `get_next()`, or an
-    iterable of feeds; without it samples are made up. preprocess: what becomes of pixels, as for `--preprocess`. memory: what statistics
-    may take while they are collected, `2GB` or a number of bytes. dims: sizes of symbolic dimensions, by name. progress: called with the
-    name of each step.
+    it. seed: of made-up samples, of positions that are looked at, and of random scores. width: also prune axes that a norm runs over, which
+    is not exact. attention: it loses whole `heads`, `width` inside each head, or `none`. repair: refit what is left (`obs`), only biases
+    (`mean`), or `none`; the default is `obs` for obspa, `mean` for activation-variance, else `none`. samples: how many are looked at; the
+    default is 256, with small models up to 512 made-up ones. check: validate the result in onnxruntime. measure_latency: time both models
+    in onnxruntime. data: inputs to calibrate on and, with labels, to report accuracy on: a path or name as for `--data` (docs/data.md), a
+    mapping of arrays, an object with `get_next()`, or an iterable of feeds; without it samples are made up. preprocess: what becomes of
+    pixels, as for `--preprocess`. memory: what statistics may take while they are collected, `2GB` or a number of bytes. dims: sizes of
+    symbolic dimensions, by name. progress: called with the name of each step.
 
     Raises UsageError, RefusedError (with the reason) or ValidationError; the given model is never changed.
     """

@@ -32,7 +32,7 @@ class Settings:
     width: bool = False
     attention: str = "heads"
     repair: str = ""
-    samples: int = 256
+    samples: int | None = None
     target: str = ""
     rounds: int = 1
 
@@ -57,7 +57,7 @@ class Settings:
             raise UsageError(f"ratio {self.ratio} is not between 0 and 1 (both excluded); 0.4 removes 40 % of the channels")
         if self.multiple < 1:
             raise UsageError(f"multiple {self.multiple} is not a positive number")
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise UsageError(f"samples {self.samples} is not a positive number")
         if self.seed < 0:
             raise UsageError(f"seed {self.seed} is negative; use 0 or more")

@@ -33,6 +33,14 @@ LARGEST_BATCH = 64
 SMALLEST_BATCH = 8
 """Rather than run fewer samples at a time, which batch statistics could not do with, tensors are looked at in several passes."""
 
+USUAL = 256
+"""Samples to look at where nothing is said."""
+
+USUAL_FOR_SMALL = 512
+"""Made-up samples where nothing is said and they cost no more multiply-accumulates than SMALL_WORK together."""
+
+SMALL_WORK = 20 * 10**9
+
 WORK = 500 * 10**9
 """Multiply-accumulates that made-up samples may cost together: of large models and inputs fewer are made, but FEWEST_MADE_UP."""
 
@@ -116,7 +124,7 @@ def calibrate(
     model: Model,
     dims: Mapping[str, int],
     samples: Samples | None,
-    count: int,
+    count: int | None,
     seed: int,
     *,
     memory: int = MEMORY,
@@ -124,18 +132,22 @@ def calibrate(
 ) -> Calibration:
     """Run the dense model on at most `count` samples, given or made up, and collect the moments of every consumer's input.
 
-    memory: bytes that all this may hold. of: only consumers that sum over one of these axes. Raises RefusedError where the model does not
-    run, or matrices that memory has no room for do not fit into the folder for temporary files either.
+    count: None for what is usual. memory: bytes that all this may hold. of: only consumers that sum over one of these axes. Raises
+    RefusedError where the model does not run, or matrices that memory has no room for do not fit into the folder for temporary files
+    either.
     """
     found = tuple(consumer for consumer in consumers(model) if of is None or consumer.axis in of)
     names = {node.inputs[0] for node in normalisations(model)} if samples is None else set()
     sizes = {name: sample_bytes(model, name) for name in {*names, *(consumer.data for consumer in found)}}
-    affordable = WORK // max(macs(model), 1)
+    each = max(macs(model), 1)
+    affordable = WORK // each
+    if count is None:
+        count = USUAL if samples is not None else min(max(SMALL_WORK // each, USUAL), USUAL_FOR_SMALL)
     wanted = count if samples is not None else min(count, max(affordable, FEWEST_MADE_UP))
     space = room(model, found, memory, wanted)
     most = space.tensors // max(sizes.values(), default=1)
-    each = ARENA * max(running(model, sizes), 1)
-    batch = max(1, min(LARGEST_BATCH, max(space.tensors // each, SMALLEST_BATCH), most))
+    fullest = ARENA * max(running(model, sizes), 1)
+    batch = max(1, min(LARGEST_BATCH, max(space.tensors // fullest, SMALLEST_BATCH), most))
     chosen = None if samples is None else samples.head(count, batch)
     together = tuple(passes(model, sizes, chosen.batch if chosen else batch, space))
     collection = _Collection(model, found, names, space, together, seed)

@@ -61,7 +61,10 @@ from spa_onnx.cli import options
 @options.preprocess_option
 @options.memory_option
 @click.option(
-    "--samples", type=click.IntRange(min=1), default=256, show_default=True, metavar="N", help="How many samples to calibrate on."
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many samples to calibrate on. Default: 256; with small models up to 512 made-up ones.",
 )
 @click.option(
     "--repair",

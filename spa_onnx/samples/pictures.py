@@ -20,7 +20,7 @@ TEXTURES = 16
 SMALLEST, LARGEST = 0.015, 0.5
 """Radii of leaves as shares of the longer side; how often one occurs falls with the third power of its radius."""
 
-LARGEST_TEXTURE = 256
+LARGEST_TEXTURE = 128
 """Longest side of one; it is laid side by side over larger pictures, where its noise goes on without a seam."""
 
 HUE = 0.45
