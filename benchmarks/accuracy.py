@@ -129,8 +129,8 @@ def _digits_trained_on(name: str) -> Array:
     return np.stack([images[i] for i in np.random.default_rng(0).permutation(len(images)) if images[i].tobytes() not in held_out])
 
 
-def _cifar_task(name: str) -> Task:
-    return Task(MODELS / f"{name}.onnx", (1.38, 2.0), lambda: _cifar("calib")[0], lambda: _cifar("test"))
+def _cifar_task(name: str, *ratios: float) -> Task:
+    return Task(MODELS / f"{name}.onnx", ratios, lambda: _cifar("calib")[0], lambda: _cifar("test"))
 
 
 def _digits_task(name: str) -> Task:
@@ -142,9 +142,9 @@ def _imagenet_task(name: str, prepare: Callable[[Array], Array], shift: int) -> 
 
 
 TASKS: Mapping[str, Task] = {
-    "cifar_resnet20_bn": _cifar_task("cifar_resnet20_bn"),
-    "cifar_resnet56_bn": _cifar_task("cifar_resnet56_bn"),
-    "cifar_resnet56_ts17": _cifar_task("cifar_resnet56_ts17"),
+    "cifar_resnet20_bn": _cifar_task("cifar_resnet20_bn", 1.37, 2.0),
+    "cifar_resnet56_bn": _cifar_task("cifar_resnet56_bn", 1.38, 2.0),
+    "cifar_resnet56_ts17": _cifar_task("cifar_resnet56_ts17", 1.38, 2.0),
     "mbv1_025_224_keras": _imagenet_task("mbv1_025_224_keras", _from_minus_one, 0),
     "mbv2_100_224_tfl_dq": _imagenet_task("mbv2_100_224_tfl_dq", lambda pixels: pixels, 1),
     "stories260k_llama_ts17": Task(
