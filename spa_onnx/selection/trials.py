@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PER_TRIAL = 64
 """Samples that run in each trial, at most."""
 
-WORK = 5 * 10**11
+WORK = 25 * 10**10
 """Multiply-accumulates that all trials together may cost; with large models fewer samples run than PER_TRIAL, at least one."""
 
 
