@@ -71,7 +71,7 @@ def choose(
 
 
 def _trial(analysis: Analysis, groups: Sequence[Group], known: Calibration) -> Callable[[Group, Indices], float] | None:
-    """What `Evidence.trial` is; None where onnxruntime cannot run the model with its weights as inputs."""
+    """What `Evidence.trial` is; None where onnxruntime cannot run the model on the samples."""
     try:
         trials = Trials(analysis, groups, known, MASKS * len(groups))
     except RefusedError:

@@ -126,7 +126,7 @@ def test_where_weights_cannot_be_inputs_the_prior_is_the_score(monkeypatch):
     (group,) = analysis.prunable()
     evidence = Evidence(analysis.model, 0, known_.consumers, known_.statistics, trial=choice._trial(analysis, [group], known_))
     assert not np.array_equal(CRITERIA["perturbation"](group, evidence), expected(group, evidence))
-    monkeypatch.setattr(trials._Bench, "outputs", refuse)
+    monkeypatch.setattr(trials._Rest, "outputs", refuse)
     assert np.array_equal(CRITERIA["perturbation"](group, evidence), expected(group, evidence))
 
 

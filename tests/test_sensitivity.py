@@ -93,7 +93,7 @@ def refuse(*_, **__):
     raise RefusedError("a kernel wants a constant")
 
 
-@pytest.mark.parametrize("where", [(trials._Bench, "of"), (trials, "Walk"), (trials._Bench, "outputs")])
+@pytest.mark.parametrize("where", [(trials._Rest, "of"), (trials, "Walk"), (trials._Rest, "outputs")])
 def test_where_weights_cannot_be_inputs_all_groups_count_alike(monkeypatch, where):
     monkeypatch.setattr(*where, refuse)
     assert list(measured(branches(0.1), samples((6,), 200)).values()) == [1, 1]

@@ -6,10 +6,13 @@ import numpy as np
 import onnx
 import pytest
 from command import MODELS
+from nets.build import net
 from test_repair import samples
+from test_sequential import known_of
 
 from spa_onnx import runtime
 from spa_onnx.calibration.calibration import calibrate
+from spa_onnx.errors import RefusedError
 from spa_onnx.pipeline import inspect
 from spa_onnx.samples.data import read_samples
 from spa_onnx.selection import trials
@@ -48,7 +51,7 @@ def test_in_the_order_of_the_graph_no_part_of_the_dense_model_runs_twice(known, 
     walk = trials.Walk
     monkeypatch.setattr(trials, "Walk", lambda *of: walks.append(1) or walk(*of))
     trial = Trials(analysis, analysis.prunable(), calibration, 1)
-    for group in sorted(analysis.prunable(), key=trial.place):
+    for group in sorted(analysis.prunable(), key=trial.first_node):
         trial.error({group.name: np.arange(1) if group.parts == 1 else group.ranked(np.arange(group.size))[0]})
     assert len(walks) == 1
 
@@ -83,3 +86,38 @@ def test_inputs_that_are_given_count_too():
     given = read_samples({"image": samples((1, 8, 8), 20)}, proto)
     calibration = calibrate(analysis.model, runtime.working_dims(analysis.model, runtime.session(proto), {}), given, 20, 0)
     assert all(Trials(analysis, analysis.prunable(), calibration, 1).error(drop) > 0 for drop in cuts(analysis, 1))
+
+
+SEQUENCE = net(
+    "float[N,6] x",
+    "float[6,8] w1, float[8,8] w2, float[8,3] w3, int64 first = {0}",
+    "a = MatMul(x, w1) s = SplitToSequence<axis=0>(x) b = Relu(a) c = MatMul(b, w2) d = Relu(c) e = SequenceAt(s, first) "
+    "f = ReduceSum<keepdims=0>(e) g = Add(d, f) y = MatMul(g, w3)",
+    "float[N,3] y",
+)
+"""Between its products lies what cannot be fed."""
+
+
+def trials_of(proto, x):
+    analysis, calibration = known_of(proto, x, len(x))
+    return analysis, Trials(analysis, analysis.prunable(), calibration, 1)
+
+
+def test_where_a_cut_cannot_be_fed_the_whole_model_runs():
+    analysis, trial = trials_of(SEQUENCE(), samples((6,), 20))
+    assert len(analysis.prunable()) == 2
+    assert all(trial.error(drop) > 0 for drop in cuts(analysis, 2))
+
+
+def test_what_onnxruntime_refuses_is_not_tried_again(monkeypatch):
+    opened = []
+
+    def refuse(*_, **__):
+        opened.append(1)
+        raise RefusedError("a kernel wants a constant")
+
+    analysis, trial = trials_of(SEQUENCE(), samples((6,), 20))
+    monkeypatch.setattr(trials._Rest, "of", refuse)
+    drop = cuts(analysis, 2)[0]
+    assert all(np.isnan(trial.error(drop)) for _ in range(5))
+    assert len(opened) == 2

@@ -120,7 +120,7 @@ def test_what_is_ahead_computes_the_outputs_with_other_constants(build, names):
     first = walk.first_reader(names)
     assert proto.graph.node[first].op_type == "MatMul"  # what computes with constants alone does not count
     walk.until(first)
-    assert walk.place == first
+    assert walk.position == first
     part, known = walk.rest(changed)
     assert ("a" in {node.output[0] for node in part.graph.node}) == ("w1" in names)
     opened = runtime.session(part)
@@ -135,7 +135,49 @@ def test_constants_that_nothing_reads_leave_nothing_to_run():
     walk = Walk(RESIDUAL(), feeds())
     first = walk.first_reader(["other"])
     walk.until(first)
-    assert walk.place == first == 6
+    assert walk.position == first == 6
     part, known = walk.rest({})
     assert not part.graph.output
     assert known == [{}, {}, {}]
+
+
+LAST_STATE = net(
+    "float[4,N,6] x",
+    "float[1,32,6] w, float[1,32,8] r, float[8,8] w2, float[8,3] w3",
+    ", h = LSTM<hidden_size=8>(x, w, r) q = Squeeze(h) a = MatMul(q, w2) b = Relu(a) y = MatMul(b, w3)",
+    "float[N,3] y",
+)
+"""Outputs of the LSTM are left out, and a batch of one sample loses its axis."""
+
+BRANCHES = net(
+    "float[N,4] x, bool c",
+    "float[4,4] w1, float[4,4] w2",
+    "a = MatMul(x, w1) "
+    "i = If(c) <then_branch = t () => (float[N,4] d) { d = Neg(a) }, else_branch = e () => (float[N,4] d) { d = Relu(a) }> "
+    "d = MatMul(i, w2) y = Tanh(d)",
+    "float[N,4] y",
+)
+"""Inside the branches stands a name that a later tensor has."""
+
+
+def of(build, *sizes):
+    rng = np.random.default_rng(2)
+    if build is LAST_STATE:
+        return [{"x": rng.standard_normal((4, size, 6)).astype(np.float32)} for size in sizes]
+    return [{"x": rng.standard_normal((size, 4)).astype(np.float32), "c": np.array(size > 1)} for size in sizes]
+
+
+@pytest.mark.parametrize(("build", "weight"), [(LAST_STATE, "w2"), (LAST_STATE, "w3"), (BRANCHES, "w2"), (BRANCHES, "w1")])
+@pytest.mark.parametrize("sizes", [(3, 3), (3, 1)])
+def test_what_lies_ahead_is_cut_off_wherever_it_begins(build, weight, sizes):
+    proto, given = build(), of(build, *sizes)
+    stored = next(tensor for tensor in proto.graph.initializer if tensor.name == weight)
+    changed = {weight: -numpy_helper.to_array(stored)}
+    walk = Walk(proto, given)
+    walk.until(walk.first_reader(changed))
+    assert walk.position == walk.first_reader(changed)
+    part, known = walk.rest(changed)
+    opened = runtime.session(part)
+    stored.CopyFrom(numpy_helper.from_array(changed[weight], weight))
+    for feed, entering in zip(given, known, strict=True):
+        np.testing.assert_allclose(runtime.run(opened, entering | changed)[0], whole(proto, ("y",), feed)["y"], rtol=1e-5, atol=1e-6)

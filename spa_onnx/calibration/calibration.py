@@ -37,9 +37,10 @@ USUAL = 256
 """Samples to look at where nothing is said."""
 
 USUAL_FOR_SMALL = 512
-"""Made-up samples where nothing is said and they cost no more multiply-accumulates than SMALL_WORK together."""
+"""Made-up samples where nothing is said, with small models: as many of them as cost SMALL_WORK, but no fewer than USUAL."""
 
 SMALL_WORK = 20 * 10**9
+"""Multiply-accumulates."""
 
 WORK = 500 * 10**9
 """Multiply-accumulates that made-up samples may cost together: of large models and inputs fewer are made, but FEWEST_MADE_UP."""

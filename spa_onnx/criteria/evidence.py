@@ -26,8 +26,8 @@ class Evidence:
     """The model, the seed for criteria that draw numbers, and what is known of the inputs of its products.
 
     statistics: key of a consumer -> moments of its input; None for criteria that look at weights alone. trust: how far these
-    hold for real samples. trial: the relative error of the outputs when a group loses these channels and nothing is refitted; None where
-    nobody asks or onnxruntime cannot tell.
+    hold for real samples. trial: the relative error of the outputs when a group loses these channels and nothing is refitted, NaN
+    where onnxruntime cannot tell; None where nobody asks or it can tell for none.
     """
 
     model: Model

@@ -149,6 +149,16 @@ def nested(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return found
 
 
+def read_inside(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Tensors of the graph around it that a node's branches or bodies read by name."""
+    inner = [each for graph in nested(node) for each in graphs(graph)]
+    defined = {tensor.name for each in inner for tensor in (*each.initializer, *each.input)}
+    defined |= {name for each in inner for reader in each.node for name in reader.output}
+    read = {name for each in inner for reader in each.node for name in reader.input}
+    read |= {value.name for each in inner for value in each.output}
+    return tuple(sorted(name for name in read - defined if name))
+
+
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graph and every graph nested in its nodes (branches, bodies)."""
     yield graph

@@ -14,7 +14,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.graph.bodies import Opened, bodies, crossings, graphs, nested, openable, operators, visible
+from spa_onnx.graph.bodies import Opened, bodies, crossings, graphs, nested, openable, operators, read_inside, visible
 from spa_onnx.graph.fold import Array, Value
 from spa_onnx.graph.node import Node
 from spa_onnx.graph.quantised import SCALES, Packed, Quantisation, Surroundings, quantised_constants
@@ -298,7 +298,7 @@ def _nodes(graph: onnx.GraphProto, constants: Mapping[str, TensorProto], opened:
         source.update({use: tensor for use, tensor in zip(inputs, proto.input, strict=True) if use != tensor})
         operator = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
         inner = bodies(proto, opened[proto.output[0]]) if proto.output[0] in opened else ()
-        captures = () if inner else _captures(proto)
+        captures = () if inner else read_inside(proto)
         nodes.append(Node(index, name, operator, inputs, tuple(proto.output), _attributes(proto), captures, inner, inside))
     return tuple(nodes), source
 
@@ -315,14 +315,6 @@ def _attributes(proto: onnx.NodeProto) -> dict[str, Any]:
             value = onnx.helper.get_attribute_value(attribute)
             found[attribute.name] = tuple(value) if isinstance(value, list) else value
     return found
-
-
-def _captures(proto: onnx.NodeProto) -> tuple[str, ...]:
-    """Names that nested graphs read and do not define."""
-    inner = [g for graph in nested(proto) for g in graphs(graph)]
-    defined = {t.name for g in inner for t in (*g.initializer, *g.input)} | {o for g in inner for n in g.node for o in n.output}
-    read = {i for g in inner for n in g.node for i in n.input} | {o.name for g in inner for o in g.output}
-    return tuple(sorted(name for name in read - defined if name))
 
 
 __all__ = ["UNKNOWN", "Model", "constant_tensor", "feeds", "graph_constants", "parameters"]

@@ -9,7 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from spa_onnx import runtime
-from spa_onnx.graph.bodies import graphs, nested
+from spa_onnx.graph.bodies import read_inside
 from spa_onnx.graph.fold import Array
 from spa_onnx.graph.model import constant_tensor, graph_constants
 from spa_onnx.runtime import Feed
@@ -18,9 +18,9 @@ from spa_onnx.runtime import Feed
 class Walk:
     """A graph being run on some batches; constants of nodes that have not run yet can still be replaced.
 
-    Each step runs the nodes that the tensor asked for still needs, in onnxruntime, and keeps what the nodes ahead read. So every node
-    runs once, and memory is bounded by the widest cut through the graph. Ask in topological order. Nodes that compute with constants
-    alone stay ahead: they run wherever they are needed, since onnxruntime wants constants to be told as such.
+    Each step runs the nodes that the tensor asked for still needs, in onnxruntime, and keeps what the nodes ahead read. So memory is
+    bounded by the widest cut through the graph, and every node runs once, but for those that compute with constants alone: they stay
+    ahead and run in each part that needs them, as some kernels and fusions take nothing but constants. Ask in topological order.
     """
 
     def __init__(self, proto: onnx.ModelProto, feeds: Sequence[Feed]) -> None:
@@ -61,12 +61,12 @@ class Walk:
         return len(self._proto.graph.node)
 
     @property
-    def place(self) -> int:
+    def position(self) -> int:
         """The number of the first node that has not run."""
         return min(self._ahead - self._fixed, default=len(self._proto.graph.node))
 
     def rest(self, given: Mapping[str, Array]) -> tuple[onnx.ModelProto, list[Feed]]:
-        """The nodes ahead as a model that computes what outputs are still missing; what it reads beside `given`, one feed per batch.
+        """The nodes ahead as a model of the outputs that are still missing, and its inputs beside `given`, one feed per batch.
 
         given: constants that shall be inputs, each with a value that has their type and shape.
         """
@@ -78,8 +78,13 @@ class Walk:
     def _advance(self, step: Sequence[int], name: str = "") -> None:
         """Run these nodes, keep what is still read, and the tensor of this name."""
         self._ahead -= set(step) - self._fixed
-        wanted = self._wanted() | {name}
-        made = [output for index in step for output in self._nodes[index].output if output == name or self._is_kept(index, output, wanted)]
+        wanted = self._wanted() | ({name} if name else set())
+        made = [
+            output
+            for index in step
+            for output in self._nodes[index].output
+            if output in wanted and (output == name or index not in self._fixed)
+        ]
         if not made:
             return
         what = f"the part of the model that computes {name or made[0]}"
@@ -89,9 +94,6 @@ class Walk:
             known.update(zip(made, runtime.run(opened, {key: known[key] for key in given}), strict=True))
             for forgotten in [key for key in known if key not in wanted]:
                 del known[forgotten]
-
-    def _is_kept(self, index: int, output: str, wanted: Collection[str]) -> bool:
-        return index not in self._fixed and output in wanted
 
     def _with_constants_alone(self) -> frozenset[int]:
         """Nodes that read nothing but constants, or what such nodes compute."""
@@ -123,13 +125,9 @@ class Walk:
         read = dict.fromkeys(name for index in step for name in self._reads[index] if name not in inside)
         stored = [self._constants[name] for name in read if name in self._constants and name not in given]
         sparse = [self._sparse[name] for name in read if name in self._sparse]
-        sample = self._known[0]
+        entering = [name for name in read if name not in self._constants and name in self._known[0]]
         inputs = [_input(name, given[name].dtype, given[name].shape) for name in read if name in given]
-        inputs += [
-            _input(name, sample[name].dtype, [None] * sample[name].ndim)
-            for name in read
-            if name not in self._constants and name not in given and name in sample
-        ]
+        inputs += [_input(name, self._known[0][name].dtype, self._rank(name)) for name in entering if name not in given]
         graph = onnx.GraphProto(name="part", node=[self._nodes[index] for index in step], initializer=stored, input=inputs)
         graph.sparse_initializer.extend(sparse)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
@@ -139,18 +137,19 @@ class Walk:
             ir_version=self._proto.ir_version, opset_import=self._proto.opset_import, functions=self._proto.functions, graph=graph
         )
 
+    def _rank(self, name: str) -> list[None] | None:
+        """A shape that says no more than the rank, which fusions want to know; nothing where a Squeeze has taken a batch of one away."""
+        ranks = {known[name].ndim for known in self._known}
+        return [None] * ranks.pop() if len(ranks) == 1 else None
 
-def _input(name: str, dtype: np.dtype[np.generic], shape: Sequence[int | None]) -> onnx.ValueInfoProto:
+
+def _input(name: str, dtype: np.dtype[np.generic], shape: Sequence[int | None] | None) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shape)
 
 
 def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
     """Tensors that a node reads, those that its branches or bodies take from outside included."""
-    names = dict.fromkeys(name for name in node.input if name)
-    for graph in (graph for inner in nested(node) for graph in graphs(inner)):
-        names.update(dict.fromkeys(name for reader in graph.node for name in reader.input if name))
-        names.update(dict.fromkeys(output.name for output in graph.output))
-    return tuple(names)
+    return tuple(dict.fromkeys([*filter(None, node.input), *read_inside(node)]))
 
 
 def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:

@@ -175,7 +175,7 @@ def tile(node: Node, model: Model) -> Iterator[Fact]:
 def depth_to_space(node: Node, model: Model) -> Iterator[Fact]:
     """Blocks of b x b positions and b * b channels in exchange; channel k of the narrow side owns b * b of the wide side.
 
-    In mode DCR those lie apart (k, k + C, k + 2C ...), in CRD next to each other. SpaceToDepth has modes since opset 28, before it is DCR.
+    In mode DCR those lie apart (k, k + C, k + 2C ...), in CRD next to each other. Before opset 28 SpaceToDepth was always DCR.
     """
     x, y = node.inputs[0], node.outputs[0]
     wide, narrow = (Axis(x, 1), Axis(y, 1)) if node.op == "DepthToSpace" else (Axis(y, 1), Axis(x, 1))

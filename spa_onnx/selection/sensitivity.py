@@ -37,7 +37,7 @@ def sensitivities(
     except RefusedError:  # layer-wise losses still say which channels go
         return np.ones(len(groups))
     found = np.full(len(groups), np.nan)
-    for number in sorted(range(len(groups)), key=lambda number: trials.place(groups[number])):
+    for number in sorted(range(len(groups)), key=lambda number: trials.first_node(groups[number])):
         found[number] = _sensitivity(groups[number], scores[groups[number].name], trials)
     usable = np.isfinite(found) & (found > 0)
     if not usable.any():

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from spa_onnx import runtime
 from spa_onnx.calibration.calibration import Calibration
+from spa_onnx.calibration.memory import widest_cut
 from spa_onnx.cost import macs
 from spa_onnx.errors import RefusedError
 from spa_onnx.graph.bodies import operators
@@ -35,9 +36,8 @@ PER_TRIAL = 64
 WORK = 25 * 10**10
 """Multiply-accumulates that all trials together may cost; with large models fewer samples run than PER_TRIAL, at least one."""
 
-
 ROUNDING = 1e-10
-"""An error below this is rounding: parts of a model and the whole are fused differently."""
+"""An error of float32 below this is rounding: parts of a model and the whole are fused differently. In float16 it is about 1e-6."""
 
 
 class Trials:
@@ -50,46 +50,64 @@ class Trials:
     def __init__(self, analysis: Analysis, groups: Sequence[Group], known: Calibration, count: int) -> None:
         self._analysis, self._known = analysis, known
         affordable = WORK // max(count * macs(analysis.model), 1)
-        self._feeds = known.first(max(min(affordable, PER_TRIAL), 1))
+        held = known.memory // max(widest_cut(analysis.model, {consumer.data for consumer in known.consumers}), 1)
+        self._feeds = known.first(max(min(affordable, held, PER_TRIAL), 1))
         touched = {axis.tensor for group in groups for axis in group.owner} | {consumer.bias for consumer in known.consumers}
-        proto, self._places = _with_places(analysis.model, touched)
+        proto, self._own_names = _with_own_constants(analysis.model, touched)
         self._proto = known.run(proto)
-        self._names = [value.name for value in self._proto.graph.output]
         opened = runtime.session(self._proto, optimise=True, what="the model")
-        self._dense = dict(zip(self._names, _joined([runtime.run(opened, feed) for feed in self._feeds]), strict=True))
-        self._varies = [variation(array) for array in self._dense.values()]
+        outputs = _joined([runtime.run(opened, feed) for feed in self._feeds])
+        self._dense = dict(zip((value.name for value in self._proto.graph.output), outputs, strict=True))
+        self._varies = [variation(array) for array in outputs]
         self._walk = Walk(self._proto, self._feeds)
-        self._bench: _Bench | None = None
+        self._rest: _Rest | None = None
+        self._refused: set[frozenset[str]] = set()
 
-    def place(self, group: Group) -> int:
-        """Where in the graph the first constant stands that trials of this group change."""
+    def first_node(self, group: Group) -> int:
+        """The number of the first node that trials of this group run."""
         tensors = {axis.tensor for axis in group.owner}
-        return self._walk.first_reader([name for tensor in tensors for name in self._places.get(tensor, ())])
+        return self._walk.first_reader([name for tensor in tensors for name in self._own_names.get(tensor, ())])
 
     def error(self, drop: Mapping[str, Indices], *, refits: bool = True) -> float:
         """Relative error of the outputs without these channels, as `distance`; NaN where onnxruntime does not take weights as inputs.
 
         refits: whether consumers are refitted before.
         """
-        constants = self._constants(Removal(self._analysis, drop), refits=refits)
-        try:
-            outputs = self._dense | self._opened(constants).outputs(constants)
-        except RefusedError:
-            self._walk = Walk(self._proto, self._feeds)
+        changed = self._outputs(self._constants(Removal(self._analysis, drop), refits=refits))
+        if changed is None:
             return float("nan")
-        error = distance(list(outputs.values()), list(self._dense.values()), self._varies)
+        error = distance(list((self._dense | changed).values()), list(self._dense.values()), self._varies)
         return 0.0 if error < ROUNDING else error
 
-    def _opened(self, constants: Feed) -> _Bench:
-        """What lies behind these constants, ready to run."""
-        if self._bench is None or self._bench.places != set(constants):
-            self._bench = None
-            first = self._walk.first_reader(constants)
-            if first < self._walk.place:
+    def _outputs(self, constants: Feed) -> dict[str, Array] | None:
+        """The outputs behind these constants; None where onnxruntime runs neither what lies behind them nor the whole model with them."""
+        given = frozenset(constants)
+        if given in self._refused:
+            return None
+        found = self._from(self._walk.first_reader(given), constants)
+        if found is None:
+            found = self._from(0, constants)
+        if found is None:
+            self._refused.add(given)
+        return found
+
+    def _from(self, first: int, constants: Feed) -> dict[str, Array] | None:
+        """The same, run from this node on; None where onnxruntime refuses, as it does where what is cut through is a sequence."""
+        try:
+            return self._opened(constants, first).outputs(constants)
+        except RefusedError:
+            self._rest, self._walk = None, Walk(self._proto, self._feeds)
+            return None
+
+    def _opened(self, constants: Feed, first: int) -> _Rest:
+        """The model from its first node on, or what the last trial ran, if that was of the same constants."""
+        if self._rest is None or self._rest.given != set(constants):
+            self._rest = None
+            if first < self._walk.position:
                 self._walk = Walk(self._proto, self._feeds)
             self._walk.until(first)
-            self._bench = _Bench.of(*self._walk.rest(constants), frozenset(constants))
-        return self._bench
+            self._rest = _Rest.of(*self._walk.rest(constants), frozenset(constants))
+        return self._rest
 
     def _constants(self, removal: Removal, *, refits: bool) -> Feed:
         """The masked weights, those that consumers are refitted with among them."""
@@ -98,26 +116,29 @@ class Trials:
         uses = {(node.index, slot): node.inputs[slot] for node, slot, _ in losing(model, removal)}
         uses |= {(node.index, node.inputs.index(name)): name for name in refitted for node in model.consumers[name]}
         return {
-            _place(*place): fed(zeroed(model, name, np.asarray(refitted.get(name, model.constant(name))), removal.slices(name)))
-            for place, name in uses.items()
+            _own_name(*use): fed(zeroed(model, name, np.asarray(refitted.get(name, model.constant(name))), removal.slices(name)))
+            for use, name in uses.items()
         }
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
-    """Part of a model with some constants as inputs. feeds: all other inputs, batch by batch. names: of the outputs."""
+class _Rest:
+    """What lies behind some constants, which are inputs of it.
+
+    session: None where no output lies there. feeds: all other inputs, batch by batch. given: the constants. names: of the outputs.
+    """
 
     session: ort.InferenceSession | None
     feeds: Sequence[Feed]
-    places: frozenset[str]
+    given: frozenset[str]
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, part: onnx.ModelProto, feeds: Sequence[Feed], places: frozenset[str]) -> _Bench:
+    def of(cls, part: onnx.ModelProto, feeds: Sequence[Feed], given: frozenset[str]) -> _Rest:
         """Raises RefusedError where onnxruntime does not accept the part."""
         names = tuple(value.name for value in part.graph.output)
         what = "the model with its weights as inputs"
-        return cls(runtime.session(part, optimise=True, what=what) if names else None, feeds, places, names)
+        return cls(runtime.session(part, optimise=True, what=what) if names else None, feeds, given, names)
 
     def outputs(self, constants: Feed) -> dict[str, Array]:
         """The outputs with these constants, the batches joined. Raises RefusedError where it does not run."""
@@ -137,21 +158,21 @@ def _joined(runs: Sequence[Sequence[Array]]) -> list[Array]:
     ]
 
 
-def _place(index: int, slot: int) -> str:
+def _own_name(index: int, slot: int) -> str:
     return f"trial_{index}_{slot}"
 
 
-def _with_places(model: Model, touched: set[str]) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
+def _with_own_constants(model: Model, touched: set[str]) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
     """The model with a constant of its own for every use of a touched one; the names of these, by that one's."""
-    source, places = model.proto.graph, dict[str, list[str]]()
+    source, own = model.proto.graph, dict[str, list[str]]()
     graph = onnx.GraphProto(name=source.name, node=source.node, output=source.output)
     graph.input.extend(value for value in source.input if value.name in model.inputs)
     nodes, casts = list(operators(graph)), []
     for node in model.nodes:
         for slot, use in enumerate(node.inputs):
             if use in touched and model.is_constant(use):
-                name, array = _place(node.index, slot), np.asarray(model.constant(use))
-                places.setdefault(use, []).append(name)
+                name, array = _own_name(node.index, slot), np.asarray(model.constant(use))
+                own.setdefault(use, []).append(name)
                 graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(fed(array)), name))
                 nodes[node.index].input[slot] = name
                 if fed(array).dtype != array.dtype:
@@ -164,7 +185,7 @@ def _with_places(model: Model, touched: set[str]) -> tuple[onnx.ModelProto, dict
     graph.initializer.extend(tensor for tensor in source.initializer if tensor.name in read)
     graph.sparse_initializer.extend(tensor for tensor in source.sparse_initializer if tensor.values.name in read)
     version, proto = max(model.proto.ir_version, 4), model.proto
-    return onnx.ModelProto(ir_version=version, opset_import=proto.opset_import, functions=proto.functions, graph=graph), places
+    return onnx.ModelProto(ir_version=version, opset_import=proto.opset_import, functions=proto.functions, graph=graph), own
 
 
 def fed(array: Array) -> Array:
