@@ -30,7 +30,7 @@ from spa_onnx.runtime import Feed, feed_size
 
 Keys: TypeAlias = NDArray[np.uint32]
 
-DAMPINGS = (DAMPING, 10 * DAMPING, 100 * DAMPING, 1000 * DAMPING)
+DAMPINGS = tuple(DAMPING * 10 ** (half / 2) for half in range(7))
 """How strongly weights may be held where they were: what is fitted to either half of the samples has to suit the other best."""
 
 
