@@ -46,7 +46,7 @@ class Walk:
 
     def until(self, index: int) -> None:
         """Run all that stands before the node with this number. Raises RefusedError where onnxruntime cannot."""
-        before = [place for place in self._ahead - self._fixed if place < index]
+        before = [number for number in self._ahead - self._fixed if number < index]
         if before:
             self._advance(self._needed(before))
 
@@ -76,7 +76,7 @@ class Walk:
         return part, [{name: array for name, array in known.items() if name in read} for known in self._known]
 
     def _advance(self, step: Sequence[int], name: str = "") -> None:
-        """Run these nodes, keep what is still read, and the tensor of this name."""
+        """Run these nodes, and keep what is still read and the tensor of this name, if there is one."""
         self._ahead -= set(step) - self._fixed
         wanted = self._wanted() | ({name} if name else set())
         made = [
@@ -127,7 +127,7 @@ class Walk:
         sparse = [self._sparse[name] for name in read if name in self._sparse]
         entering = [name for name in read if name not in self._constants and name in self._known[0]]
         inputs = [_input(name, given[name].dtype, given[name].shape) for name in read if name in given]
-        inputs += [_input(name, self._known[0][name].dtype, self._rank(name)) for name in entering if name not in given]
+        inputs += [_input(name, self._known[0][name].dtype, self._rank(name)) for name in entering]
         graph = onnx.GraphProto(name="part", node=[self._nodes[index] for index in step], initializer=stored, input=inputs)
         graph.sparse_initializer.extend(sparse)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
