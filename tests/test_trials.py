@@ -121,3 +121,28 @@ def test_what_onnxruntime_refuses_is_not_tried_again(monkeypatch):
     drop = cuts(analysis, 2)[0]
     assert all(np.isnan(trial.error(drop)) for _ in range(5))
     assert len(opened) == 2
+
+
+CLASSIFIER = "a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2)"
+CLASSIFIER_WEIGHTS = "float[6,8] w1, float[8,4] w2, int64[2] s = {-1, 4}, float scale = {0.004}, uint8 zero = {0}"
+CHOICES = [
+    ("y = Softmax(c)", "float[N,4] y"),
+    ("p = Softmax(c) q = QuantizeLinear(p, scale, zero) y = Reshape(q, s)", "uint8[N,4] y"),
+    ("y = ArgMax<axis=1>(c)", "int64[N,1] y"),
+    ("p = Softmax(c) y = Identity(p) z = ArgMax<axis=1>(p)", "float[N,4] y, int64[N,1] z"),
+]
+
+
+@pytest.mark.parametrize(("choice", "outputs"), CHOICES)
+def test_probabilities_and_classes_count_as_their_logits(choice, outputs):
+    x = samples((6,), 40)
+    whole = net("float[N,6] x", CLASSIFIER_WEIGHTS, f"{CLASSIFIER} {choice}", outputs)()
+    bare = net("float[N,6] x", CLASSIFIER_WEIGHTS, f"{CLASSIFIER} y = Identity(c)", "float[N,4] y")()
+    del bare.graph.initializer[:]
+    bare.graph.initializer.extend(whole.graph.initializer)
+    errors = []
+    for proto in (whole, bare):
+        analysis, trial = trials_of(proto, x)
+        errors.append([trial.error(drop) for drop in cuts(analysis, 2)])
+    assert errors[0] == pytest.approx(errors[1], rel=1e-4)
+    assert min(errors[0]) > 0

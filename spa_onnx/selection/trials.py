@@ -18,6 +18,7 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.graph.bodies import operators
 from spa_onnx.graph.facts import Indices
 from spa_onnx.graph.fold import Array
+from spa_onnx.graph.logits import logits
 from spa_onnx.graph.model import Model
 from spa_onnx.graph.shapes import constant_tensor
 from spa_onnx.groups import Analysis, Group
@@ -43,8 +44,9 @@ ROUNDING = 1e-10
 class Trials:
     """The dense model, of which each trial runs what lies behind the constants that it changes.
 
-    groups: those that lose channels. count: how many trials there will be, which decides about the samples of each. Raises RefusedError
-    where onnxruntime cannot run the model. Trials that change constants later in the graph than those before cost least.
+    Outputs that are probabilities or classes count as their logits. groups: those that lose channels. count: how many trials there will
+    be, which decides about the samples of each. Raises RefusedError where onnxruntime cannot run the model. Trials that change constants
+    later in the graph than those before cost least.
     """
 
     def __init__(self, analysis: Analysis, groups: Sequence[Group], known: Calibration, count: int) -> None:
@@ -163,9 +165,9 @@ def _own_name(index: int, slot: int) -> str:
 
 
 def _with_own_constants(model: Model, touched: set[str]) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
-    """The model with a constant of its own for every use of a touched one; the names of these, by that one's."""
+    """The model, of logits, with a constant of its own for every use of a touched one; the names of these, by that one's."""
     source, own = model.proto.graph, dict[str, list[str]]()
-    graph = onnx.GraphProto(name=source.name, node=source.node, output=source.output)
+    graph = onnx.GraphProto(name=source.name, node=source.node, output=logits(source))
     graph.input.extend(value for value in source.input if value.name in model.inputs)
     nodes, casts = list(operators(graph)), []
     for node in model.nodes:
