@@ -22,11 +22,11 @@ from spa_onnx.repair import pairs, sequential
 from spa_onnx.repair.pairs import PairSums, pairs_of
 from spa_onnx.repair.reconstruct import reconstruct
 from spa_onnx.repair.sequential import DAMPINGS, reconstruct_in_order
-from spa_onnx.repair.walk import Walk
 from spa_onnx.rewriting.cut import Removal
 from spa_onnx.rewriting.plan import Plan
 from spa_onnx.rewriting.rewrite import rewrite
 from spa_onnx.samples.data import read_samples
+from spa_onnx.walk import Walk
 
 NETS = {"conv": (CONV, (3, 6, 6)), "mlp": (MLP, (6,))}
 

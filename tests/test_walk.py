@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from spa_onnx import runtime
 from spa_onnx.calibration.statistics import with_outputs
 from spa_onnx.errors import RefusedError
-from spa_onnx.repair.walk import Walk
+from spa_onnx.walk import Walk
 
 RESIDUAL = net(
     "float[N,6] x",

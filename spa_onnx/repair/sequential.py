@@ -23,10 +23,10 @@ from spa_onnx.products import Consumer, columns, outputs, uses
 from spa_onnx.repair.pairs import Fit, GatheredPairs, Pairs
 from spa_onnx.repair.reconstruct import in_range, kept_columns
 from spa_onnx.repair.summands import Summand, summands
-from spa_onnx.repair.walk import Walk
 from spa_onnx.rewriting.cut import Removal, zeroed
 from spa_onnx.rewriting.mask import mask
 from spa_onnx.runtime import Feed, feed_size
+from spa_onnx.walk import Walk
 
 Keys: TypeAlias = NDArray[np.uint32]
 

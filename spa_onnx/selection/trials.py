@@ -23,10 +23,10 @@ from spa_onnx.graph.model import Model
 from spa_onnx.graph.shapes import constant_tensor
 from spa_onnx.groups import Analysis, Group
 from spa_onnx.repair.reconstruct import reconstruct
-from spa_onnx.repair.walk import Walk
 from spa_onnx.rewriting.cut import Removal, zeroed
 from spa_onnx.rewriting.mask import losing
 from spa_onnx.runtime import Feed
+from spa_onnx.walk import Walk
 
 if TYPE_CHECKING:
     import onnxruntime as ort
