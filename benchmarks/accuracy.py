@@ -86,6 +86,12 @@ def _cifar(split: str) -> tuple[Array, Array]:
 
 
 @functools.cache
+def _cifar_pixels(split: str) -> tuple[Array, Array]:
+    stored = np.load(DATA / f"cifar10_{split}.npz")
+    return np.ascontiguousarray(stored["x"].transpose(0, 2, 3, 1), np.float32), stored["y"]
+
+
+@functools.cache
 def _imagenet() -> tuple[Array, Array]:
     """All pictures, uint8 (n, 224, 224, 3), in an order that has nothing to do with their classes; the classes."""
     from PIL import Image  # noqa: PLC0415 - an extra
@@ -133,6 +139,10 @@ def _cifar_task(name: str, *ratios: float) -> Task:
     return Task(MODELS / f"{name}.onnx", ratios, lambda: _cifar("calib")[0], lambda: _cifar("test"))
 
 
+def _cifar_pixels_task(name: str, *ratios: float) -> Task:
+    return Task(MODELS / f"{name}.onnx", ratios, lambda: _cifar_pixels("calib")[0], lambda: _cifar_pixels("test"))
+
+
 def _digits_task(name: str) -> Task:
     return Task(ROOT / "models" / f"{name}.onnx", (2.0,), lambda: _digits_trained_on(name), lambda: _digits(name))
 
@@ -145,6 +155,8 @@ TASKS: Mapping[str, Task] = {
     "cifar_resnet20_bn": _cifar_task("cifar_resnet20_bn", 1.37, 2.0),
     "cifar_resnet56_bn": _cifar_task("cifar_resnet56_bn", 1.38, 2.0),
     "cifar_resnet56_ts17": _cifar_task("cifar_resnet56_ts17", 1.38, 2.0),
+    "mlperf_resnet8_keras": _cifar_pixels_task("mlperf_resnet8_keras", 1.4),
+    "mlperf_resnet_large_tfl": _cifar_pixels_task("mlperf_resnet_large_tfl", 1.4),
     "mbv1_025_224_keras": _imagenet_task("mbv1_025_224_keras", _from_minus_one, 0),
     "mbv2_100_224_tfl_dq": _imagenet_task("mbv2_100_224_tfl_dq", lambda pixels: pixels, 1),
     "stories260k_llama_ts17": Task(

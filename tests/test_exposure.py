@@ -7,8 +7,8 @@ from onnx import numpy_helper
 
 from spa_onnx import runtime
 from spa_onnx.pipeline import inspect
-from spa_onnx.samples.exposure import takes_pixels
-from spa_onnx.samples.pictures import HALF_WIDTH, as_pixels, pictures
+from spa_onnx.samples.exposure import exposure
+from spa_onnx.samples.pictures import HALF_WIDTH, between, pictures
 from spa_onnx.samples.synthetic import make_up
 
 CONVOLUTION = "float[16,3,3,3] w1, float[16] b1, float[4,16,1,1] w2"
@@ -84,9 +84,24 @@ def test_weights_that_say_nothing_leave_pictures_as_they_are(weights):
     w.CopyFrom(numpy_helper.from_array(np.full((16, 3, 3, 3), weights, np.float32), "w1"))
     model = inspect(proto).model
     x = pictures(8, (3, 12, 12), np.random.default_rng(0)).astype(np.float32)
-    assert not takes_pixels(model, "x", {"x": x})
+    assert exposure(model, "x", {"x": x}) is None
 
 
-def test_pixels_keep_the_order_of_values():
+@pytest.mark.parametrize(
+    ("operands", "ends"),
+    [("s, u", (-50.0, 77.5)), ("s, i", (-50.0, 77.5)), ("s", (0.0, 127.5)), ("t, u", None)],
+    ids=["uint8", "int8", "no zero point", "a scale for each channel"],
+)
+def test_what_a_quantised_input_does_not_clip_says_how_bright(operands, ends):
+    scales = "float s = {0.5}, float[3] t = {0.5, 0.5, 0.5}, uint8 u = {100}, int8 i = {-28}"
+    quantised = f"q = QuantizeLinear(x, {operands}) c = DequantizeLinear(q, {operands})"
+    if operands == "t, u":
+        scales, quantised = scales.replace("uint8 u = {100}", "uint8[3] u = {9, 9, 9}"), quantised.replace("Linear(", "Linear<axis=1>(")
+    build = net("float[N,3,12,12] x", f"{CONVOLUTION}, {scales}", f"{quantised} a = Conv(c, w1, b1) {LAYERS}")
+    x = pictures(8, (3, 12, 12), np.random.default_rng(0)).astype(np.float32)
+    assert exposure(inspect(build()).model, "x", {"x": x}) == ends
+
+
+def test_values_keep_their_order():
     x = np.array([-HALF_WIDTH, 0.0, HALF_WIDTH])
-    assert as_pixels(x) == pytest.approx([0.0, 127.5, 255.0])
+    assert between(x, 0.0, 255.0) == pytest.approx([0.0, 127.5, 255.0])

@@ -1,4 +1,4 @@
-"""How bright made-up pictures have to be: of variance one, as networks are mostly trained, or pixels from 0 to 255.
+"""Which values made-up pictures have to have: those of variance one, as networks are mostly trained on, or others that the graph tells of.
 
 Where BatchNormalization is folded into the first product, its weights are divided by the deviation that their outputs had, and its biases
 are in proportion to these outputs. So pictures of the right brightness move the outputs about as far as they lie from zero; much
@@ -13,23 +13,45 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.graph.model import Model
 from spa_onnx.products import Consumer, columns, consumers
 from spa_onnx.runtime import Feed
-from spa_onnx.samples.pictures import as_pixels
+from spa_onnx.samples.pictures import between
 from spa_onnx.walk import Walk
 
 STILL = 1 / 16
 """Outputs whose deviation is less than this share of their mean are not moved. It is 0.00 to 0.03 where a network wants pixels and pictures
 have variance one, 0.13 to 60 in 30 networks that want these."""
 
+PIXELS = 0.0, 255.0
+"""The smallest and the largest."""
+
 POSITIONS = 256
 """Looked at in each picture."""
 
 
-def takes_pixels(model: Model, name: str, feed: Feed) -> bool:
-    """Whether pictures of variance one, which the feed holds, do not move what the first product makes of this input, and pixels do."""
+def exposure(model: Model, name: str, feed: Feed) -> tuple[float, float] | None:
+    """The smallest and the largest value that an input is to have; None where pictures of variance one, which the feed holds, will do."""
+    return _quantised(model, name) or (PIXELS if _takes_pixels(model, name, feed) else None)
+
+
+def _quantised(model: Model, name: str) -> tuple[float, float] | None:
+    """The ends of what is not clipped, where the input is quantised at once; they were measured on real samples."""
+    for node in model.consumers[name]:
+        if node.op == "QuantizeLinear" and node.inputs[0] == name:
+            scale = model.constant(node.input(1))
+            zero = (
+                model.constant(node.input(2)) if node.input(2) else None if node.attributes.get("output_dtype") else np.zeros((), np.uint8)
+            )
+            if scale is not None and scale.size == 1 and zero is not None and zero.dtype.kind in "iu":
+                ends = np.iinfo(zero.dtype)
+                return float((ends.min - float(zero.item())) * scale.item()), float((ends.max - float(zero.item())) * scale.item())
+    return None
+
+
+def _takes_pixels(model: Model, name: str, feed: Feed) -> bool:
+    """Whether pictures of variance one do not move what the first product makes of this input, and pixels do."""
     first = _first_product(model, name)
     if first is None:
         return False
-    bright = feed | {name: as_pixels(feed[name]).astype(feed[name].dtype)}
+    bright = feed | {name: between(feed[name], *PIXELS).astype(feed[name].dtype)}
     try:
         return _moved(model, first, feed) < STILL <= _moved(model, first, bright)
     except RefusedError:
@@ -51,7 +73,7 @@ def _first_product(model: Model, name: str) -> Consumer | None:
 def _moved(model: Model, first: Consumer, feed: Feed) -> float:
     """Median over the outputs of deviation / |mean|; infinite where they have no bias, so that their mean says nothing."""
     weight, bias = model.weight(first.weight), model.weight(first.bias) if first.bias else None
-    if weight is None or bias is None or bias.dtype.kind != "f":
+    if weight is None or bias is None:
         return np.inf
     (data,) = Walk(model.proto, [feed]).tensor(first.data)
     seen = columns(first, first.numbers(data), POSITIONS, np.random.default_rng(0))

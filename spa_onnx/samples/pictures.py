@@ -51,9 +51,9 @@ def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) 
     return np.concatenate([_some(min(step, count - first), shape, textures, rng) for first in range(0, count, step)])
 
 
-def as_pixels(images: Array) -> Array:
-    """The pictures between 0 and 255."""
-    return np.asarray((images / HALF_WIDTH + 1) * 127.5)
+def between(images: Array, low: float, high: float) -> Array:
+    """The pictures with their values from `low` to `high`."""
+    return np.asarray(low + (images / HALF_WIDTH + 1) / 2 * (high - low))
 
 
 def _some(count: int, shape: tuple[int, int, int], textures: Array, rng: np.random.Generator) -> Array:

@@ -21,8 +21,8 @@ from spa_onnx.graph.node import Node
 from spa_onnx.graph.shapes import symbolic_dims
 from spa_onnx.runtime import Feed, feed_size, random_feed
 from spa_onnx.samples.design import most_telling
-from spa_onnx.samples.exposure import takes_pixels
-from spa_onnx.samples.pictures import as_pixels, pictures
+from spa_onnx.samples.exposure import PIXELS, exposure
+from spa_onnx.samples.pictures import between, pictures
 from spa_onnx.samples.sentences import speaker, spoken
 from spa_onnx.samples.tokens import token_values
 
@@ -100,8 +100,9 @@ def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed
             name: token_values(model, name, array, rng) for name, array in feed.items() if array.dtype.kind == "i" and array.ndim == 2
         }
         made.append(dressed | tokens)
-    dark = {name for name, array in made[0].items() if array.ndim == 4 and array.dtype.kind == "f" and takes_pixels(model, name, made[0])}
-    return [{name: as_pixels(array).astype(array.dtype) if name in dark else array for name, array in feed.items()} for feed in made]
+    pictured = [name for name, array in made[0].items() if array.ndim == 4 and array.dtype.kind == "f"]
+    values = {name: exposure(model, name, made[0]) for name in pictured}
+    return [feed | {name: between(feed[name], *ends).astype(feed[name].dtype) for name, ends in values.items() if ends} for feed in made]
 
 
 def _dress(array: Array, rng: np.random.Generator) -> Array:
@@ -113,7 +114,7 @@ def _dress(array: Array, rng: np.random.Generator) -> Array:
     images = pictures(count, (channels, height, width), rng)
     if array.dtype.kind != "f":
         low = np.iinfo(array.dtype).min
-        images = np.rint(as_pixels(images)) + low
+        images = np.rint(between(images, *PIXELS)) + low
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1) if last else images).astype(array.dtype)
 
 
