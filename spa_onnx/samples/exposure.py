@@ -35,14 +35,12 @@ def exposure(model: Model, name: str, feed: Feed) -> tuple[float, float] | None:
 def _quantised(model: Model, name: str) -> tuple[float, float] | None:
     """The ends of what is not clipped, where the input is quantised at once; they were measured on real samples."""
     for node in model.consumers[name]:
-        if node.op == "QuantizeLinear" and node.inputs[0] == name:
+        if node.op == "QuantizeLinear" and not node.attributes.get("output_dtype"):
             scale = model.constant(node.input(1))
-            zero = (
-                model.constant(node.input(2)) if node.input(2) else None if node.attributes.get("output_dtype") else np.zeros((), np.uint8)
-            )
+            zero = model.constant(node.input(2)) if node.input(2) else np.zeros((), np.uint8)
             if scale is not None and scale.size == 1 and zero is not None and zero.dtype.kind in "iu":
-                ends = np.iinfo(zero.dtype)
-                return float((ends.min - float(zero.item())) * scale.item()), float((ends.max - float(zero.item())) * scale.item())
+                step, middle, ends = float(scale.item()), float(zero.item()), np.iinfo(zero.dtype)
+                return (ends.min - middle) * step, (ends.max - middle) * step
     return None
 
 
@@ -77,7 +75,10 @@ def _moved(model: Model, first: Consumer, feed: Feed) -> float:
         return np.inf
     (data,) = Walk(model.proto, [feed]).tensor(first.data)
     seen = columns(first, first.numbers(data), POSITIONS, np.random.default_rng(0))
-    made = (first.matrix(weight) @ seen).reshape(bias.size, -1) + bias.reshape(-1, 1).astype(np.float64)
+    products = (first.matrix(weight) @ seen).reshape(-1, seen.shape[-1])
+    if len(products) % bias.size:
+        return np.inf
+    made = products + np.repeat(bias.astype(np.float64), len(products) // bias.size)[:, None]
     deviation, mean = made.std(axis=1), np.abs(made.mean(axis=1))
     live = deviation + mean > 0
     return float(np.median(deviation[live] / np.maximum(mean[live], np.finfo(np.float64).tiny))) if live.any() else np.inf
