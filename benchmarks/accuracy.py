@@ -81,12 +81,14 @@ def _nats(logits: Array, tokens: Array) -> float:
 
 @functools.cache
 def _cifar(split: str) -> tuple[Array, Array]:
+    """Pictures about the means of ImageNet, float32 (n, 3, 32, 32); their classes."""
     stored = np.load(DATA / f"cifar10_{split}.npz")
     return ((stored["x"] / np.float32(255) - MEAN) / STD).astype(np.float32), stored["y"]
 
 
 @functools.cache
 def _cifar_pixels(split: str) -> tuple[Array, Array]:
+    """Pictures from 0 to 255, float32 (n, 32, 32, 3); their classes."""
     stored = np.load(DATA / f"cifar10_{split}.npz")
     return np.ascontiguousarray(stored["x"].transpose(0, 2, 3, 1), np.float32), stored["y"]
 
@@ -135,12 +137,8 @@ def _digits_trained_on(name: str) -> Array:
     return np.stack([images[i] for i in np.random.default_rng(0).permutation(len(images)) if images[i].tobytes() not in held_out])
 
 
-def _cifar_task(name: str, *ratios: float) -> Task:
-    return Task(MODELS / f"{name}.onnx", ratios, lambda: _cifar("calib")[0], lambda: _cifar("test"))
-
-
-def _cifar_pixels_task(name: str, *ratios: float) -> Task:
-    return Task(MODELS / f"{name}.onnx", ratios, lambda: _cifar_pixels("calib")[0], lambda: _cifar_pixels("test"))
+def _cifar_task(name: str, *ratios: float, load: Callable[[str], tuple[Array, Array]] = _cifar) -> Task:
+    return Task(MODELS / f"{name}.onnx", ratios, lambda: load("calib")[0], lambda: load("test"))
 
 
 def _digits_task(name: str) -> Task:
@@ -155,8 +153,8 @@ TASKS: Mapping[str, Task] = {
     "cifar_resnet20_bn": _cifar_task("cifar_resnet20_bn", 1.37, 2.0),
     "cifar_resnet56_bn": _cifar_task("cifar_resnet56_bn", 1.38, 2.0),
     "cifar_resnet56_ts17": _cifar_task("cifar_resnet56_ts17", 1.38, 2.0),
-    "mlperf_resnet8_keras": _cifar_pixels_task("mlperf_resnet8_keras", 1.4),
-    "mlperf_resnet_large_tfl": _cifar_pixels_task("mlperf_resnet_large_tfl", 1.4),
+    "mlperf_resnet8_keras": _cifar_task("mlperf_resnet8_keras", 1.4, load=_cifar_pixels),
+    "mlperf_resnet_large_tfl": _cifar_task("mlperf_resnet_large_tfl", 1.4, load=_cifar_pixels),
     "mbv1_025_224_keras": _imagenet_task("mbv1_025_224_keras", _from_minus_one, 0),
     "mbv2_100_224_tfl_dq": _imagenet_task("mbv2_100_224_tfl_dq", lambda pixels: pixels, 1),
     "stories260k_llama_ts17": Task(

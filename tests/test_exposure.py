@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from spa_onnx import runtime
 from spa_onnx.pipeline import inspect
-from spa_onnx.samples.exposure import exposure
+from spa_onnx.samples.exposure import exposures
 from spa_onnx.samples.pictures import HALF_WIDTH, between, pictures
 from spa_onnx.samples.synthetic import make_up
 
@@ -23,6 +23,7 @@ CENTRED = net(
     f"{CONVOLUTION}, float half = {{127.5}}, float one = {{1}}",
     f"s = Div(x, half) c = Sub(s, one) a = Conv(c, w1, b1) {LAYERS}",
 )
+WITH_STATE = net("float[N,3,12,12] x, float[N,3,12,12] state", CONVOLUTION, f"c = Add(x, state) a = Conv(c, w1, b1) {LAYERS}")
 NORMALISED = net(
     "float[N,3,12,12] x",
     "float[16,3,3,3] w1, float[16] b1, float[16] g, float[16] v, float[4,16,1,1] w2",
@@ -30,14 +31,14 @@ NORMALISED = net(
 )
 
 
-def trained_on(build, values, bias=1.0):
+def trained_on(build, values):
     """The net as training leaves it on inputs of this mean and deviation, with its normalisation folded into its first weights."""
     mean, deviation = values
     proto = build()
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     w = numpy_helper.to_array(stored["w1"]) / deviation
     rows = w.reshape(16, -1).sum(axis=1) if w.shape[0] == 16 else w.sum(axis=0)
-    b = bias * np.random.default_rng(5).choice([-1.0, 1.0], 16) - rows * mean
+    b = np.random.default_rng(5).choice([-1.0, 1.0], 16) - rows * mean
     stored["w1"].CopyFrom(numpy_helper.from_array(w.astype(np.float32), "w1"))
     stored["b1"].CopyFrom(numpy_helper.from_array(b.astype(np.float32), "b1"))
     return proto
@@ -68,8 +69,19 @@ def test_what_the_graph_does_to_pixels_itself_counts():
     assert made_up(trained_on(CENTRED, STANDARD)).max() > 190
 
 
+def test_a_state_that_meets_other_tensors_is_no_picture():
+    """Nothing runs to find that out: a language model has two of them in each layer."""
+    proto = trained_on(WITH_STATE, PIXELS)
+    x, state = (np.random.default_rng(0).normal(size=(8, 3, 12, 12)).astype(np.float32) for _ in "xs")
+    model = inspect(proto).model
+    assert exposures(model, ["x", "state"], {"x": x, "state": state}) == {}
+
+
 def test_inputs_of_bytes_are_pixels_already():
-    assert made_up(trained_on(GIVEN_PIXELS, PIXELS)).dtype == np.uint8
+    x = made_up(trained_on(GIVEN_PIXELS, PIXELS))
+    assert x.dtype == np.uint8
+    assert x.min() < 60
+    assert x.max() > 190
 
 
 @pytest.mark.parametrize("values", [PIXELS, STANDARD])
@@ -84,7 +96,7 @@ def test_weights_that_say_nothing_leave_pictures_as_they_are(weights):
     w.CopyFrom(numpy_helper.from_array(np.full((16, 3, 3, 3), weights, np.float32), "w1"))
     model = inspect(proto).model
     x = pictures(8, (3, 12, 12), np.random.default_rng(0)).astype(np.float32)
-    assert exposure(model, "x", {"x": x}) is None
+    assert exposures(model, "x", {"x": x}) == {}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +111,7 @@ def test_what_a_quantised_input_does_not_clip_says_how_bright(operands, ends):
         scales, quantised = scales.replace("uint8 u = {100}", "uint8[3] u = {9, 9, 9}"), quantised.replace("Linear(", "Linear<axis=1>(")
     build = net("float[N,3,12,12] x", f"{CONVOLUTION}, {scales}", f"{quantised} a = Conv(c, w1, b1) {LAYERS}")
     x = pictures(8, (3, 12, 12), np.random.default_rng(0)).astype(np.float32)
-    assert exposure(inspect(build()).model, "x", {"x": x}) == ends
+    assert exposures(inspect(build()).model, "x", {"x": x}) == ({"x": ends} if ends else {})
 
 
 def test_values_keep_their_order():

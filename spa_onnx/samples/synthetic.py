@@ -21,7 +21,7 @@ from spa_onnx.graph.node import Node
 from spa_onnx.graph.shapes import symbolic_dims
 from spa_onnx.runtime import Feed, feed_size, random_feed
 from spa_onnx.samples.design import most_telling
-from spa_onnx.samples.exposure import PIXELS, exposure
+from spa_onnx.samples.exposure import PIXELS, exposures
 from spa_onnx.samples.pictures import between, pictures
 from spa_onnx.samples.sentences import speaker, spoken
 from spa_onnx.samples.tokens import token_values
@@ -100,14 +100,19 @@ def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed
             name: token_values(model, name, array, rng) for name, array in feed.items() if array.dtype.kind == "i" and array.ndim == 2
         }
         made.append(dressed | tokens)
-    pictured = [name for name, array in made[0].items() if array.ndim == 4 and array.dtype.kind == "f"]
-    values = {name: exposure(model, name, made[0]) for name in pictured}
-    return [feed | {name: between(feed[name], *ends).astype(feed[name].dtype) for name, ends in values.items() if ends} for feed in made]
+    pictured = [name for name, array in made[0].items() if _is_picture(array) and array.dtype.kind == "f"]
+    ends = exposures(model, pictured, made[0])
+    return [feed | {name: between(feed[name], *ends[name]).astype(feed[name].dtype) for name in ends} for feed in made]
+
+
+def _is_picture(array: Array) -> bool:
+    """Whether it looks like a batch of images: of floats, or of bytes."""
+    return array.ndim == 4 and (array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize == 1))
 
 
 def _dress(array: Array, rng: np.random.Generator) -> Array:
-    """Pictures, where the array looks like a batch of images."""
-    if array.ndim != 4 or array.dtype.kind not in "fiu" or (array.dtype.kind != "f" and array.dtype.itemsize > 1):
+    """Pictures of variance one, or of pixels where the type holds bytes, if the array looks like a batch of images."""
+    if not _is_picture(array):
         return array
     last = array.shape[-1] in (1, 3, 4) and array.shape[1] > 4
     count, channels, height, width = (array.shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
