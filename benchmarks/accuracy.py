@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from shared import MODELS, ROOT, machine
 
 import spa_onnx
-from spa_onnx import runtime
-from spa_onnx.cost import macs
 from spa_onnx.errors import SpaError
-from spa_onnx.graph.model import Model, feeds
+from spa_onnx.execution import session as runtime
+from spa_onnx.model.model import Model, feeds
+from spa_onnx.operators.macs import macs
 
 DATA = MODELS.parent / "data"
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
@@ -134,7 +134,9 @@ def _digits_trained_on(name: str) -> Array:
 
     held_out = {image.tobytes() for image in _digits(name)[0]}
     images = (load_digits().images[:, np.newaxis] / 16).astype(np.float32)
-    return np.stack([images[i] for i in np.random.default_rng(0).permutation(len(images)) if images[i].tobytes() not in held_out])
+    return np.stack(
+        [images[i] for i in np.random.default_rng(0).permutation(len(images)) if images[i].tobytes() not in held_out]
+    )
 
 
 def _cifar_task(name: str, *ratios: float, load: Callable[[str], tuple[Array, Array]] = _cifar) -> Task:
@@ -276,7 +278,10 @@ def main() -> None:
         dense = task.measure(task.proto)
         for ratio in given.ratio or task.ratios:
             cells = [cell(task, method, ratio) for method in methods]
-            print(f"| {name} | {ratio:g} | {dense:.{3 if task.tokens else 1}f} | {' | '.join(text for text, _ in cells)} |", flush=True)
+            print(
+                f"| {name} | {ratio:g} | {dense:.{3 if task.tokens else 1}f} | {' | '.join(text for text, _ in cells)} |",
+                flush=True,
+            )
             for method, (_, figure) in zip(methods, cells, strict=True):
                 curves[method].append((ratio, figure))
         if given.curves:

@@ -200,19 +200,47 @@ segmentation 64 deeplabv3_resnet101 fcn_resnet101
 """
 
 TEXT = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-LLAMA = TEXT | {"num_key_value_heads": 2, "max_position_embeddings": 64, "head_dim": 8, "pad_token_id": 0, "tie_word_embeddings": False}
+LLAMA = TEXT | {
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
 SEQ2SEQ = {"vocab_size": 60, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
            "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "pad_token_id": 0, "bos_token_id": 1,
            "eos_token_id": 2, "decoder_start_token_id": 1, "forced_eos_token_id": None}  # fmt: skip
 SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 SWIN4 = SWIN | {"depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4], "image_size": 128,
                 "out_features": ["stage1", "stage2", "stage3", "stage4"]}  # fmt: skip
-SEGFORMER = {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 32, 48], "num_attention_heads": [1, 2, 2, 4], "decoder_hidden_size": 32}
-VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "image_size": 32, "patch_size": 8}
-CLIP = {"projection_dim": 24, "text_config": TEXT | {"max_position_embeddings": 16, "eos_token_id": 2}, "vision_config": VISION}
+SEGFORMER = {
+    "depths": [1, 1, 1, 1],
+    "hidden_sizes": [16, 32, 32, 48],
+    "num_attention_heads": [1, 2, 2, 4],
+    "decoder_hidden_size": 32,
+}
+VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
+CLIP = {
+    "projection_dim": 24,
+    "text_config": TEXT | {"max_position_embeddings": 16, "eos_token_id": 2},
+    "vision_config": VISION,
+}
 WAV2VEC2 = TEXT | {"conv_dim": [16, 16, 16], "conv_stride": [5, 2, 2], "conv_kernel": [10, 3, 3], "num_conv_pos_embeddings": 16,
                    "num_conv_pos_embedding_groups": 4}  # fmt: skip
-RESNET = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "basic", "out_features": ["stage2"]}
+RESNET = {
+    "embedding_size": 16,
+    "hidden_sizes": [16, 32],
+    "depths": [1, 1],
+    "layer_type": "basic",
+    "out_features": ["stage2"],
+}
 DETR = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "d_model": 32, "encoder_layers": 2,
         "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
         "num_queries": 7}  # fmt: skip
@@ -458,7 +486,11 @@ def _transformers(name: str) -> Built:
             found = self.model(**named, **options, return_dict=True)
             first = next(value for value in found.values() if isinstance(value, torch.Tensor))
             present = found.past_key_values.layers if kind == "cached" else ()
-            return (first, *(tensor for layer in present for tensor in (layer.keys, layer.values))) if kind == "cached" else first
+            return (
+                (first, *(tensor for layer in present for tensor in (layer.keys, layer.values)))
+                if kind == "cached"
+                else first
+            )
 
     return First(), inputs, dynamic
 
@@ -504,7 +536,10 @@ def _rows() -> tuple[Row, ...]:
     for line in TIMM.strip().splitlines():
         name, size, *rest = line.split()
         pairs = (pair.split("=") for pair in rest[0].split(",")) if rest else ()
-        settings = {key: tuple(int(v) for v in value.strip("()").split(";") if v) if "(" in value else int(value) for key, value in pairs}
+        settings = {
+            key: tuple(int(v) for v in value.strip("()").split(";") if v) if "(" in value else int(value)
+            for key, value in pairs
+        }
         rows.append(Row(f"timm/{name}", settings, int(size)))
     for line in TORCHVISION.strip().splitlines():
         kind, size, *names = line.split()

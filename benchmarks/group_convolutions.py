@@ -26,11 +26,11 @@ from shared import machine
 from torch import Tensor, nn
 
 import spa_onnx
-from spa_onnx import runtime
 from spa_onnx.analysis import channels
-from spa_onnx.graph.facts import Choice, Option
-from spa_onnx.graph.fold import Array
-from spa_onnx.rules import conv
+from spa_onnx.execution import session as runtime
+from spa_onnx.model.facts import Choice, Option
+from spa_onnx.model.folding import Array
+from spa_onnx.operators import conv
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import digits
@@ -92,7 +92,9 @@ class Form:
     def holds(self) -> Iterator[None]:
         """Prune in this form."""
 
-        def choice(node: conv.Node, aligned: tuple[conv.Coupling, ...], blocks: tuple[conv.Coupling, ...], *_: int) -> Choice:
+        def choice(
+            node: conv.Node, aligned: tuple[conv.Coupling, ...], blocks: tuple[conv.Coupling, ...], *_: int
+        ) -> Choice:
             options = Option("whole groups", blocks), Option("as many channels of each group", aligned)
             return Choice(node.name, options if self.whole else options[::-1])
 
@@ -122,7 +124,9 @@ def accuracy(proto: onnx.ModelProto, x: Array, y: Array) -> float:
     return 100 * float((logits.argmax(axis=1) == y).mean())
 
 
-def measure(proto: onnx.ModelProto, split: digits.DigitsSplit, criterion: str, kept: float, form: Form) -> tuple[float, float]:
+def measure(
+    proto: onnx.ModelProto, split: digits.DigitsSplit, criterion: str, kept: float, form: Form
+) -> tuple[float, float]:
     """(share of the multiply-accumulates that is kept, accuracy)."""
     data = {"x": split.train_images.numpy()[:CALIBRATION]}
     with form.holds():
@@ -153,7 +157,9 @@ def main() -> int:
     for name in given.nets:
         splits = [digits.load_split(seed) for seed in range(given.seeds)]
         pairs = [(trained(NETS[name], split, seed, given.epochs), split) for seed, split in enumerate(splits)]
-        dense = np.mean([accuracy(proto, split.held_out_images.numpy(), split.held_out_labels.numpy()) for proto, split in pairs])
+        dense = np.mean(
+            [accuracy(proto, split.held_out_images.numpy(), split.held_out_labels.numpy()) for proto, split in pairs]
+        )
         for criterion, kept in product(CRITERIA, KEPT):
             cells = [cell(pairs, criterion, kept, form) for form in FORMS.values()]
             print(f"| {name} | {dense:.1f} | {criterion} | {kept} | {' | '.join(cells)} |", flush=True)

@@ -21,8 +21,8 @@ from onnx import numpy_helper
 from shared import ROOT
 from torch import Tensor, nn
 
-from spa_onnx.cost import macs
-from spa_onnx.graph.model import Model
+from spa_onnx.model.model import Model
+from spa_onnx.operators.macs import macs
 
 STEPS = 7
 """Halvings of the interval in which the ratio is looked for that comes nearest to the multiply-accumulates."""
@@ -70,7 +70,11 @@ class CifarResNet(nn.Module):
 def _named(proto: onnx.ModelProto, network: nn.Module) -> nn.Module:
     """The network with the constants that have the names of its parameters."""
     stored = {tensor.name: torch.tensor(numpy_helper.to_array(tensor)) for tensor in proto.graph.initializer}
-    stored |= {node.output[0]: stored[node.input[0]] for node in proto.graph.node if node.op_type == "Identity" and node.input[0] in stored}
+    stored |= {
+        node.output[0]: stored[node.input[0]]
+        for node in proto.graph.node
+        if node.op_type == "Identity" and node.input[0] in stored
+    }
     network.load_state_dict({name: stored.get(name, value) for name, value in network.state_dict().items()})
     return network
 
@@ -141,5 +145,7 @@ def torch_pruned(name: str, proto: onnx.ModelProto, ratio: float) -> onnx.ModelP
     whole, low, high = macs(Model.of(exported(network, example))), 0.0, 0.95
     for _ in range(STEPS):
         middle = (low + high) / 2
-        low, high = (low, middle) if macs(Model.of(_pruned(network, example, middle))) <= whole / ratio else (middle, high)
+        low, high = (
+            (low, middle) if macs(Model.of(_pruned(network, example, middle))) <= whole / ratio else (middle, high)
+        )
     return _pruned(network, example, high)

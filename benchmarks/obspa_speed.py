@@ -43,7 +43,14 @@ class ResNet50:
 
     def build(self) -> onnx.ModelProto:
         """The model, batch free."""
-        x = self._op("MaxPool", self._conv("x", 3, 64, 7, 2, "stem"), name="pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+        x = self._op(
+            "MaxPool",
+            self._conv("x", 3, 64, 7, 2, "stem"),
+            name="pool",
+            kernel_shape=[3, 3],
+            strides=[2, 2],
+            pads=[1] * 4,
+        )
         width = 64
         for stage, (blocks, inner) in enumerate(STAGES):
             for block in range(blocks):
@@ -51,7 +58,9 @@ class ResNet50:
                 width = 4 * inner
         x = self._op("Flatten", self._op("GlobalAveragePool", x, name="average"), name="flat")
         weight = self._constant("fc.weight", self._rng.standard_normal((1000, width)) / width**0.5)
-        self._nodes.append(helper.make_node("Gemm", [x, weight, self._constant("fc.bias", np.zeros(1000))], ["y"], "fc", transB=1))
+        self._nodes.append(
+            helper.make_node("Gemm", [x, weight, self._constant("fc.bias", np.zeros(1000))], ["y"], "fc", transB=1)
+        )
         given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 224, 224])
         made = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1000])
         graph = helper.make_graph(self._nodes, "resnet50", [given], [made], self._constants)
@@ -66,9 +75,16 @@ class ResNet50:
         return name
 
     def _conv(self, x: str, into: int, out: int, size: int, stride: int, name: str, *, relu: bool = True) -> str:
-        weight = self._constant(f"{name}.weight", self._rng.standard_normal((out, into, size, size)) * (2 / (into * size**2)) ** 0.5)
-        y = self._op("Conv", x, weight, name=name, kernel_shape=[size, size], strides=[stride] * 2, pads=[size // 2] * 4)
-        moments = [self._constant(f"{name}.{part}", np.full(out, value)) for part, value in (("g", 1), ("b", 0), ("m", 0), ("v", 1))]
+        weight = self._constant(
+            f"{name}.weight", self._rng.standard_normal((out, into, size, size)) * (2 / (into * size**2)) ** 0.5
+        )
+        y = self._op(
+            "Conv", x, weight, name=name, kernel_shape=[size, size], strides=[stride] * 2, pads=[size // 2] * 4
+        )
+        moments = [
+            self._constant(f"{name}.{part}", np.full(out, value))
+            for part, value in (("g", 1), ("b", 0), ("m", 0), ("v", 1))
+        ]
         y = self._op("BatchNormalization", y, *moments, name=f"{name}.norm")
         return self._op("Relu", y, name=f"{name}.relu") if relu else y
 

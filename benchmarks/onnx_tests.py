@@ -40,7 +40,10 @@ def checker() -> ModuleType | None:
 def fault(outside: ModuleType, proto: onnx.ModelProto) -> str:
     """What the outside checker holds against the pruned model; empty if nothing, or where it cannot feed or compare the model."""
     found = spa_onnx.prune(proto, 0.5, criterion="l1")
-    plan = {**found.plan, "tensors": [{**t, "kept": {a: list(k) for a, k in t["kept"].items()}} for t in found.plan["tensors"]]}
+    plan = {
+        **found.plan,
+        "tensors": [{**t, "kept": {a: list(k) for a, k in t["kept"].items()}} for t in found.plan["tensors"]],
+    }
     source, target = outside.constants(proto), outside.constants(found.model)
     try:
         outside.check_plan(plan, source, target)
@@ -86,7 +89,9 @@ def main() -> None:
         for variant in arguments.variant or onnx_cases.VARIANTS:
             found = list(onnx_cases.outcomes(chosen, variant))
             count = onnx_cases.tally(found)
-            print(f"| {name} | {variant} | {len(found)} | {' | '.join(str(count[kind]) for kind in KINDS)} |", flush=True)
+            print(
+                f"| {name} | {variant} | {len(found)} | {' | '.join(str(count[kind]) for kind in KINDS)} |", flush=True
+            )
             together.update(count)
             reasons.update(cause(outcome.why) for _, outcome in found if outcome.kind == "refused")
             for case, outcome in found:
@@ -97,7 +102,11 @@ def main() -> None:
                     problem = fault(outside, onnx_cases.VARIANTS[variant](next(c for c in chosen if c.name == case)))
                     faults += [f"{case} ({variant}): {problem}"] if problem else []
     print(f"| all | | {together.total()} | {' | '.join(str(together[kind]) for kind in KINDS)} |")
-    print(f"\nThe outside checker looked at {checked} pruned models and found fault with {len(faults)}.", *faults, sep="\n")
+    print(
+        f"\nThe outside checker looked at {checked} pruned models and found fault with {len(faults)}.",
+        *faults,
+        sep="\n",
+    )
     print("\n| why nothing was pruned | models |\n|---|---|")
     for why, times in reasons.most_common():
         print(f"| {why} | {times} |")

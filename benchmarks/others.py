@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 from architectures import Row
 
-from spa_onnx.graph.model import parameters
+from spa_onnx.model.model import parameters
 
 PATIENCE = 30
 """Seconds of processor time after which another tool is stopped."""
@@ -34,7 +34,11 @@ def alone(function: Callable[..., Finding], *arguments: Any) -> Finding:
         found: Finding = here.recv()
     except EOFError:
         child.join()
-        return f"not done after {PATIENCE} s" if child.exitcode == -signal.SIGXCPU else f"crashed with exit status {child.exitcode}"
+        return (
+            f"not done after {PATIENCE} s"
+            if child.exitcode == -signal.SIGXCPU
+            else f"crashed with exit status {child.exitcode}"
+        )
     child.join()
     return found
 
@@ -139,7 +143,11 @@ def _owner(step: Any, owners: dict[int, Any]) -> Any:
 
 
 def _fused(module: Any) -> bool:
-    return hasattr(module, "num_heads") and hasattr(getattr(module, "qkv", None), "out_features") and isinstance(module.num_heads, int)
+    return (
+        hasattr(module, "num_heads")
+        and hasattr(getattr(module, "qkv", None), "out_features")
+        and isinstance(module.num_heads, int)
+    )
 
 
 def _tensors(value: Any) -> Iterable[Any]:

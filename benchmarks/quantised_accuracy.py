@@ -21,8 +21,8 @@ from PIL import Image
 from shared import MODELS, machine
 
 import spa_onnx
-from spa_onnx import runtime
-from spa_onnx.graph.fold import Array
+from spa_onnx.execution import session as runtime
+from spa_onnx.model.folding import Array
 
 FORMS = ("mbv2_100_224_tfl_dq", "mbv2_100_224_tfl_qdq")
 
@@ -31,7 +31,9 @@ def images() -> tuple[Array, Array]:
     """(uint8 (n, 224, 224, 3), class of each), shuffled."""
     with zipfile.ZipFile(MODELS.parent / "data" / "imagenet_500.zip") as archive:
         names = sorted(archive.namelist())
-        pixels = [np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB").resize((224, 224))) for name in names]
+        pixels = [
+            np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB").resize((224, 224))) for name in names
+        ]
     order = np.random.default_rng(0).permutation(len(names))
     return np.stack(pixels)[order], np.asarray([int(Path(name).stem) for name in names])[order]
 
@@ -41,7 +43,12 @@ def top_1(proto: onnx.ModelProto, x: Array, y: Array) -> float:
     opened = runtime.session(proto, optimise=True)
     name = opened.get_inputs()[0].name
     return 100 * float(
-        np.mean([runtime.run(opened, {name: image[None]})[0].argmax() - 1 == label for image, label in zip(x, y, strict=True)])
+        np.mean(
+            [
+                runtime.run(opened, {name: image[None]})[0].argmax() - 1 == label
+                for image, label in zip(x, y, strict=True)
+            ]
+        )
     )
 
 
@@ -53,7 +60,9 @@ def main() -> int:
     given = parser.parse_args()
     x, y = images()
     seen, held_out = x[: given.calibration], (x[given.calibration :], y[given.calibration :])
-    print(f"Machine: {machine()}\n\n| model | top-1 before | MACs kept | parameters kept | top-1 after |\n|---|---|---|---|---|")
+    print(
+        f"Machine: {machine()}\n\n| model | top-1 before | MACs kept | parameters kept | top-1 after |\n|---|---|---|---|---|"
+    )
     for name in FORMS:
         path = MODELS / f"{name}.onnx"
         with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +71,9 @@ def main() -> int:
             result = spa_onnx.prune(path, given.ratio, data=data, samples=given.calibration, check=False)
         params, macs = (after / before for before, after in ((result.report.params), (result.report.macs)))
         dense = top_1(onnx.load(path), *held_out)
-        print(f"| {name} | {dense:.1f} | {macs:.3f} | {params:.3f} | {top_1(result.model, *held_out):.1f} |", flush=True)
+        print(
+            f"| {name} | {dense:.1f} | {macs:.3f} | {params:.3f} | {top_1(result.model, *held_out):.1f} |", flush=True
+        )
     return 0
 
 

@@ -36,7 +36,7 @@ from architectures import QUICK, ROWS, Row
 from shared import VERIFY, in_double, machine
 
 import spa_onnx
-from spa_onnx.graph.model import parameters
+from spa_onnx.model.model import parameters
 from spa_onnx.pipeline import inspect
 
 ENOUGH = 0.6
@@ -93,7 +93,11 @@ def jitter(model: Any) -> None:
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             running = name.endswith(("running_mean", "running_var"))
-            if not tensor.is_floating_point() or not tensor.numel() or (not running and not isinstance(tensor, torch.nn.Parameter)):
+            if (
+                not tensor.is_floating_point()
+                or not tensor.numel()
+                or (not running and not isinstance(tensor, torch.nn.Parameter))
+            ):
                 continue
             spread, level = (tensor.std().item() if tensor.numel() > 1 else 0.0), tensor.abs().mean().item()
             if spread > 1e-3 * max(level, 1e-6):
@@ -138,7 +142,9 @@ def export(row: Row, exporter: str, path: Path) -> None:
         if exporter == "torchscript":
             torch.onnx.export(model, tuple(inputs.values()), str(path), dynamo=False, dynamic_axes=dynamic, **common)
         else:
-            torch.onnx.export(model, tuple(inputs.values()), str(path), dynamo=True, external_data=False, verbose=False, **common)
+            torch.onnx.export(
+                model, tuple(inputs.values()), str(path), dynamo=True, external_data=False, verbose=False, **common
+            )
     opened = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])  # an export that does not run is none
     opened.run(None, {value.name: inputs[value.name].numpy() for value in opened.get_inputs()})
 
@@ -169,7 +175,11 @@ def exported(row: Row, exporter: str, cache: Path, *, anew: bool = True) -> Path
 def outcome(path: Path, *, width: bool, again: bool) -> Outcome:
     """What pruning an export gives."""
     return Outcome(
-        **remembered(path.with_suffix(".width.json" if width else ".plain.json"), lambda: asdict(prune(path, width=width)), again=again)
+        **remembered(
+            path.with_suffix(".width.json" if width else ".plain.json"),
+            lambda: asdict(prune(path, width=width)),
+            again=again,
+        )
     )
 
 
@@ -209,7 +219,9 @@ def checked(path: Path, result: spa_onnx.Result) -> str:
             command += [f"--dim={name}={size}" for name, size in OTHER_SIZES.items()]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         said.parent.mkdir(exist_ok=True)
-        said.write_text(done.stdout.strip() or (done.stderr.strip().splitlines() or ["no answer"])[-1], encoding="utf-8")
+        said.write_text(
+            done.stdout.strip() or (done.stderr.strip().splitlines() or ["no answer"])[-1], encoding="utf-8"
+        )
     return said.read_text(encoding="utf-8")
 
 
@@ -258,7 +270,9 @@ class Line:
     @property
     def fine(self) -> bool:
         """Whether every run was verified, or refused because only `--width` prunes the model."""
-        return (self.plain.verified or self.plain.refused) and (self.wide is None or self.wide.verified or self.wide.refused)
+        return (self.plain.verified or self.plain.refused) and (
+            self.wide is None or self.wide.verified or self.wide.refused
+        )
 
     def cells(self) -> list[str]:
         """As text, in the order of the columns."""
@@ -307,13 +321,19 @@ def short(check: str) -> str:
 def measure(row: Row, exporter: str, path: Path, *, compare: bool, again: bool) -> Line:
     """Prune an export; compare: see what others make of it, too, where that is not known yet."""
     beside = path.with_name(f"{row.name.replace('/', '_')}.torch_pruning.json")
-    simplified = theirs(path.with_suffix(".onnxsim.json"), lambda: others.alone(others.simplifier, path), compare=compare)
+    simplified = theirs(
+        path.with_suffix(".onnxsim.json"), lambda: others.alone(others.simplifier, path), compare=compare
+    )
     live = theirs(beside, lambda: others.alone(others.torch_pruning, row, jitter), compare=compare)
     plain = outcome(path, width=False, again=again)
     enough = ENOUGH if isinstance(live, str) else min(ENOUGH, live + NEAR)
     wide = outcome(path, width=True, again=again) if plain.kept > enough else None
     kept = min(run.kept for run in (plain, wide) if run is not None)
-    held = remembered(path.with_suffix(".held.json"), lambda: reasons(path, width=wide is not None), again=again) if kept > enough else ""
+    held = (
+        remembered(path.with_suffix(".held.json"), lambda: reasons(path, width=wide is not None), again=again)
+        if kept > enough
+        else ""
+    )
     nodes, params = remembered(path.with_suffix(".size.json"), lambda: size(path))
     return Line(row, exporter, nodes, params, plain, wide, simplified, live, held)
 
@@ -368,11 +388,15 @@ def notes(lines: Sequence[Line], skipped: Sequence[str]) -> list[str]:
             }
         ),
         "onnxsim ends with an error": [
-            f"{line.name}: {line.simplifier}" for line in lines if isinstance(line.simplifier, str) and line.simplifier != UNKNOWN
+            f"{line.name}: {line.simplifier}"
+            for line in lines
+            if isinstance(line.simplifier, str) and line.simplifier != UNKNOWN
         ],
         "Not exported": list(skipped),
     }
-    return [text for title, found in parts.items() if found for text in (f"\n{title}:\n", *(f"- {line}" for line in found))]
+    return [
+        text for title, found in parts.items() if found for text in (f"\n{title}:\n", *(f"- {line}" for line in found))
+    ]
 
 
 def main() -> int:

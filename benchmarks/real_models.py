@@ -92,7 +92,12 @@ def checked(original: onnx.ModelProto, pruned: onnx.ModelProto, folder: Path, *e
     """The outside checker's line on two models and the plan in the folder."""
     onnx.save(original, folder / "original.onnx")
     onnx.save(pruned, folder / "pruned.onnx")
-    command = [sys.executable, str(VERIFY), *(str(folder / name) for name in ("original.onnx", "pruned.onnx", "plan.json")), *extra]
+    command = [
+        sys.executable,
+        str(VERIFY),
+        *(str(folder / name) for name in ("original.onnx", "pruned.onnx", "plan.json")),
+        *extra,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
@@ -119,7 +124,11 @@ def outcome(path: Path, setting: str, rtol: str) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         line = verify(path, result.model, result.plan, Path(folder), "--rtol", rtol, *checker_options(path.stem))
     found = Outcome(result.report.params[1] / result.report.params[0], line)
-    return found if found.fine else Outcome(found.kept, f"{line}; computed in float64 they differ by {in_double(path, result):.2g}")
+    return (
+        found
+        if found.fine
+        else Outcome(found.kept, f"{line}; computed in float64 they differ by {in_double(path, result):.2g}")
+    )
 
 
 def main() -> int:
@@ -143,7 +152,10 @@ def main() -> int:
             wrong += [] if found.fine else [f"- {name} at {setting}: {found.line}"]
             row.append(found.cell())
         print(f"| {name} | {' | '.join(row)} | {others.get(name, '-')} |", flush=True)
-    print(f"\n{checked - len(wrong)} of {checked} results are accepted by the checker." + "".join(f"\n{line}" for line in wrong))
+    print(
+        f"\n{checked - len(wrong)} of {checked} results are accepted by the checker."
+        + "".join(f"\n{line}" for line in wrong)
+    )
     return min(len(wrong), 125)
 
 

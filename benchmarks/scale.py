@@ -22,8 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 from shared import machine
 
 from spa_onnx.analysis import analyse
-from spa_onnx.graph.model import Model, parameters
-from spa_onnx.groups import Analysis
+from spa_onnx.analysis.groups import Analysis
+from spa_onnx.model.model import Model, parameters
 
 INF = float("inf")
 
@@ -37,7 +37,9 @@ class Graph:
 
     def weight(self, *shape: int) -> str:
         """A float tensor without data."""
-        tensor = TensorProto(name=f"w{len(self._stored)}", data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
+        tensor = TensorProto(
+            name=f"w{len(self._stored)}", data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL
+        )
         tensor.external_data.add(key="location", value="nowhere")
         self._stored.append(tensor)
         return tensor.name
@@ -106,7 +108,10 @@ def decoder(
 
     def rotated(x: str) -> str:
         half = head // 2
-        parts = [graph.add("Slice", x, graph.constant(a), graph.constant(b), graph.constant(3)) for a, b in ((0, half), (half, head))]
+        parts = [
+            graph.add("Slice", x, graph.constant(a), graph.constant(b), graph.constant(3))
+            for a, b in ((0, half), (half, head))
+        ]
         turned = graph.add("Concat", graph.add("Neg", parts[1]), parts[0], axis=3)
         return graph.add("Add", graph.add("Mul", x, cosines), graph.add("Mul", turned, sines))
 
@@ -120,8 +125,14 @@ def decoder(
     while len(graph) < nodes and done < layers:
         done += 1
         seen = norm(x)
-        query, key, value = (graph.add("MatMul", seen, graph.weight(width, count * head)) for count in (heads, shared, shared))
-        query, key, value = rotated(split_heads(query, heads)), rotated(split_heads(key, shared)), split_heads(value, shared)
+        query, key, value = (
+            graph.add("MatMul", seen, graph.weight(width, count * head)) for count in (heads, shared, shared)
+        )
+        query, key, value = (
+            rotated(split_heads(query, heads)),
+            rotated(split_heads(key, shared)),
+            split_heads(value, shared),
+        )
         scores = graph.add("MatMul", query, graph.add("Transpose", repeated(key), perm=[0, 1, 3, 2]))
         mixed = graph.add("MatMul", graph.add("Softmax", scores), repeated(value))
         merged = graph.add("Concat", batch, length, graph.constant(width), axis=0)
@@ -182,7 +193,9 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2)
     given = parser.parse_args()
     print(f"Machine: {machine()}\n")
-    print("| graph | nodes | parameters | indices | groups | reading s | finding s | together s | microseconds per node |")
+    print(
+        "| graph | nodes | parameters | indices | groups | reading s | finding s | together s | microseconds per node |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     makers: list[tuple[Callable[[int], onnx.ModelProto], int]] = [(chain, 1), (transformer, 1), (wide, 100)]
     for make, scale in makers:

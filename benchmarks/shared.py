@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 import spa_onnx
-from spa_onnx import runtime
+from spa_onnx.execution import float64 as double
+from spa_onnx.execution import session as runtime
 from spa_onnx.pipeline import inspect
-from spa_onnx.rewriting.cut import Removal
-from spa_onnx.rewriting.mask import mask
-from spa_onnx.validation import double
+from spa_onnx.plan.mask import mask
+from spa_onnx.plan.removal import Removal
 from spa_onnx.validation.validate import difference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +31,10 @@ CONVOLUTIONAL = (
 ).split()
 """Real pretrained convolutional networks from many exporters."""
 
-EXACT = [*CONVOLUTIONAL, *"basic_pitch lytnet_320x240 oww_hey_jarvis stories260k_llama_ts17 stories260k_llama_dynamo18".split()]
+EXACT = [
+    *CONVOLUTIONAL,
+    *"basic_pitch lytnet_320x240 oww_hey_jarvis stories260k_llama_ts17 stories260k_llama_dynamo18".split(),
+]
 """All real float models that run and have no recurrent operator; attention and branches are among them."""
 
 RECURRENT_AND_QUANTISED = (
@@ -73,4 +76,6 @@ def in_double(path: Path, result: spa_onnx.Result) -> float:
     masked = mask(analysis.model, Removal(analysis, drop))
     feed = runtime.random_feed(analysis.model, runtime.working_dims(analysis.model, runtime.session(masked), {}), 0)
     want, got = (double.run(proto, feed) for proto in (masked, result.model))
-    return max(difference(x, y) if x.dtype.kind == "f" else float((x != y).mean()) for x, y in zip(want, got, strict=True))
+    return max(
+        difference(x, y) if x.dtype.kind == "f" else float((x != y).mean()) for x, y in zip(want, got, strict=True)
+    )

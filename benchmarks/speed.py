@@ -55,7 +55,10 @@ def compare(name: str, repeat: int) -> tuple[int, float, float, float, float]:
     path = str(MODELS / f"{name}.onnx")
     proto = onnx.load(path)
     ours, theirs = best(
-        [lambda: spa_onnx.prune(proto, 0.5, criterion="l1", check=False), lambda: onnxsim.apply_structured_pruning(proto, sparsity=0.5)],
+        [
+            lambda: spa_onnx.prune(proto, 0.5, criterion="l1", check=False),
+            lambda: onnxsim.apply_structured_pruning(proto, sparsity=0.5),
+        ],
         repeat,
     )
     return len(proto.graph.node), ours, theirs, peak(OURS.format(path=path)), peak(THEIRS.format(path=path))
@@ -79,23 +82,42 @@ def main() -> None:
     ratios, lighter = [], 0
     for name in given.models:
         nodes, ours, theirs, ours_peak, theirs_peak = compare(name, given.repeat)
-        print(f"| {name} | {nodes} | {ours:.3f} | {theirs:.3f} | {ours / theirs:.2f} | {ours_peak:.0f} | {theirs_peak:.0f} |", flush=True)
+        print(
+            f"| {name} | {nodes} | {ours:.3f} | {theirs:.3f} | {ours / theirs:.2f} | {ours_peak:.0f} | {theirs_peak:.0f} |",
+            flush=True,
+        )
         ratios.append((nodes, ours / theirs))
         lighter += ours_peak < theirs_peak
     for least in (0, LARGE):
         some = [ratio for nodes, ratio in ratios if nodes > least]
         if some:
-            print(f"\n{len(some)} models of more than {least} nodes: onnxsim is {min(some):.1f} to {max(some):.1f} times faster")
+            print(
+                f"\n{len(some)} models of more than {least} nodes: onnxsim is {min(some):.1f} to {max(some):.1f} times faster"
+            )
     print(f"\nspa-onnx takes less memory on {lighter} of {len(ratios)}")
     with tempfile.TemporaryDirectory() as folder:
         command = str(Path(sys.executable).with_name("spa-onnx"))
         model, output = str(MODELS / "cifar_resnet56_ts17.onnx"), str(Path(folder) / "out.onnx")
-        pruning = [command, "prune", model, "-o", output, "--force", "--ratio", "0.5", "--criterion", "l1", "--no-validate"]
+        pruning = [
+            command,
+            "prune",
+            model,
+            "-o",
+            output,
+            "--force",
+            "--ratio",
+            "0.5",
+            "--criterion",
+            "l1",
+            "--no-validate",
+        ]
         imports, pruned, help_ = best(
             [process([sys.executable, "-c", IMPORTS]), process(pruning), process([command, "--help"])], 2 * given.repeat
         )
     print(f"\nimport of the libraries: {imports:.2f} s")
-    print(f"spa-onnx prune cifar_resnet56_ts17 --criterion l1 --no-validate: {pruned:.2f} s, {pruned / imports:.2f} x the import")
+    print(
+        f"spa-onnx prune cifar_resnet56_ts17 --criterion l1 --no-validate: {pruned:.2f} s, {pruned / imports:.2f} x the import"
+    )
     print(f"spa-onnx --help: {help_:.2f} s, {help_ / imports:.2f} x the import")
 
 

@@ -8,10 +8,10 @@ from itertools import pairwise, product
 from svg import INK, SOFT, box, line, page, path, text
 from walkthrough import analysed, carried_out, classes, pruned
 
-from spa_onnx.graph.facts import Axis
-from spa_onnx.graph.model import Model
-from spa_onnx.graph.node import Node
-from spa_onnx.groups import Analysis, Group
+from spa_onnx.analysis.groups import Analysis, Group
+from spa_onnx.model.facts import Axis
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
 
 HUES: Sequence[tuple[str, Sequence[str]]] = (
     ("#1d5fa8", ("#bfd9f5", "#8fbdec")),
@@ -54,7 +54,11 @@ def _sizes(model: Model, name: str) -> str:
     shape = model.shape(name) or ()
     batch = model.inference.dims["N"]
     is_activation = not model.is_constant(name)
-    return "[" + ",".join("N" if is_activation and dim == 0 and size == batch else str(size) for dim, size in enumerate(shape)) + "]"
+    return (
+        "["
+        + ",".join("N" if is_activation and dim == 0 and size == batch else str(size) for dim, size in enumerate(shape))
+        + "]"
+    )
 
 
 def _operator(node: Node, model: Model) -> Iterator[str]:
@@ -96,7 +100,9 @@ def operators() -> str:
         parts += [_flow(name, node.name) for name in flows if (name, node.name) != ("trunk", "total")]
     (start, y), (end, _) = _corner("trunk"), _corner("total")
     left, right = start + BOX[0] + 12, end - 12
-    parts.append(path(f"M{start + BOX[0]:g},{y + 12:g} H{left:g} V{y - 42:g} H{right:g} V{y + 12:g} H{end - 2:g}", arrow=True))
+    parts.append(
+        path(f"M{start + BOX[0]:g},{y + 12:g} H{left:g} V{y - 42:g} H{right:g} V{y + 12:g} H{end - 2:g}", arrow=True)
+    )
     parts.append(text((left + right) / 2, y - 48, "shortcut: ties stem and thin together", 11, fill=SOFT))
     x, y = _corner("odds")
     parts += [line((x, y + 23), (x - 24, y + 23), arrow=True), text(x - 30, y + 27, "graph output", 12, anchor="end")]
@@ -148,7 +154,11 @@ def _links(analysis: Analysis, group: Group, rows: Mapping[Axis, Row], colour: s
         (x, top), (u, bottom) = (rows[span.axis] for span in spans)
         for above, below in zip(spans[0].indices(), spans[1].indices(), strict=True):
             own = coupling.parts > 1 and len(above) > len(below)  # every part has the lower axis for itself
-            pairs = zip(above, above if own else below, strict=True) if own or len(above) == len(below) else product(above, below)
+            pairs = (
+                zip(above, above if own else below, strict=True)
+                if own or len(above) == len(below)
+                else product(above, below)
+            )
             for a, b in pairs:
                 yield line((x + (a + 0.5) * CELL, top + CELL), (u + (b + 0.5) * CELL, bottom), colour, 1.3)
 
@@ -161,14 +171,24 @@ def _arcs(owner: Sequence[int], row: Row, colour: str) -> Iterator[str]:
         for a, b in pairwise(places):
             if b > a + 1:
                 start, end = x + (a + 0.5) * CELL, x + (b + 0.5) * CELL
-                yield path(f"M{start:g},{y:g} C{start + 8:g},{y - 26:g} {end - 8:g},{y - 26:g} {end:g},{y:g}", colour, 1.1)
+                yield path(
+                    f"M{start:g},{y:g} C{start + 8:g},{y - 26:g} {end - 8:g},{y - 26:g} {end:g},{y:g}", colour, 1.1
+                )
 
 
 def _group_panel(analysis: Analysis, group: Group, y: float, hue: tuple[str, Sequence[str]]) -> tuple[list[str], float]:
     parted = f", as many go from each of {group.parts} parts" if group.parts > 1 else ""
     parts = [
         box(16, y, (868, 148), "#ffffff", "#e1e6ed", 8),
-        text(LEFT, y + 22, f"group {group.name}: {group.size} channels{parted}", 13, bold=True, anchor="start", fill=hue[0]),
+        text(
+            LEFT,
+            y + 22,
+            f"group {group.name}: {group.size} channels{parted}",
+            13,
+            bold=True,
+            anchor="start",
+            fill=hue[0],
+        ),
     ]
     rows: dict[Axis, Row] = {}
     found = [(axes, owner.ravel()) for axes, owner in classes(group)]
@@ -232,7 +252,14 @@ def _matrix(name: str, x: float, y: float, kept: Sequence[tuple[int, Sequence[in
         yield box(x - 10, y + i * GRID, (7, GRID), _shade(rows[0], rows[1][row]), rows[0][0], 0)
         for j, column in enumerate(inside):
             stays = column in stay.get(row, ())
-            yield box(x + j * GRID, y + i * GRID, (GRID, GRID), "#dfe7f1" if stays else LOST, "#a9b6c6" if stays else "#dadfe5", 0)
+            yield box(
+                x + j * GRID,
+                y + i * GRID,
+                (GRID, GRID),
+                "#dfe7f1" if stays else LOST,
+                "#a9b6c6" if stays else "#dadfe5",
+                0,
+            )
             if not stays:
                 corner = x + j * GRID, y + i * GRID
                 yield line((corner[0] + 3, corner[1] + 3), (corner[0] + GRID - 3, corner[1] + GRID - 3), "#d98880", 1)
@@ -244,8 +271,19 @@ def shapes() -> str:
     """The weights before and after, with the rows and columns that go struck out."""
     analysis, removal = analysed(), carried_out().removal
     after = Model.of(pruned().model)
-    parts = [text(20, 30, "The weights before and after: each square is a kernel, struck out where it goes", 15, bold=True, anchor="start")]
-    parts += [text(20, y, what, 13, bold=True, anchor="start", fill=SOFT) for what, y in (("before", 62), ("after", 226))]
+    parts = [
+        text(
+            20,
+            30,
+            "The weights before and after: each square is a kernel, struck out where it goes",
+            15,
+            bold=True,
+            anchor="start",
+        )
+    ]
+    parts += [
+        text(20, y, what, 13, bold=True, anchor="start", fill=SOFT) for what, y in (("before", 62), ("after", 226))
+    ]
     x = 104.0
     for name in ("stem_w", "wide_w", "mix_w", "thin_w", "head_w"):
         every = [range(size) for size in (analysis.model.shape(name) or ())]
@@ -255,7 +293,9 @@ def shapes() -> str:
         parts += [*_matrix(name, x, 70, kept, lost=True), *_matrix(name, x, 234, kept, lost=False)]
         for y, model in ((188, analysis.model), (316, after)):
             parts.append(text(x - 10, y, name, 11, mono=True, bold=True, anchor="start", fill=INK))
-            parts.append(text(x - 10, y + 13, str(list(model.shape(name) or ())), 10, mono=True, anchor="start", fill=SOFT))
+            parts.append(
+                text(x - 10, y + 13, str(list(model.shape(name) or ())), 10, mono=True, anchor="start", fill=SOFT)
+            )
         x += width + 36
     names = [(group.name, hue[0]) for group, hue in zip(analysis.prunable(), HUES, strict=True)] + [("pinned", GREY[0])]
     for place, (name, colour) in enumerate(names):

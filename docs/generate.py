@@ -64,7 +64,10 @@ A plan file is described in [plan.md](plan.md), the words of the messages in [ho
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
     """A folder with the models and the example, and the current one while it lasts."""
-    before, columns = Path.cwd(), os.environ.pop("COLUMNS", None)  # pages are as wide as output that goes to no terminal
+    before, columns = (
+        Path.cwd(),
+        os.environ.pop("COLUMNS", None),
+    )  # pages are as wide as output that goes to no terminal
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(ROOT / "models", folder / "models", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
@@ -124,7 +127,10 @@ def cli_page() -> str:
     parts = [CLI_HEAD]
     top = click.Context(main, info_name="spa-onnx", terminal_width=COLUMNS, **main.context_settings)
     commands = [main.get_command(top, name) for name in COMMANDS]
-    for context in (top, *(click.Context(command, top, command.name, terminal_width=COLUMNS) for command in commands if command)):
+    for context in (
+        top,
+        *(click.Context(command, top, command.name, terminal_width=COLUMNS) for command in commands if command),
+    ):
         parts.append(f"## {context.command_path}\n```text\n{context.get_help()}\n```\n")
     return "\n".join(parts)
 

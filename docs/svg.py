@@ -33,7 +33,15 @@ def box(x: float, y: float, size: tuple[float, float], fill: str, stroke: str = 
 
 
 def text(
-    x: float, y: float, content: str, size: float = 12, *, mono: bool = False, bold: bool = False, anchor: str = "middle", fill: str = INK
+    x: float,
+    y: float,
+    content: str,
+    size: float = 12,
+    *,
+    mono: bool = False,
+    bold: bool = False,
+    anchor: str = "middle",
+    fill: str = INK,
 ) -> str:
     """One line; y is its baseline."""
     weight = ' font-weight="bold"' if bold else ""
@@ -43,7 +51,9 @@ def text(
     )
 
 
-def line(start: tuple[float, float], end: tuple[float, float], stroke: str = SOFT, width: float = 1.2, *, arrow: bool = False) -> str:
+def line(
+    start: tuple[float, float], end: tuple[float, float], stroke: str = SOFT, width: float = 1.2, *, arrow: bool = False
+) -> str:
     """A straight line."""
     head = ' marker-end="url(#arrow)"' if arrow else ""
     return f'<line x1="{start[0]:g}" y1="{start[1]:g}" x2="{end[0]:g}" y2="{end[1]:g}" stroke="{stroke}" stroke-width="{width:g}"{head}/>'

@@ -12,21 +12,22 @@ import example
 import numpy as np
 
 import spa_onnx
-from spa_onnx import runtime
 from spa_onnx.analysis import analyse
-from spa_onnx.choice import choose
-from spa_onnx.criteria import CRITERIA, Evidence
-from spa_onnx.graph.facts import Axis, Choice, Coupling, Fact, Indices, Positions, Span
-from spa_onnx.graph.model import Model
-from spa_onnx.groups import Analysis, Group
+from spa_onnx.analysis.groups import Analysis, Group
+from spa_onnx.analysis.shuffle import chains
+from spa_onnx.config import Settings
+from spa_onnx.execution import session as runtime
+from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Indices, Positions, Span
+from spa_onnx.model.model import Model
+from spa_onnx.operators import RULES, facts
 from spa_onnx.pipeline import prune
-from spa_onnx.result import Result
-from spa_onnx.rewriting.plan import Plan
-from spa_onnx.rewriting.rewrite import Rewritten, rewrite
-from spa_onnx.rules import RULES, facts
-from spa_onnx.rules.shuffle import chains
-from spa_onnx.selection.importance import score_groups
-from spa_onnx.settings import Settings
+from spa_onnx.plan.plan import Plan
+from spa_onnx.plan.rewrite import Rewritten, rewrite
+from spa_onnx.report.result import Result
+from spa_onnx.scoring import CRITERIA
+from spa_onnx.scoring.aggregate import score_groups
+from spa_onnx.scoring.context import Evidence
+from spa_onnx.selection.propose import choose
 from spa_onnx.validation.validate import NOISE, SEEDS, TOLERANCE, difference, mask
 
 RATIO = 0.5
@@ -72,7 +73,7 @@ def pruned() -> Result:
 def carried_out() -> Rewritten:
     """The same with what the plan leaves of each axis."""
     analysis = analysed()
-    return rewrite(analysis, Plan(choose(analysis, Settings(RATIO, "l1")), ""))
+    return rewrite(analysis, Plan(choose(analysis, Settings(ratio=RATIO, criterion="l1", scope="local")), ""))
 
 
 # --- facts ---------------------------------------------------------------------------------------------------------------------
@@ -133,7 +134,9 @@ def classes_block() -> str:
     """Every class of the groups that can lose channels."""
     lines = []
     for group in analysed().prunable():
-        lines.append(f"group {group.name}: {group.size} channels" + (f" in {group.parts} parts" if group.parts > 1 else ""))
+        lines.append(
+            f"group {group.name}: {group.size} channels" + (f" in {group.parts} parts" if group.parts > 1 else "")
+        )
         for axes, owner in classes(group):
             rows = [" ".join(map(str, row)) for row in np.atleast_2d(owner)]
             lines.append(f"  {owner.shape[-1]:2d} indices, owned by channels {' and '.join(rows)}")
@@ -160,7 +163,7 @@ def scores_block() -> str:
 def drop_block() -> str:
     """The channels that go at the ratio of the example."""
     analysis = analysed()
-    drop = choose(analysis, Settings(RATIO, "l1"))
+    drop = choose(analysis, Settings(ratio=RATIO, criterion="l1", scope="local"))
     sizes = {group.name: group.size for group in analysis.groups}
     return "\n".join(f"{name}: channels {', '.join(map(str, gone))} of {sizes[name]} go" for name, gone in drop.items())
 
@@ -189,7 +192,10 @@ def shuffle_block() -> str:
     analysis = analysed(example.SHUFFLE)
     chain = chains(analysis.model)[0]
     order = chain.order(chain.outputs[0], 1)
-    lines = [f"index of mixed[1]:    {' '.join(map(str, range(len(order))))}", f"index of first[1]:    {' '.join(map(str, order))}"]
+    lines = [
+        f"index of mixed[1]:    {' '.join(map(str, range(len(order))))}",
+        f"index of first[1]:    {' '.join(map(str, order))}",
+    ]
     lines.append("groups: " + "; ".join(f"{g.name} with {g.size} channels" for g in analysis.prunable()))
     for gone in ([2, 5], [1, 5]):
         result = rewrite(analysis, Plan({analysis.prunable()[0].name: np.asarray(gone)}, "")).proto
@@ -203,7 +209,8 @@ def validation_block() -> str:
     model, rewritten = analysed().model, carried_out()
     feed = runtime.random_feed(model, model.inference.dims, seed=0)
     dense, masked, small = (
-        runtime.run(runtime.session(proto), feed)[0] for proto in (model.proto, mask(model, rewritten.removal), rewritten.proto)
+        runtime.run(runtime.session(proto), feed)[0]
+        for proto in (model.proto, mask(model, rewritten.removal), rewritten.proto)
     )
     gap = difference(masked, small)
     exact = f"below {EXACT:g}" if gap < EXACT else f"{gap:.1g}"
@@ -253,7 +260,9 @@ def rooms_block() -> str:
     lines = []
     for room in ROOMS:
         purpose = ast.get_docstring(ast.parse((package / room / "__init__.py").read_text(encoding="utf-8"))) or ""
-        lines += textwrap.wrap(purpose.splitlines()[0], WIDTH, initial_indent=f"{room:{widest}}  ", subsequent_indent=" " * (widest + 2))
+        lines += textwrap.wrap(
+            purpose.splitlines()[0], WIDTH, initial_indent=f"{room:{widest}}  ", subsequent_indent=" " * (widest + 2)
+        )
     return "\n".join(lines)
 
 

@@ -199,7 +199,11 @@ def module_name(node_name: str) -> str:
     """Return the module a node came from: ``/a/a.0/mlp/MatMul`` gives ``a.0.mlp``."""
     scopes = node_name.strip("/").split("/")[:-1]
     # An nn.Sequential writes its own name twice: "a", then "a.0".
-    kept = [scope for scope, following in zip(scopes, [*scopes[1:], ""], strict=True) if not following.startswith(f"{scope}.")]
+    kept = [
+        scope
+        for scope, following in zip(scopes, [*scopes[1:], ""], strict=True)
+        if not following.startswith(f"{scope}.")
+    ]
     return ".".join(kept)
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spa_onnx.criteria import CRITERIA
     from spa_onnx.errors import SpaError
     from spa_onnx.pipeline import apply_plan, prune
-    from spa_onnx.result import Report, Result
-    from spa_onnx.rewriting.plan import Plan, read_plan
+    from spa_onnx.plan.plan import Plan, read_plan
+    from spa_onnx.report.result import Report, Result
+    from spa_onnx.scoring import CRITERIA
 
 __version__ = "0.1.0"
 __all__ = ["CRITERIA", "Plan", "Report", "Result", "SpaError", "apply_plan", "prune", "read_plan"]
 
 _HOMES = {
-    "CRITERIA": "spa_onnx.criteria",
+    "CRITERIA": "spa_onnx.scoring",
     "SpaError": "spa_onnx.errors",
-    "Plan": "spa_onnx.rewriting.plan",
-    "read_plan": "spa_onnx.rewriting.plan",
-    **dict.fromkeys(("Report", "Result"), "spa_onnx.result"),
+    "Plan": "spa_onnx.plan.plan",
+    "read_plan": "spa_onnx.plan.plan",
+    **dict.fromkeys(("Report", "Result"), "spa_onnx.report.result"),
     **dict.fromkeys(("apply_plan", "prune"), "spa_onnx.pipeline"),
 }
 

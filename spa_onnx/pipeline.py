@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from spa_onnx import runtime
-from spa_onnx.analysis import analyse
+from spa_onnx.analysis import ATTENTION, analyse
 from spa_onnx.analysis.demands import excluded
-from spa_onnx.calibration.calibration import Calibration, calibrate
-from spa_onnx.calibration.memory import MEMORY
-from spa_onnx.choice import choose, nothing
-from spa_onnx.cost import UNITS, macs
+from spa_onnx.analysis.groups import Analysis
+from spa_onnx.config import Settings, Target, parse_bytes
+from spa_onnx.data.preprocess import parse
+from spa_onnx.data.samples import Samples, read_samples
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.files import check_model, read_model
-from spa_onnx.graph.fold import Array
-from spa_onnx.graph.model import Model, feeds, parameters
-from spa_onnx.graph.shapes import symbolic_dims
-from spa_onnx.groups import Analysis
-from spa_onnx.refit import left_alone, refitted
-from spa_onnx.result import Report, Result
-from spa_onnx.rewriting.plan import Plan, check_plan, sha256
-from spa_onnx.rewriting.rewrite import Rewritten, rewrite
+from spa_onnx.execution import session as runtime
+from spa_onnx.model.files import check_model, read_model, sha256
+from spa_onnx.model.folding import Array
+from spa_onnx.model.model import Model, feeds, parameters
+from spa_onnx.model.shapes import symbolic_dims
+from spa_onnx.operators.macs import macs
+from spa_onnx.plan.plan import Plan, check_plan
+from spa_onnx.plan.rewrite import Rewritten, rewrite
+from spa_onnx.repair.layerwise import REPAIRS
+from spa_onnx.repair.repair import left_alone, refitted
+from spa_onnx.report.result import Report, Result
 from spa_onnx.rounds import in_rounds
-from spa_onnx.samples.data import Samples, read_samples
-from spa_onnx.samples.preprocess import parse
-from spa_onnx.selection.select import CLOSE, Target
-from spa_onnx.settings import Settings, parse_bytes
+from spa_onnx.scoring import CRITERIA
+from spa_onnx.scoring.aggregate import AGGREGATIONS, NORMALISATIONS
+from spa_onnx.selection.budgets import UNITS
+from spa_onnx.selection.propose import choose, nothing
+from spa_onnx.selection.select import CLOSE, SCOPES
+from spa_onnx.statistics.calibration import Calibration, calibrate
+from spa_onnx.statistics.memory import MEMORY
 from spa_onnx.validation.drift import drift
 from spa_onnx.validation.validate import validate
 
@@ -82,7 +86,9 @@ def _read(source: Source, dims: Mapping[str, int] | None, settings: Settings) ->
     known = list(dict.fromkeys(name for name, *_ in symbolic_dims(feeds(source.proto.graph))))
     for name in dims or {}:
         if name not in known:
-            raise UsageError(f"no symbolic dimension of an input is called {name!r}: there is {', '.join(map(repr, known)) or 'none'}")
+            raise UsageError(
+                f"no symbolic dimension of an input is called {name!r}: there is {', '.join(map(repr, known)) or 'none'}"
+            )
     model = Model.of(source.proto, dims)
     for pattern in settings.patterns():
         if not any(excluded(model, pattern)):
@@ -92,7 +98,9 @@ def _read(source: Source, dims: Mapping[str, int] | None, settings: Settings) ->
     return analyse(model, settings.patterns(), inexact=settings.width, attention=settings.attention)
 
 
-def _sized(source: Source, dims: Mapping[str, int] | None, settings: Settings, trial: _Trial | None) -> tuple[Analysis, _Trial | None]:
+def _sized(
+    source: Source, dims: Mapping[str, int] | None, settings: Settings, trial: _Trial | None
+) -> tuple[Analysis, _Trial | None]:
     """The analysis for sizes of symbolic dimensions at which the model runs, and the trial at these. Raises RefusedError without any."""
     analysis = _read(source, dims, settings)
     if trial is None:
@@ -106,6 +114,43 @@ def _sized(source: Source, dims: Mapping[str, int] | None, settings: Settings, t
     if any(found.get(name, size) != size for name, size in analysis.model.inference.dims.items()):
         analysis = _read(source, found, settings)
     return analysis, replace(trial, dims=found)
+
+
+CHOICES: Mapping[str, Collection[str]] = {
+    "criterion": CRITERIA,
+    "scope": SCOPES,
+    "aggregate": AGGREGATIONS,
+    "normalise": NORMALISATIONS,
+    "attention": ATTENTION,
+    "repair": REPAIRS,
+}
+"""Setting -> the names that it can have."""
+
+
+def resolved(settings: Settings) -> Settings:
+    """Check the settings, and fill in what the criterion implies.
+
+    Losses compare across groups, so their scope is global; some scores take a repair for granted.
+
+    Raises:
+        UsageError: A value is out of range, or no table has the name.
+    """
+    chosen = CRITERIA.get(settings.criterion)
+    if chosen is not None:
+        scope = settings.scope or ("global" if chosen.loss else "local")
+        settings = replace(settings, scope=scope, repair=settings.repair or chosen.repair)
+    for what, names in CHOICES.items():
+        if getattr(settings, what) not in names:
+            raise UsageError(f"unknown {what} {getattr(settings, what)!r}; choose from {', '.join(names)}")
+    settings.check()
+    if settings.unit() not in UNITS:
+        raise UsageError(f"target {settings.target!r}: the unit is none of {', '.join(UNITS)}, as in macs=0.5")
+    return settings
+
+
+def _needs_statistics(settings: Settings) -> bool:
+    """Whether samples have to run through the model."""
+    return CRITERIA[settings.criterion].needs_statistics or settings.repair != "none"
 
 
 def _quiet(_: str) -> None:
@@ -123,6 +168,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     aggregate: str = "sum",
     normalise: str = "mean",
     exclude: Sequence[str] = (),
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
     multiple: int = 1,
     seed: int = 0,
     width: bool = False,
@@ -156,34 +202,38 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
 
     Raises UsageError, RefusedError (with the reason) or ValidationError; the given model is never changed.
     """
-    settings = Settings(
-        ratio,
-        criterion,
-        scope or "",
-        aggregate,
-        normalise,
-        tuple(exclude),
-        multiple,
-        seed,
-        width,
-        attention,
-        repair or "",
-        samples,
-        target,
-        rounds,
+    settings = resolved(
+        Settings(
+            ratio=ratio,
+            target=target,
+            rounds=rounds,
+            criterion=criterion,
+            scope=scope or "",
+            aggregate=aggregate,
+            normalise=normalise,
+            exclude=exclude if isinstance(exclude, str) else tuple(exclude),  # type: ignore[arg-type]  # check() refuses it
+            multiple=multiple,
+            seed=seed,
+            width=width,
+            attention=attention,
+            repair=repair or "",
+            samples=samples,
+            overrides=overrides or {},
+        )
     )
-    settings.check()
     clock = _Clock(progress)
     clock("load")
     source = open_source(model)
-    trial = _Trial.of(source, dims or {}, data, preprocess, memory) if check or settings.needs_statistics else None
+    trial = _Trial.of(source, dims or {}, data, preprocess, memory) if check or _needs_statistics(settings) else None
     clock("analyse")
     analysis, trial = _sized(source, dims, settings, trial)
     known: Calibration | None = None
     values: dict[str, Array] = {}
     how = ""
     if settings.rounds > 1:
-        drop, values, how = in_rounds(analysis, settings, lambda here: _calibration(here, settings, trial, clock), clock)
+        drop, values, how = in_rounds(
+            analysis, settings, lambda here: _calibration(here, settings, trial, clock), clock
+        )
     else:
         known = _calibration(analysis, settings, trial, clock)
         clock("score")
@@ -212,8 +262,10 @@ def apply_plan(  # noqa: PLR0913 - every option of the command line has its argu
     clock("load")
     source = open_source(model)
     if plan.sha256 != source.sha256:
-        raise RefusedError(f"the plan was made for another model (SHA-256 {plan.sha256[:12]}..., this one has {source.sha256[:12]}...)")
-    settings = Settings.of(plan.settings)
+        raise RefusedError(
+            f"the plan was made for another model (SHA-256 {plan.sha256[:12]}..., this one has {source.sha256[:12]}...)"
+        )
+    settings = resolved(Settings.of(plan.settings))
     repairs = settings.repair != "none"
     trial = _Trial.of(source, dims or {}, data, preprocess, memory) if check or repairs else None
     clock("analyse")
@@ -232,18 +284,19 @@ def inspect(
     dims: Mapping[str, int] | None = None,
 ) -> Analysis:
     """Only the analysis: which channels go together and which may not go. Arguments as in `prune`."""
-    settings = Settings(0.5, exclude=tuple(exclude), width=width, attention=attention)
-    settings.check()
+    settings = resolved(Settings(ratio=0.5, exclude=tuple(exclude), width=width, attention=attention))
     return _read(open_source(model), dims, settings)
 
 
 def _calibration(analysis: Analysis, settings: Settings, trial: _Trial | None, clock: Progress) -> Calibration | None:
     """What the inputs of products look like, where anybody asks; nothing where nothing can be pruned."""
-    if trial is None or not settings.needs_statistics or not analysis.prunable():
+    if trial is None or not _needs_statistics(settings) or not analysis.prunable():
         return None
     clock("collect")
     cut = {axis for group in analysis.prunable() for axis in group.owner}
-    return calibrate(analysis.model, trial.dims, trial.samples, settings.samples, settings.seed, memory=trial.memory, of=cut)
+    return calibrate(
+        analysis.model, trial.dims, trial.samples, settings.samples, settings.seed, memory=trial.memory, of=cut
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +309,9 @@ class _Trial:
     memory: int
 
     @classmethod
-    def of(cls, source: Source, given: Mapping[str, int], data: object, preprocess: str | None, memory: str | int) -> _Trial:
+    def of(
+        cls, source: Source, given: Mapping[str, int], data: object, preprocess: str | None, memory: str | int
+    ) -> _Trial:
         """Raises RefusedError where the original does not run: what cannot be run cannot be checked."""
         how = parse(preprocess) if preprocess else None
         if how and data is None:
@@ -324,7 +379,9 @@ class _Job:
         after = runtime.session(cut.proto, optimise=True, timed=True, what="the pruned model")
         feed = runtime.random_feed(self.analysis.model, trial.dims, seed=0)
         given, labels = (trial.samples.feeds(), trial.samples.labels) if trial.samples else (iter([feed]), None)
-        report = replace(report, drift=drift(trial.session, after, given, labels), bytes=(self.source.bytes, cut.proto.ByteSize()))
+        report = replace(
+            report, drift=drift(trial.session, after, given, labels), bytes=(self.source.bytes, cut.proto.ByteSize())
+        )
         if self.latency:
             before_ms, after_ms = runtime.latency([trial.session, after], feed)
             report = replace(report, latency=(before_ms, after_ms))

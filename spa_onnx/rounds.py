@@ -11,18 +11,18 @@ from dataclasses import replace
 import networkx as nx
 import numpy as np
 
-from spa_onnx.calibration.calibration import Calibration
-from spa_onnx.choice import choose, share_in_the_end
-from spa_onnx.cost import UNITS
-from spa_onnx.graph.facts import Axis, Indices
-from spa_onnx.graph.fold import Array
-from spa_onnx.graph.model import Model
-from spa_onnx.groups import Analysis, Group
-from spa_onnx.refit import refitted
-from spa_onnx.rewriting.cut import Removal, put, taken
-from spa_onnx.rewriting.plan import Plan
-from spa_onnx.rewriting.rewrite import rewrite
-from spa_onnx.settings import Settings
+from spa_onnx.analysis.groups import Analysis, Group
+from spa_onnx.config import Settings
+from spa_onnx.model.facts import Axis, Indices
+from spa_onnx.model.folding import Array
+from spa_onnx.model.model import Model
+from spa_onnx.plan.plan import Plan
+from spa_onnx.plan.removal import Removal, put, taken
+from spa_onnx.plan.rewrite import rewrite
+from spa_onnx.repair.repair import refitted
+from spa_onnx.selection.budgets import UNITS
+from spa_onnx.selection.propose import choose, share_in_the_end
+from spa_onnx.statistics.calibration import Calibration
 
 
 def shares(final: float, rounds: int) -> list[float]:
@@ -61,11 +61,15 @@ def joined(analysis: Analysis, before: Mapping[str, Indices], later: Mapping[str
     drop = dict(before)
     for group in analysis.groups:
         if len(later.get(group.name, ())):
-            drop[group.name] = np.setdiff1d(np.arange(group.size), np.delete(left_over(group, before), later[group.name]))
+            drop[group.name] = np.setdiff1d(
+                np.arange(group.size), np.delete(left_over(group, before), later[group.name])
+            )
     return drop
 
 
-def widened(model: Model, values: Mapping[str, Array], removal: Removal, before: Mapping[str, Array]) -> dict[str, Array]:
+def widened(
+    model: Model, values: Mapping[str, Array], removal: Removal, before: Mapping[str, Array]
+) -> dict[str, Array]:
     """New values of constants as they are after `removal`, in the shapes of the original; `before` holds what had changed already.
 
     Constants that the original does not have under that name, or that have a name per use there, keep their old values.

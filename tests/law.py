@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx
 
-from spa_onnx import runtime
 from spa_onnx.analysis import analyse
-from spa_onnx.graph.facts import Indices
-from spa_onnx.graph.model import Model
-from spa_onnx.groups import Group
-from spa_onnx.rewriting.mask import mask
-from spa_onnx.rewriting.plan import Plan
-from spa_onnx.rewriting.rewrite import Rewritten, rewrite
+from spa_onnx.analysis.groups import Group
+from spa_onnx.execution import session as runtime
+from spa_onnx.model.facts import Indices
+from spa_onnx.model.model import Model
+from spa_onnx.plan.mask import mask
+from spa_onnx.plan.plan import Plan
+from spa_onnx.plan.rewrite import Rewritten, rewrite
 
 EXACT = 1e-5
 """Relative difference that rounding explains in float32."""
@@ -43,7 +43,8 @@ def measured(model: Model, rewritten: Rewritten, seed: int) -> float:
     """The gap of a rewritten model."""
     feed = runtime.random_feed(model, model.inference.dims, seed)
     dense, masked, pruned = (
-        runtime.run(runtime.session(proto), feed) for proto in (model.proto, mask(model, rewritten.removal), rewritten.proto)
+        runtime.run(runtime.session(proto), feed)
+        for proto in (model.proto, mask(model, rewritten.removal), rewritten.proto)
     )
     if max(_difference(a, b) for a, b in zip(dense, masked, strict=True)) < 1e-3:
         raise VacuousError("the masked model computes what the original does")

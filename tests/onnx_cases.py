@@ -68,7 +68,9 @@ def frozen(case: Case) -> onnx.ModelProto | None:
     proto.CopyFrom(case.proto)
     first = next((value.name for value in proto.graph.input if _kind(value) in FLOATS), None)
     given = dict(zip((value.name for value in case.proto.graph.input), case.values, strict=False))
-    stays = [v for v in proto.graph.input if v.name == first or not isinstance(given.get(v.name), np.ndarray) or not _kind(v)]
+    stays = [
+        v for v in proto.graph.input if v.name == first or not isinstance(given.get(v.name), np.ndarray) or not _kind(v)
+    ]
     stored = [v for v in proto.graph.input if v not in stays]
     if not stored or not stays:
         return None
@@ -138,7 +140,13 @@ def _can_frame(value: ValueInfoProto) -> bool:
 
 
 def _around(
-    graph: onnx.GraphProto, rng: np.random.Generator, value: ValueInfoProto, made: list[onnx.NodeProto], *, widens: bool, listed: bool
+    graph: onnx.GraphProto,
+    rng: np.random.Generator,
+    value: ValueInfoProto,
+    made: list[onnx.NodeProto],
+    *,
+    widens: bool,
+    listed: bool,
 ) -> ValueInfoProto:
     """Nodes that make an input from a narrow one (widens), or a narrow output from an output; the narrow tensor's declaration.
 

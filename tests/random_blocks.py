@@ -35,7 +35,11 @@ def transposed(net: Net, x: str, size: int, kind: int) -> list[str]:
     common = [1, *divisors(channels, filters)]
     groups = common[kind % len(common)]
     inputs = [x, net.weight(channels, filters // groups, scale, scale), *([net.weight(filters)] if kind % 3 else [])]
-    return [net.op("ConvTranspose", inputs, (batch, filters, scale * height, scale * width), strides=[scale] * 2, group=groups)]
+    return [
+        net.op(
+            "ConvTranspose", inputs, (batch, filters, scale * height, scale * width), strides=[scale] * 2, group=groups
+        )
+    ]
 
 
 def batch_norm(net: Net, x: str, _size: int, _kind: int) -> list[str]:
@@ -45,7 +49,9 @@ def batch_norm(net: Net, x: str, _size: int, _kind: int) -> list[str]:
 
 
 def instance_norm(net: Net, x: str, _size: int, _kind: int) -> list[str]:
-    return [net.op("InstanceNormalization", [x, net.weight(net.channels(x)), net.weight(net.channels(x))], net.shapes[x])]
+    return [
+        net.op("InstanceNormalization", [x, net.weight(net.channels(x)), net.weight(net.channels(x))], net.shapes[x])
+    ]
 
 
 def activation(net: Net, x: str, size: int, kind: int) -> list[str]:
@@ -79,7 +85,12 @@ def split(net: Net, x: str, size: int, kind: int) -> list[str]:
         equal = {"num_outputs": 2} if net.opset >= 18 else {}
         return net.ops("Split", [x], [(batch, channels // 2, *rest)] * 2, axis=1, **equal)
     first = 1 + size % (channels - 2)
-    return net.ops("Split", [x, net.numbers(first, channels - first)], [(batch, first, *rest), (batch, channels - first, *rest)], axis=1)
+    return net.ops(
+        "Split",
+        [x, net.numbers(first, channels - first)],
+        [(batch, first, *rest), (batch, channels - first, *rest)],
+        axis=1,
+    )
 
 
 def slice_(net: Net, x: str, size: int, kind: int) -> list[str]:
@@ -187,7 +198,14 @@ def scale(net: Net, x: str, size: int, kind: int) -> list[str]:
 
 def across(net: Net, x: str, size: int, _kind: int) -> list[str]:
     """Operators that need the channels whole."""
-    return [net.op(("Softmax", "LRN", "LpNormalization")[size % 3], [x], net.shapes[x], **({"size": 3} if size % 3 == 1 else {"axis": 1}))]
+    return [
+        net.op(
+            ("Softmax", "LRN", "LpNormalization")[size % 3],
+            [x],
+            net.shapes[x],
+            **({"size": 3} if size % 3 == 1 else {"axis": 1}),
+        )
+    ]
 
 
 def linear(net: Net, x: str, size: int, kind: int) -> list[str]:
@@ -296,7 +314,9 @@ def loop(net: Net, x: str, size: int, kind: int) -> list[str]:
     count = helper.make_tensor_value_info(names[0], TensorProto.INT64, [])
     go, again = (helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in (names[1], going))
     graph = body.graph([count, go, body.value(names[2], shape)], made, again)
-    return [net.op("Loop", [net.constant(np.asarray(2, np.int64)), net.constant(np.asarray(True)), x], shape, body=graph)]
+    return [
+        net.op("Loop", [net.constant(np.asarray(2, np.int64)), net.constant(np.asarray(True)), x], shape, body=graph)
+    ]
 
 
 def scan(net: Net, x: str, size: int, kind: int) -> list[str]:
@@ -308,13 +328,22 @@ def scan(net: Net, x: str, size: int, kind: int) -> list[str]:
     body.shapes |= {state: strip, row: strip}
     if kind % 2:
         inner = body.op("MatMul", [body.weight(CHANNELS[size % 4], channels), row], (batch, CHANNELS[size % 4], width))
-        made = body.op("MatMul", [body.weight(channels, CHANNELS[size % 4]), body.op("Tanh", [inner], body.shapes[inner])], strip)
+        made = body.op(
+            "MatMul", [body.weight(channels, CHANNELS[size % 4]), body.op("Tanh", [inner], body.shapes[inner])], strip
+        )
     else:
         made = body.op("Neg", [row], strip)
     after = body.op("Tanh", [body.op("Add", [state, made], strip)], strip)
-    graph = body.graph([body.value(name, strip) for name in (state, row)], body.op("Sigmoid", [after], strip), body.value(after, strip))
+    graph = body.graph(
+        [body.value(name, strip) for name in (state, row)], body.op("Sigmoid", [after], strip), body.value(after, strip)
+    )
     start = net.op("ReduceSum", [x, net.numbers(2)], strip, keepdims=0)
-    along = {"num_scan_inputs": 1, "scan_input_axes": [2], "scan_output_axes": [2], "scan_input_directions": [kind % 4 // 2]}
+    along = {
+        "num_scan_inputs": 1,
+        "scan_input_axes": [2],
+        "scan_output_axes": [2],
+        "scan_input_directions": [kind % 4 // 2],
+    }
     return net.ops("Scan", [start, x], [strip, shape], body=graph, **along)[1:]
 
 
@@ -323,8 +352,37 @@ Block = Callable[[Net, str, int, int], list[str]]
 IMAGE_BLOCKS: dict[str, Block] = {
     f.__name__: f
     for f in (
-        *(conv, grouped, depthwise, transposed, batch_norm, instance_norm, activation, residual, concat, split, slice_, gather),
-        *(shuffle, pool, pad, resize, squeeze_excite, reduce, depth_to_space, scale, across, where, tile, expand, attend, branch, scan),
+        *(
+            conv,
+            grouped,
+            depthwise,
+            transposed,
+            batch_norm,
+            instance_norm,
+            activation,
+            residual,
+            concat,
+            split,
+            slice_,
+            gather,
+        ),
+        *(
+            shuffle,
+            pool,
+            pad,
+            resize,
+            squeeze_excite,
+            reduce,
+            depth_to_space,
+            scale,
+            across,
+            where,
+            tile,
+            expand,
+            attend,
+            branch,
+            scan,
+        ),
     )
 }
 FEATURE_BLOCKS: dict[str, Block] = {

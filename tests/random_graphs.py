@@ -15,7 +15,9 @@ from random_net import BATCH, CHANNELS, WIDEST, Net, convolve
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-settings.register_profile("ci", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), print_blob=False)
+settings.register_profile(
+    "ci", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), print_blob=False
+)
 CI = settings.get_profile("ci")
 """The same examples on every machine, without a database or a deadline."""
 
@@ -52,7 +54,11 @@ def flatten(net: Net, x: str, kind: int) -> str:
     pooled = net.op(("GlobalAveragePool", "GlobalMaxPool")[kind % 2], [x], (batch, channels, 1, 1))
     if kind % 5 == 2:
         return net.op("Squeeze", [pooled, net.numbers(2, 3)], (batch, channels))
-    return net.reshape(pooled, (batch, channels), kind // 5) if kind % 5 == 3 else net.op("Flatten", [pooled], (batch, channels))
+    return (
+        net.reshape(pooled, (batch, channels), kind // 5)
+        if kind % 5 == 3
+        else net.op("Flatten", [pooled], (batch, channels))
+    )
 
 
 def build(recipe: Recipe) -> onnx.ModelProto:
@@ -66,7 +72,9 @@ def build(recipe: Recipe) -> onnx.ModelProto:
             net.images.append(convolve(net, net.images[-1], 6, 1))
     loose = [y for y in net.images if y not in net.read]
     rows = [flatten(net, y, recipe.seed + place) for place, y in enumerate(loose)]
-    net.features = [rows[0] if len(rows) == 1 else net.op("Concat", rows, (BATCH, sum(net.channels(r) for r in rows)), axis=1)]
+    net.features = [
+        rows[0] if len(rows) == 1 else net.op("Concat", rows, (BATCH, sum(net.channels(r) for r in rows)), axis=1)
+    ]
     for step in recipe.features:
         x = net.features[-1 - step.source % min(len(net.features), 2)]
         net.features += FEATURE_BLOCKS[step.family](net, x, step.size, step.kind)
@@ -85,7 +93,9 @@ def _model(net: Net, outputs: list[str]) -> onnx.ModelProto:
 
 def steps(families: Sequence[str], least: int, most: int) -> st.SearchStrategy[tuple[Step, ...]]:
     number = st.integers(0, 59)
-    return st.lists(st.builds(Step, st.sampled_from(families), number, number, number), min_size=least, max_size=most).map(tuple)
+    return st.lists(
+        st.builds(Step, st.sampled_from(families), number, number, number), min_size=least, max_size=most
+    ).map(tuple)
 
 
 def recipes() -> st.SearchStrategy[Recipe]:

@@ -76,7 +76,9 @@ class Net:
         return self.op("Reshape", [x, self.target(x, shape, kind)], shape)
 
 
-def convolve(net: Net, x: str, filters: int, kernel: int = 3, groups: int = 1, *, bias: bool = True, dilation: int = 1) -> str:
+def convolve(
+    net: Net, x: str, filters: int, kernel: int = 3, groups: int = 1, *, bias: bool = True, dilation: int = 1
+) -> str:
     batch, channels, height, width = net.shapes[x]
     inputs = [x, net.weight(filters, channels // groups, kernel, kernel), *([net.weight(filters)] if bias else [])]
     pad = [dilation * (kernel // 2)] * 4
@@ -105,9 +107,13 @@ class Body(Net):
         self.stored[-1].name = name
         return name
 
-    def graph(self, inputs: Sequence[onnx.ValueInfoProto], output: str, *before: onnx.ValueInfoProto) -> onnx.GraphProto:
+    def graph(
+        self, inputs: Sequence[onnx.ValueInfoProto], output: str, *before: onnx.ValueInfoProto
+    ) -> onnx.GraphProto:
         """Its nodes, with one output of the batch's shape after those that come before."""
-        return helper.make_graph(self.nodes, self.mark, list(inputs), [*before, self.value(output, self.shapes[output])], self.stored)
+        return helper.make_graph(
+            self.nodes, self.mark, list(inputs), [*before, self.value(output, self.shapes[output])], self.stored
+        )
 
     def value(self, name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
         """A float tensor whose batch is the net's."""

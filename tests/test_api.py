@@ -19,7 +19,7 @@ from nets.build import net
 import spa_onnx
 from spa_onnx.errors import GateError, RefusedError, RuleError, UsageError, ValidationError
 from spa_onnx.pipeline import inspect
-from spa_onnx.rewriting.cut import taken
+from spa_onnx.plan.removal import taken
 
 RESNET = MODELS / "digits_resnet.onnx"
 FAST = {"ratio": 0.4, "criterion": "l1", "check": False}
@@ -42,7 +42,9 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_pruning_without_a_check_leaves_onnxruntime_alone():
-    assert "onnxruntime" not in imported(f"import spa_onnx; spa_onnx.prune({str(RESNET)!r}, ratio=0.4, criterion='l1', check=False)")
+    assert "onnxruntime" not in imported(
+        f"import spa_onnx; spa_onnx.prune({str(RESNET)!r}, ratio=0.4, criterion='l1', check=False)"
+    )
 
 
 def test_the_public_names_are_there():
@@ -78,7 +80,11 @@ def test_a_result_holds_model_plan_and_report(result):
 
 
 def test_the_figures_are_those_of_the_models(result):
-    floats = sum(int(np.prod(tensor.dims)) for tensor in result.model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    floats = sum(
+        int(np.prod(tensor.dims))
+        for tensor in result.model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    )
     assert result.report.params[1] == floats
     assert result.report.bytes == (RESNET.stat().st_size, len(result.model.SerializeToString()))
 
@@ -94,7 +100,10 @@ def test_a_plan_is_json_that_tells_every_cut(result):
     for entry in plan["tensors"]:
         array = onnx.numpy_helper.to_array(source[entry["source"]])
         assert list(array.shape) == entry["shape"]
-        slices = [{int(axis): np.asarray(kept) for axis, kept in part.items()} for part in entry.get("blocks") or [entry["kept"]]]
+        slices = [
+            {int(axis): np.asarray(kept) for axis, kept in part.items()}
+            for part in entry.get("blocks") or [entry["kept"]]
+        ]
         np.testing.assert_array_equal(taken(array, slices), pruned[entry["name"]])
 
 
@@ -129,7 +138,9 @@ def test_a_ratio_that_makes_no_sense_is_a_usage_error(ratio):
         spa_onnx.prune(RESNET, ratio=ratio)
 
 
-@pytest.mark.parametrize("option", [{"criterion": "best"}, {"scope": "all"}, {"exclude": ["("]}, {"multiple": 0}, {"normalise": "x"}])
+@pytest.mark.parametrize(
+    "option", [{"criterion": "best"}, {"scope": "all"}, {"exclude": ["("]}, {"multiple": 0}, {"normalise": "x"}]
+)
 def test_an_option_that_makes_no_sense_is_a_usage_error(option):
     with pytest.raises(UsageError):
         spa_onnx.prune(RESNET, **{**FAST, **option})
@@ -151,7 +162,18 @@ def test_every_step_is_reported_once_and_in_order():
     assert steps == ["load", "analyse", "score", "select", "rewrite", "validate", "measure"]
     steps.clear()
     spa_onnx.prune(tiny(), ratio=0.5, progress=steps.append)
-    assert steps == ["load", "analyse", "collect", "score", "weigh", "select", "rewrite", "validate", "repair", "measure"]
+    assert steps == [
+        "load",
+        "analyse",
+        "collect",
+        "score",
+        "weigh",
+        "select",
+        "rewrite",
+        "validate",
+        "repair",
+        "measure",
+    ]
 
 
 def test_weights_in_another_file_are_counted_and_come_along(tmp_path):
@@ -178,7 +200,11 @@ def test_a_cache_of_symbolic_links_can_be_read(tmp_path):
     lone = spa_onnx.prune(tmp_path / "m.onnx", **FAST)
     (tmp_path / "m.data").symlink_to(blob.with_name("m.data"))
     both = spa_onnx.prune(tmp_path / "m.onnx", **FAST)
-    assert lone.model.SerializeToString() == both.model.SerializeToString() == spa_onnx.prune(blob, **FAST).model.SerializeToString()
+    assert (
+        lone.model.SerializeToString()
+        == both.model.SerializeToString()
+        == spa_onnx.prune(blob, **FAST).model.SerializeToString()
+    )
 
 
 @pytest.mark.parametrize("keep", [None, 0, 1000])

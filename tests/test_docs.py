@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from spa_onnx.cli import COMMANDS, main
-from spa_onnx.criteria import CRITERIA
-from spa_onnx.rules import FOLLOWERS, RULES
+from spa_onnx.operators import FOLLOWERS, RULES
+from spa_onnx.scoring import CRITERIA
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -116,7 +116,9 @@ def test_every_command_and_option_has_help_and_is_in_the_docs(name):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_exist(page):
-    links = [link for link in LINK.findall(FENCED.sub("", text(page))) if not link.startswith(("http://", "https://", "#"))]
+    links = [
+        link for link in LINK.findall(FENCED.sub("", text(page))) if not link.startswith(("http://", "https://", "#"))
+    ]
     missing = [link for link in links if not (page.parent / link.partition("#")[0]).exists()]
     assert missing == []
 
@@ -128,7 +130,11 @@ def test_every_page_and_picture_is_reachable_from_the_readme():
         if page not in seen and page.exists():
             seen.add(page)
             if page.suffix == ".md":
-                waiting += [(page.parent / link.partition("#")[0]).resolve() for link in LINK.findall(text(page)) if "://" not in link]
+                waiting += [
+                    (page.parent / link.partition("#")[0]).resolve()
+                    for link in LINK.findall(text(page))
+                    if "://" not in link
+                ]
     written = [*PAGES, *(DOCS / "pictures").glob("*.svg")]
     assert [path.name for path in written if path not in seen] == []
 

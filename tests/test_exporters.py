@@ -13,14 +13,14 @@ from command import MODELS, SHARED
 
 from spa_onnx import prune
 from spa_onnx.analysis import analyse
-from spa_onnx.graph.model import Model
+from spa_onnx.model.model import Model
 from spa_onnx.pipeline import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from spa_onnx.groups import Analysis
+    from spa_onnx.analysis.groups import Analysis
 
 PAIRS = [
     ("cifar_resnet20_ts17", "cifar_resnet20_bn"),
@@ -56,7 +56,9 @@ def signature(analysis: Analysis) -> Counter[tuple[int, int]]:
     model = analysis.model
     found: Counter[tuple[int, int]] = Counter()
     for group in analysis.prunable():
-        shapes = [(np.count_nonzero(group.owner[a] >= 0), a.dim, model.shape(a.tensor) or ()) for a in group.weights(model)]
+        shapes = [
+            (np.count_nonzero(group.owner[a] >= 0), a.dim, model.shape(a.tensor) or ()) for a in group.weights(model)
+        ]
         matrices = [(owned, dim, shape) for owned, dim, shape in shapes if sum(size > 1 for size in shape) > 1]
         found[group.size, sum(prod(shape) // shape[dim] * owned for owned, dim, shape in matrices)] += 1
     return found
@@ -79,7 +81,9 @@ def test_two_exporters_of_one_network_give_the_same_groups(one, other):
 
 @pytest.mark.parametrize("simplifier", [simplified, slimmed])
 @pytest.mark.parametrize("name", ["digits_resnet", "digits_vit"])
-def test_a_simplifier_leaves_the_groups_of_our_models_as_they_are(name: str, simplifier: Callable[[onnx.ModelProto], onnx.ModelProto]):
+def test_a_simplifier_leaves_the_groups_of_our_models_as_they_are(
+    name: str, simplifier: Callable[[onnx.ModelProto], onnx.ModelProto]
+):
     proto = onnx.load(own(name))
     changed = simplifier(proto)
     assert len(changed.graph.node) < len(onnx.load(own(name)).graph.node), "it did nothing"
@@ -89,7 +93,9 @@ def test_a_simplifier_leaves_the_groups_of_our_models_as_they_are(name: str, sim
 @pytest.mark.slow
 @pytest.mark.parametrize("simplifier", [simplified, slimmed])
 @pytest.mark.parametrize("name", SHARED_MODELS)
-def test_a_simplifier_leaves_the_groups_of_real_models_as_they_are(name: str, simplifier: Callable[[onnx.ModelProto], onnx.ModelProto]):
+def test_a_simplifier_leaves_the_groups_of_real_models_as_they_are(
+    name: str, simplifier: Callable[[onnx.ModelProto], onnx.ModelProto]
+):
     before = inspect(shared(name))
     assert signature(analyse(Model.of(simplifier(onnx.load(shared(name)))))) == signature(before)
 
@@ -112,7 +118,9 @@ def test_grouped_query_attention_loses_half_of_its_heads_and_hidden_channels_in_
     path = shared(name)
     assert sorted(group.size for group in inspect(path).prunable()) == [4] * 5 + [172] * 5
     before, after = sizes(onnx.load(path)), sizes(prune(path, 0.5, criterion="l1", check=False).model)
-    cuts = Counter((before[tensor], after[tensor]) for tensor in before if before[tensor] != after.get(tensor, before[tensor]))
+    cuts = Counter(
+        (before[tensor], after[tensor]) for tensor in before if before[tensor] != after.get(tensor, before[tensor])
+    )
     assert cuts == {
         ((64, 64), (64, 32)): 5,  # queries
         ((64, 32), (64, 16)): 10,  # keys and values
@@ -124,9 +132,21 @@ def test_grouped_query_attention_loses_half_of_its_heads_and_hidden_channels_in_
 
 def test_a_vision_transformer_loses_half_of_its_heads_and_hidden_channels_in_all_four_layers():
     """64 wide, 4 heads of 16, 128 hidden channels."""
-    before, after = sizes(onnx.load(own("digits_vit"))), sizes(prune(own("digits_vit"), 0.5, criterion="l1", check=False).model)
-    cuts = Counter((before[tensor], after[tensor]) for tensor in before if len(before[tensor]) > 1 and before[tensor] != after[tensor])
-    assert cuts == {((64, 64), (64, 32)): 12, ((64, 64), (32, 64)): 4, ((64, 128), (64, 64)): 4, ((128, 64), (64, 64)): 4}
+    before, after = (
+        sizes(onnx.load(own("digits_vit"))),
+        sizes(prune(own("digits_vit"), 0.5, criterion="l1", check=False).model),
+    )
+    cuts = Counter(
+        (before[tensor], after[tensor])
+        for tensor in before
+        if len(before[tensor]) > 1 and before[tensor] != after[tensor]
+    )
+    assert cuts == {
+        ((64, 64), (64, 32)): 12,
+        ((64, 64), (32, 64)): 4,
+        ((64, 128), (64, 64)): 4,
+        ((128, 64), (64, 64)): 4,
+    }
 
 
 def test_query_heads_go_with_their_key_value_head():

@@ -13,9 +13,9 @@ from nets import FAMILIES
 from nets.build import Build
 
 from spa_onnx.analysis import analyse
-from spa_onnx.graph.facts import Axis
-from spa_onnx.graph.model import Model
-from spa_onnx.groups import Group
+from spa_onnx.analysis.groups import Group
+from spa_onnx.model.facts import Axis
+from spa_onnx.model.model import Model
 
 GOLDEN = Path(__file__).parent / "golden"
 

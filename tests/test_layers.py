@@ -18,65 +18,66 @@ if TYPE_CHECKING:
 ROOT = Path(spa_onnx.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "graph": {"errors"},
-    "rules": {"errors", "graph"},
-    "groups": {"graph", "rules"},
-    "analysis": {"graph", "groups", "rules"},
-    "cost": {"graph", "groups"},
-    "rewriting": {"errors", "graph", "groups", "rules"},
-    "runtime": {"errors", "graph"},
-    "files": {"errors", "graph", "rewriting"},
-    "algebra": set(),
-    "products": {"algebra", "graph"},
-    "walk": {"graph", "runtime"},
-    "samples": {"algebra", "cost", "errors", "files", "graph", "products", "runtime", "walk"},
-    "calibration": {"algebra", "cost", "errors", "graph", "products", "rewriting", "runtime", "samples"},
-    "criteria": {"algebra", "calibration", "errors", "graph", "groups", "products"},
-    "repair": {"algebra", "calibration", "graph", "products", "rewriting", "runtime", "walk"},
-    "selection": {"calibration", "cost", "criteria", "errors", "graph", "groups", "repair", "rewriting", "runtime", "walk"},
-    "validation": {"errors", "graph", "rewriting", "rules", "runtime"},
-    "settings": {"analysis", "cost", "criteria", "errors", "repair", "selection"},
-    "choice": {"calibration", "cost", "criteria", "errors", "graph", "groups", "selection", "settings"},
-    "refit": {"calibration", "graph", "products", "repair", "rewriting", "runtime", "settings"},
-    "rounds": {"calibration", "choice", "cost", "graph", "groups", "refit", "rewriting", "settings"},
-    "result": {"validation"},
+    "linalg": set(),
+    "config": {"errors"},
+    "model": {"errors"},
+    "execution": {"errors", "model"},
+    "layers": {"linalg", "model"},
+    "operators": {"errors", "model"},
+    "analysis": {"errors", "model", "operators"},
+    "data": {"errors", "execution", "model"},
+    "synthetic": {"errors", "execution", "layers", "linalg", "model", "operators"},
+    "plan": {"analysis", "errors", "model", "operators"},
+    "statistics": {"data", "errors", "execution", "layers", "linalg", "model", "operators", "plan", "synthetic"},
+    "validation": {"data", "errors", "execution", "model", "operators", "plan"},
+    "repair": {"config", "execution", "layers", "linalg", "model", "plan", "statistics"},
+    "report": {"analysis", "errors", "model", "validation"},
+    "scoring": {"analysis", "errors", "layers", "linalg", "model", "statistics"},
+    "selection": {
+        "analysis",
+        "config",
+        "errors",
+        "execution",
+        "model",
+        "operators",
+        "plan",
+        "repair",
+        "scoring",
+        "statistics",
+    },
+    "rounds": {"analysis", "config", "model", "plan", "repair", "selection", "statistics"},
     "pipeline": {
         "analysis",
-        "calibration",
-        "choice",
-        "cost",
+        "config",
+        "data",
         "errors",
-        "files",
-        "graph",
-        "groups",
-        "refit",
-        "result",
-        "rewriting",
+        "execution",
+        "model",
+        "operators",
+        "plan",
+        "repair",
+        "report",
         "rounds",
-        "runtime",
-        "samples",
+        "scoring",
         "selection",
-        "settings",
+        "statistics",
         "validation",
     },
-    "comparison": {"cost", "errors", "files", "graph", "runtime", "samples", "validation"},
-    "explain": {"errors", "graph", "groups"},
-    "report": {"comparison", "errors", "explain", "graph", "groups", "result", "validation"},
-    "cli": {"__init__", "comparison", "errors", "explain", "files", "pipeline", "report", "result", "rewriting", "runtime"},
-    "__init__": {"criteria", "errors", "pipeline", "result", "rewriting"},
+    "cli": {"__init__", "analysis", "errors", "execution", "model", "pipeline", "plan", "report", "validation"},
+    "__init__": {"errors", "pipeline", "plan", "report", "scoring"},
     "__main__": {"cli"},
 }
 """Part of the package (a module or a folder) -> the parts that it may import; its own folder goes without saying."""
 
 ONLY: dict[str, set[str]] = {
-    "onnx_graphsurgeon": {"rewriting"},
-    "onnxruntime": {"runtime"},
-    "networkx": {"analysis", "groups", "explain", "rounds"},
+    "onnx_graphsurgeon": {"plan"},
+    "onnxruntime": {"execution"},
+    "networkx": {"analysis", "rounds"},
     "click": {"cli"},
-    "rich": {"report", "cli"},
+    "rich": {"cli", "report"},
     "jinja2": {"report"},
-    "PIL": {"samples"},
-    "scipy": {"algebra", "criteria"},
+    "PIL": {"data"},
+    "scipy": {"linalg", "scoring"},
 }
 """Library -> the only parts that import it."""
 
@@ -101,7 +102,11 @@ def imported(path: Path, walk: Callable[[ast.AST], Iterator[ast.AST]] = ast.walk
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "spa_onnx" else {str(node.module)}
+            names |= (
+                {f"{node.module}.{alias.name}" for alias in node.names}
+                if node.module == "spa_onnx"
+                else {str(node.module)}
+            )
     return names
 
 
@@ -142,11 +147,11 @@ def test_the_table_names_parts_that_exist():
     assert {part(path) for path in FILES} >= set(ALLOWED) - {"__main__"}
 
 
-@pytest.mark.parametrize("statement", ["import spa_onnx", "import spa_onnx; spa_onnx.__version__", "import spa_onnx.errors"])
+@pytest.mark.parametrize(
+    "statement", ["import spa_onnx", "import spa_onnx; spa_onnx.__version__", "import spa_onnx.errors"]
+)
 def test_importing_the_package_imports_neither_onnx_nor_numpy(statement):
-    code = (
-        f"import sys; {statement}; print([m for m in ('onnx', 'numpy', 'onnxruntime', 'networkx', 'scipy', 'click') if m in sys.modules])"
-    )
+    code = f"import sys; {statement}; print([m for m in ('onnx', 'numpy', 'onnxruntime', 'networkx', 'scipy', 'click') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -6,8 +6,8 @@ import onnx
 import pytest
 from onnx_cases import VARIANTS, Case, driven, framed, frozen, node_cases, outcomes, stored_cases, tally
 
-from spa_onnx.rules import RULES
-from spa_onnx.rules.registry import Rule
+from spa_onnx.operators import RULES
+from spa_onnx.operators.registry import Rule
 
 pytestmark = pytest.mark.slow  # making the node tests alone takes seconds
 
@@ -82,7 +82,7 @@ def test_a_frame_is_a_valid_model_around_the_same_operator():
 @pytest.mark.parametrize("operator", ["Concat", "Slice", "Transpose", "Tile", "Reshape"])
 def test_a_rule_that_frees_everything_is_caught(operator, monkeypatch):
     def careless(node, model):
-        from spa_onnx.graph.facts import Axis, Free  # noqa: PLC0415 - only the wrong rule needs them
+        from spa_onnx.model.facts import Axis, Free  # noqa: PLC0415 - only the wrong rule needs them
 
         yield from (Free(Axis(n, d)) for n in (node.inputs[0], *node.outputs) for d in range(len(model.shape(n))))
 

@@ -16,23 +16,23 @@ from random_blocks import FEATURE_BLOCKS, IMAGE_BLOCKS
 from random_graphs import CI, Recipe, Step, build, recipes
 from random_net import BATCH
 
-from spa_onnx import runtime
 from spa_onnx.analysis import analyse
-from spa_onnx.choice import choose
+from spa_onnx.config import Settings
 from spa_onnx.errors import RefusedError, SpaError
-from spa_onnx.graph.facts import Axis, Coupling, Free, whole
-from spa_onnx.graph.model import Model
-from spa_onnx.rewriting.cut import taken
-from spa_onnx.rewriting.mask import mask
-from spa_onnx.rewriting.plan import Plan, check_plan
-from spa_onnx.rewriting.rewrite import Rewritten, rewrite
-from spa_onnx.rules import FOLLOWERS, RULES
-from spa_onnx.rules.registry import Rule
-from spa_onnx.settings import Settings
+from spa_onnx.execution import session as runtime
+from spa_onnx.model.facts import Axis, Coupling, Free, whole
+from spa_onnx.model.model import Model
+from spa_onnx.operators import FOLLOWERS, RULES
+from spa_onnx.operators.registry import Rule
+from spa_onnx.plan.mask import mask
+from spa_onnx.plan.plan import Plan, check_plan
+from spa_onnx.plan.removal import taken
+from spa_onnx.plan.rewrite import Rewritten, rewrite
+from spa_onnx.selection.propose import choose
 from spa_onnx.validation.validate import _same_interface, difference
 
 if TYPE_CHECKING:
-    from spa_onnx.groups import Analysis
+    from spa_onnx.analysis.groups import Analysis
 
 DIMS = {"N": BATCH}
 FEED = np.random.default_rng(0).standard_normal((BATCH, 3, 6, 6)).astype(np.float32)
@@ -56,11 +56,15 @@ def plans(analysis: Analysis, seed: int) -> dict[str, np.ndarray]:
         return {}
     if seed % 2:
         counts = [rng.integers(0, group.steps) for group in groups]
-        return {g.name: np.sort(g.ranked(rng.random(g.size))[:n].ravel()) for g, n in zip(groups, counts, strict=True) if n}
+        return {
+            g.name: np.sort(g.ranked(rng.random(g.size))[:n].ravel()) for g, n in zip(groups, counts, strict=True) if n
+        }
     scope = ("local", "global", "isomorphic")[seed // 2 % 3]
     criterion = ("random", "l1", "fpgm", "lamp")[seed // 6 % 4]
     with suppress(RefusedError):  # a ratio that rounds to no channel at all
-        return choose(analysis, Settings(0.1 + 0.8 * float(rng.random()), criterion=criterion, scope=scope, seed=seed))
+        return choose(
+            analysis, Settings(ratio=0.1 + 0.8 * float(rng.random()), criterion=criterion, scope=scope, seed=seed)
+        )
     return {}
 
 
@@ -108,7 +112,9 @@ def check_shapes(model: Model, after: Model, rewritten: Rewritten) -> None:
     """What ONNX infers for the pruned model is what the plan announced."""
     for name in after.producer:
         if name in model.producer:
-            unknown = model.shape(name) is None  # what leaves a Loop that does not keep its shape: nothing is announced, or known later
+            unknown = (
+                model.shape(name) is None
+            )  # what leaves a Loop that does not keep its shape: nothing is announced, or known later
             assert after.shape(name) == (None if unknown else rewritten.removal.after(name)), name
     for node in model.nodes:
         twin = after.producer.get(node.outputs[0])
@@ -166,7 +172,9 @@ def broken_gather(node, model):
 
 def broken_broadcasting(node, model):
     """The second operand is free to lose what it likes."""
-    yield from (fact for fact in BROADCASTING(node, model) if node.inputs[1] not in {axis.tensor for axis in fact.axes()})
+    yield from (
+        fact for fact in BROADCASTING(node, model) if node.inputs[1] not in {axis.tensor for axis in fact.axes()}
+    )
     for dim in range(len(model.shape(node.inputs[1]))):
         yield Free(Axis(node.inputs[1], dim))
 

@@ -13,15 +13,16 @@ from nets.build import net
 from onnx import numpy_helper
 
 import spa_onnx
-from spa_onnx import runtime
 from spa_onnx.analysis import analyse
-from spa_onnx.cost import UNITS, PlanCost, parameters
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.graph.model import Model
-from spa_onnx.rewriting.cut import Removal
-from spa_onnx.rewriting.plan import Plan
-from spa_onnx.rewriting.rewrite import rewrite
+from spa_onnx.execution import session as runtime
+from spa_onnx.model.model import Model
+from spa_onnx.operators.macs import parameters
+from spa_onnx.plan.plan import Plan
+from spa_onnx.plan.removal import Removal
+from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.rounds import joined, narrowed, shares, widened
+from spa_onnx.selection.budgets import UNITS, PlanCost
 
 RESNET, VIT = MODELS / "digits_resnet.onnx", MODELS / "digits_vit.onnx"
 VERIFY = SHARED.parent / "tools" / "verify_pruned.py"
@@ -53,15 +54,21 @@ def test_what_multiples_make_impossible_is_said_with_the_nearest():
     result = spa_onnx.prune(RESNET, target="macs=0.5", criterion="l1", multiple=16, check=False)
     kept = result.report.macs[1] / result.report.macs[0]
     assert kept < 0.495
-    assert result.report.notes == (f"target macs=0.5: {kept:.4f} is the nearest that whole channels and multiples allow",)
+    assert result.report.notes == (
+        f"target macs=0.5: {kept:.4f} is the nearest that whole channels and multiples allow",
+    )
 
 
 def test_what_structure_makes_impossible_is_refused_with_the_nearest():
-    with pytest.raises(RefusedError, match=r"target macs=0.0001 is out of reach: .* 0\.\d+ would be kept, which is the nearest"):
+    with pytest.raises(
+        RefusedError, match=r"target macs=0.0001 is out of reach: .* 0\.\d+ would be kept, which is the nearest"
+    ):
         spa_onnx.prune(RESNET, target="macs=0.0001", criterion="l1", check=False)
 
 
-@pytest.mark.parametrize("target", ["macs", "macs=", "macs=0", "macs=1", "macs=1.5", "macs=x", "macs=nan", "bytes=0.5", "0.5", "macs=.5.5"])
+@pytest.mark.parametrize(
+    "target", ["macs", "macs=", "macs=0", "macs=1", "macs=1.5", "macs=x", "macs=nan", "bytes=0.5", "0.5", "macs=.5.5"]
+)
 def test_a_target_that_is_none_is_wrong_usage(target):
     with pytest.raises(UsageError, match="macs or params=SHARE"):
         spa_onnx.prune(RESNET, target=target)
@@ -115,7 +122,7 @@ def test_plans_of_two_rounds_compose(seed):
     values = {"w3": 2 * np.array(smaller.constant("w3")), "new": np.ones(3)}
     wide = widened(analysis.model, values, removal, {})
     assert set(wide) == {"w3"}
-    where = np.ix_(*(removal.kept(spa_onnx.graph.facts.Axis("w3", dim)) for dim in range(4)))
+    where = np.ix_(*(removal.kept(spa_onnx.model.facts.Axis("w3", dim)) for dim in range(4)))
     np.testing.assert_array_equal(wide["w3"][where], values["w3"])
     wide["w3"][where] = 0
     old = analysis.model.constant("w3").copy()
@@ -123,7 +130,9 @@ def test_plans_of_two_rounds_compose(seed):
     np.testing.assert_array_equal(wide["w3"], old)
 
 
-@pytest.mark.parametrize("options", [{"ratio": 0.4}, {"target": "macs=0.4"}, {"target": "params=0.5", "scope": "local"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"ratio": 0.4}, {"target": "macs=0.4"}, {"target": "params=0.5", "scope": "local"}], ids=str
+)
 @pytest.mark.parametrize("repair", ["none", "obs", "mean"])
 def test_rounds_end_where_one_would(options, repair):
     one = spa_onnx.prune(STACK(), samples=32, repair=repair, check=False, **options)
@@ -143,7 +152,9 @@ def test_statistics_are_collected_again():
 
     def error(rounds):
         result = spa_onnx.prune(STACK(), target="macs=0.35", rounds=rounds, data={"x": x}, samples=200, check=False)
-        return np.square(runtime.run(runtime.session(result.model), {"x": x})[0] - dense).mean() / np.square(dense).mean()
+        return (
+            np.square(runtime.run(runtime.session(result.model), {"x": x})[0] - dense).mean() / np.square(dense).mean()
+        )
 
     assert error(4) < 1.1 * error(1)
 
@@ -151,7 +162,20 @@ def test_statistics_are_collected_again():
 def test_rounds_through_the_command_line(tmp_path):
     out, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
     done = spa(
-        "prune", RESNET, "-o", out, "--target", "macs=0.6", "--rounds", "2", "--samples", "32", "--plan", plan, "--json", "--no-repair"
+        "prune",
+        RESNET,
+        "-o",
+        out,
+        "--target",
+        "macs=0.6",
+        "--rounds",
+        "2",
+        "--samples",
+        "32",
+        "--plan",
+        plan,
+        "--json",
+        "--no-repair",
     )
     assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)

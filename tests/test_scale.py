@@ -11,7 +11,7 @@ import pytest
 from command import REPOSITORY
 
 from spa_onnx.analysis import analyse
-from spa_onnx.graph.model import Model
+from spa_onnx.model.model import Model
 
 if TYPE_CHECKING:
     from types import ModuleType

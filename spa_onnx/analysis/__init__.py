@@ -13,16 +13,18 @@ from collections.abc import Sequence
 from spa_onnx.analysis.channels import groups
 from spa_onnx.analysis.choices import settle
 from spa_onnx.analysis.demands import all_facts
+from spa_onnx.analysis.groups import Analysis
 from spa_onnx.analysis.network import Network
-from spa_onnx.graph.model import Model
-from spa_onnx.groups import Analysis
-from spa_onnx.rules.shuffle import chains
+from spa_onnx.analysis.shuffle import chains
+from spa_onnx.model.model import Model
 
 ATTENTION = ("heads", "width", "none")
 """What attention may lose: whole heads (a key-value head with all its query heads), indices inside every head, or nothing."""
 
 
-def analyse(model: Model, exclude: Sequence[re.Pattern[str]] = (), *, inexact: bool = False, attention: str = "heads") -> Analysis:
+def analyse(
+    model: Model, exclude: Sequence[re.Pattern[str]] = (), *, inexact: bool = False, attention: str = "heads"
+) -> Analysis:
     """Find which channels go together and which may not go at all.
 
     exclude: nodes and tensors whose name matches keep all their channels. inexact: whether channels may be removed from axes that

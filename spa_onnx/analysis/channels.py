@@ -10,11 +10,11 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from spa_onnx.analysis.groups import POSITIONS, Group
 from spa_onnx.analysis.network import Edge, Network
 from spa_onnx.analysis.parts import Loose, equal, loosened
-from spa_onnx.graph.facts import Axis, Indices, Pin
-from spa_onnx.graph.model import Model
-from spa_onnx.groups import POSITIONS, Group
+from spa_onnx.model.facts import Axis, Indices, Pin
+from spa_onnx.model.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,12 @@ def _alike(network: Network, component: list[int], loose: Loose) -> list[_Alike]
             return None
         channels = several[np.argsort(part[several], kind="stable")]
         place[channels] = np.arange(len(channels))
-        owner = {component[at]: place[labels[start[component[at]] : start[component[at]] + sizes[at]]] for at in touched}
-        rows = {number: array.reshape(loose.parts, -1) if number in loose.own else array for number, array in owner.items()}
+        owner = {
+            component[at]: place[labels[start[component[at]] : start[component[at]] + sizes[at]]] for at in touched
+        }
+        rows = {
+            number: array.reshape(loose.parts, -1) if number in loose.own else array for number, array in owner.items()
+        }
         found.append(_Alike(rows, len(channels), bool(pinned[channels[0]]), parts))
         place[channels] = -1
     return found if any(alike.parts > 1 and not alike.pinned for alike in found) or loose.parts == 1 else None
@@ -118,7 +122,10 @@ def _label(total: int, links: list[tuple[Indices, Indices]]) -> Indices:
     rows, columns = [], []
     for left, right in links:
         anchor = left[:, :1]
-        rows += [np.broadcast_to(anchor, (len(left), left.shape[1] - 1)).ravel(), np.broadcast_to(anchor, right.shape).ravel()]
+        rows += [
+            np.broadcast_to(anchor, (len(left), left.shape[1] - 1)).ravel(),
+            np.broadcast_to(anchor, right.shape).ravel(),
+        ]
         columns += [left[:, 1:].ravel(), right.ravel()]
     labels = _connected(total, np.concatenate(rows), np.concatenate(columns))
     return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)

@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from dataclasses import replace
 
 from spa_onnx.analysis.network import Network
-from spa_onnx.graph.facts import Choice, Coupling, Option, Pin
+from spa_onnx.model.facts import Choice, Coupling, Option, Pin
 
 
 def settle(network: Network, attention: str) -> None:
@@ -40,7 +40,9 @@ class _Settlement:
         for number in list(self._open):
             if number in self._open:
                 alive = self._alive(self._open[number])
-                self._take(number, next((option for option in alive if self._continues(option)), alive[0] if alive else None))
+                self._take(
+                    number, next((option for option in alive if self._continues(option)), alive[0] if alive else None)
+                )
 
     def _force(self, waiting: deque[int]) -> None:
         """Settle choices with at most one option left, and those that this leaves with one."""
@@ -80,7 +82,9 @@ class _Settlement:
         if option is None:
             cause = self._cause(choice)
             facts = tuple(replace(cause, axis=axis) for axis in sorted(set(choice.axes())))
-        return sorted({other for found in self._network.hold(facts) for other in self._at[found] if other in self._open})
+        return sorted(
+            {other for found in self._network.hold(facts) for other in self._at[found] if other in self._open}
+        )
 
     def _cause(self, choice: Choice) -> Pin:
         """Why none of the options is left: what stops the one that would take heads, or else the first of which that is known."""
@@ -90,7 +94,9 @@ class _Settlement:
         options = sorted(choice.options, key=lambda option: not self._touched(option) & self._network.batches)
         ties = (fact for option in options for fact in option.facts if isinstance(fact, Coupling))
         causes = (self._network.cause(axis) for tie in ties for axis in tie.axes())
-        return next((pin for pin in causes if pin), Pin(nowhere, "no way to cut it on both sides of a node", choice.node))
+        return next(
+            (pin for pin in causes if pin), Pin(nowhere, "no way to cut it on both sides of a node", choice.node)
+        )
 
     def _continues(self, option: Option) -> bool:
         """Whether an axis would lose what another node already has it lose: two ways to cut it would leave the coarsest of both."""
@@ -117,7 +123,12 @@ class _Settlement:
         for _ in ties:
             free = 0
             for tie in ties:
-                a, b, left, right = pinned[network.of[tie.a.axis]], pinned[network.of[tie.b.axis]], tie.a.indices(), tie.b.indices()
+                a, b, left, right = (
+                    pinned[network.of[tie.a.axis]],
+                    pinned[network.of[tie.b.axis]],
+                    tie.a.indices(),
+                    tie.b.indices(),
+                )
                 hit = a[left].any(axis=1) | b[right].any(axis=1)
                 a[left[hit]], b[right[hit]] = True, True
                 free += int((~hit).sum()) if tie.a.count > 1 else 0

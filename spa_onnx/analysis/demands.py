@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from spa_onnx.analysis.zeros import Zeros, sums_what_is_left
-from spa_onnx.graph.facts import Axis, Fact, Pin
-from spa_onnx.graph.model import Model
-from spa_onnx.graph.node import Node
-from spa_onnx.groups import UNREAD
-from spa_onnx.rules import RULES, facts
-from spa_onnx.rules.follow import CORRECTED
-from spa_onnx.rules.shuffle import Chain, chain_facts
+from spa_onnx.analysis.groups import UNREAD
+from spa_onnx.analysis.shuffle import Chain, chain_facts
+from spa_onnx.model.facts import Axis, Fact, Pin
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
+from spa_onnx.operators import RULES, facts
+from spa_onnx.operators.updates import CORRECTED
+from spa_onnx.operators.zeros import Zeros, sums_what_is_left
 
 
 def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.Pattern[str]] = ()) -> Iterator[Fact]:

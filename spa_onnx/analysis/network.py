@@ -10,9 +10,9 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.graph.facts import Axis, Batches, Choice, Coupling, Fact, Indices, Normalises, Pin, Positions, Span
-from spa_onnx.graph.model import Model
-from spa_onnx.groups import POSITIONS
+from spa_onnx.analysis.groups import POSITIONS
+from spa_onnx.model.facts import Axis, Batches, Choice, Coupling, Fact, Indices, Normalises, Pin, Positions, Span
+from spa_onnx.model.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,13 @@ class Network:
             self._connect(coupling)
 
     def _connect(self, coupling: Coupling) -> Edge:
-        edge = Edge(self.of[coupling.a.axis], self.of[coupling.b.axis], coupling.a.indices(), coupling.b.indices(), coupling.parts)
+        edge = Edge(
+            self.of[coupling.a.axis],
+            self.of[coupling.b.axis],
+            coupling.a.indices(),
+            coupling.b.indices(),
+            coupling.parts,
+        )
         for end in {edge.a, edge.b}:
             self._at[end].append(edge)
         self.edges.append(edge)
@@ -129,7 +135,9 @@ class Network:
             number = waiting.popleft()
             if not self.classes[number].pinned.any():
                 continue
-            pins: list[Pin] = [pin for member in self.classes[number].axes for pin in self.graph.nodes[member].get("pins", ())]
+            pins: list[Pin] = [
+                pin for member in self.classes[number].axes for pin in self.graph.nodes[member].get("pins", ())
+            ]
             telling = [pin for pin in pins if pin.why != POSITIONS]
             if telling:
                 return min(telling, key=lambda pin: not pin.why.startswith("graph "))
@@ -141,7 +149,12 @@ class Network:
     def is_cut(self, span: Span) -> bool:
         """Whether a coupling already takes the span's axis, or one that corresponds to it, apart into the same channels."""
         number, rows = self.of[span.axis], np.sort(span.indices(), axis=1)
-        sides = [side for edge in self._at[number] for end, side in ((edge.a, edge.left), (edge.b, edge.right)) if end == number]
+        sides = [
+            side
+            for edge in self._at[number]
+            for end, side in ((edge.a, edge.left), (edge.b, edge.right))
+            if end == number
+        ]
         return any(side.shape == rows.shape and np.array_equal(np.sort(side, axis=1), rows) for side in sides)
 
     def hold(self, facts: Iterable[Coupling | Pin]) -> set[int]:

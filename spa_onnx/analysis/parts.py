@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.analysis.network import Edge, Network
-from spa_onnx.graph.facts import Axis, Indices
+from spa_onnx.model.facts import Axis, Indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,11 @@ def _is_apart(network: Network, number: int, edges: Iterable[Edge]) -> bool:
     axes = network.classes[number].axes
     rows = {network.of.get(Axis(axis.tensor, 0)) for axis in axes}
     ties = [edge for edge in edges if number in (edge.a, edge.b)]
-    return all(axis.dim == 1 for axis in axes) and len(rows) == 1 and all(tie.parts > 1 and tie.b == number for tie in ties)
+    return (
+        all(axis.dim == 1 for axis in axes)
+        and len(rows) == 1
+        and all(tie.parts > 1 and tie.b == number for tie in ties)
+    )
 
 
 def _one_by_one(edge: Edge) -> Edge:

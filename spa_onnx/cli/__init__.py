@@ -54,7 +54,10 @@ class Main(click.Group):
                 if isinstance(error, SpaError):
                     _fail(str(error), error.exit_code)
                 if isinstance(error, OSError):
-                    _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error), SpaError.exit_code)
+                    _fail(
+                        f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error),
+                        SpaError.exit_code,
+                    )
                 raise
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -85,7 +88,11 @@ def _stoppable() -> Iterator[list[signal.Signals]]:
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         atexit.register(_ignore_signals)
-        before = {number: signal.getsignal(number) for number in STOPPED if signal.getsignal(number) not in {signal.SIG_IGN, None}}
+        before = {
+            number: signal.getsignal(number)
+            for number in STOPPED
+            if signal.getsignal(number) not in {signal.SIG_IGN, None}
+        }
     try:
         for number in before:
             signal.signal(number, stop)

@@ -17,7 +17,9 @@ from spa_onnx.cli import options
 @options.preprocess_option
 @click.option("--max-error", type=float, help="Gate: relative output error at most this.")
 @click.option("--min-agreement", type=float, help="Gate: share of equal top-1 choices at least this.")
-@click.option("--max-accuracy-drop", type=float, metavar="POINTS", help="Gate: accuracy lost, in percentage points, at most this.")
+@click.option(
+    "--max-accuracy-drop", type=float, metavar="POINTS", help="Gate: accuracy lost, in percentage points, at most this."
+)
 @click.option("--max-params", type=float, metavar="RATIO", help="Gate: parameters kept at most this share.")
 @click.option("--max-macs", type=float, metavar="RATIO", help="Gate: multiply-accumulates kept at most this share.")
 @click.option("--max-bytes", type=float, metavar="RATIO", help="Gate: file size kept at most this share.")
@@ -35,9 +37,9 @@ def command(
     **limits: Any,
 ) -> None:
     """Compare PRUNED with its ORIGINAL: size, speed, output error and, with labels, accuracy. Gates make it a CI step."""
-    from spa_onnx.comparison import check_gates, compare  # noqa: PLC0415 - slow to import, and not for --help
     from spa_onnx.report.console import show_comparison, show_json  # noqa: PLC0415
     from spa_onnx.report.record import comparison_record  # noqa: PLC0415
+    from spa_onnx.validation.compare import check_gates, compare  # noqa: PLC0415 - slow to import, and not for --help
 
     with options.progress(("compare",)) as progress:
         progress("compare")

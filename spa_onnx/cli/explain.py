@@ -18,13 +18,20 @@ from spa_onnx.cli import options
 @options.dim_option
 @options.json_option
 def command(
-    model: Path, axis: str, *, exclude: tuple[str, ...], width: bool, attention: str, dims: tuple[tuple[str, int], ...], as_json: bool
+    model: Path,
+    axis: str,
+    *,
+    exclude: tuple[str, ...],
+    width: bool,
+    attention: str,
+    dims: tuple[tuple[str, int], ...],
+    as_json: bool,
 ) -> None:
     """Print the chain of couplings from an axis to all that goes with it, or to the pin that stops it.
 
     For example: spa-onnx explain model.onnx 'conv1.weight[0]'
     """
-    from spa_onnx.explain import explain, parse_axis  # noqa: PLC0415 - slow to import, and not for --help
+    from spa_onnx.analysis.explain import explain, parse_axis  # noqa: PLC0415 - slow to import, and not for --help
     from spa_onnx.pipeline import inspect  # noqa: PLC0415
     from spa_onnx.report.console import show_explanation, show_json  # noqa: PLC0415
     from spa_onnx.report.record import explanation_record  # noqa: PLC0415

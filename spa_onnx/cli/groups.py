@@ -17,7 +17,13 @@ from spa_onnx.cli import options
 @options.dim_option
 @options.json_option
 def command(
-    model: Path, *, exclude: tuple[str, ...], width: bool, attention: str, dims: tuple[tuple[str, int], ...], as_json: bool
+    model: Path,
+    *,
+    exclude: tuple[str, ...],
+    width: bool,
+    attention: str,
+    dims: tuple[tuple[str, int], ...],
+    as_json: bool,
 ) -> None:
     """List the groups of channels of MODEL: those that can lose some, and those that cannot, with the reason."""
     from spa_onnx.pipeline import inspect  # noqa: PLC0415 - slow to import, and not for --help

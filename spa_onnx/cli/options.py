@@ -60,14 +60,26 @@ model_argument = click.argument("model", type=click.Path(path_type=Path))
 force_option = click.option("--force", is_flag=True, help="Replace outputs that exist.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of a table.")
 dim_option = click.option(
-    "--dim", "dims", type=Dimension(), multiple=True, metavar="NAME=SIZE", help="Size of a symbolic dimension, to analyse and to try with."
+    "--dim",
+    "dims",
+    type=Dimension(),
+    multiple=True,
+    metavar="NAME=SIZE",
+    help="Size of a symbolic dimension, to analyse and to try with.",
 )
-validate_option = click.option("--no-validate", is_flag=True, help="Skip all checks in onnxruntime (for huge models); the result says so.")
+validate_option = click.option(
+    "--no-validate", is_flag=True, help="Skip all checks in onnxruntime (for huge models); the result says so."
+)
 exclude_option = click.option(
-    "--exclude", multiple=True, metavar="REGEX", help="Nodes and tensors whose name matches keep all their channels. Repeatable."
+    "--exclude",
+    multiple=True,
+    metavar="REGEX",
+    help="Nodes and tensors whose name matches keep all their channels. Repeatable.",
 )
 width_option = click.option(
-    "--width", is_flag=True, help="Also cut axes that a norm or mean runs over (a transformer's width): possible, but not exact."
+    "--width",
+    is_flag=True,
+    help="Also cut axes that a norm or mean runs over (a transformer's width): possible, but not exact.",
 )
 
 
@@ -126,7 +138,7 @@ def progress(steps: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
     from rich.console import Console  # noqa: PLC0415 - not for --help
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    from spa_onnx import runtime  # noqa: PLC0415
+    from spa_onnx.execution import session as runtime  # noqa: PLC0415
 
     runtime.default_severity.set(runtime.FATAL)
     console = Console(stderr=True)

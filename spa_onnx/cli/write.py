@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from spa_onnx.files import serialise, write_files
+from spa_onnx.model.files import serialise, write_files
 from spa_onnx.report.console import show_json, show_result
 from spa_onnx.report.record import result_record
-from spa_onnx.result import Result
+from spa_onnx.report.result import Result
 
 
 def check_report(report: Path | None) -> None:

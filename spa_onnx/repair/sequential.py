@@ -13,20 +13,20 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_onnx.algebra.blas import Matrix
-from spa_onnx.algebra.obs import DAMPING, SUPPORT
-from spa_onnx.calibration.statistics import View, finite, sample_keys, view_of
-from spa_onnx.graph.bodies import operators
-from spa_onnx.graph.fold import Array
-from spa_onnx.graph.model import Model
-from spa_onnx.products import Consumer, columns, outputs, uses
-from spa_onnx.repair.pairs import Fit, GatheredPairs, Pairs
-from spa_onnx.repair.reconstruct import in_range, kept_columns
-from spa_onnx.repair.summands import Summand, summands
-from spa_onnx.rewriting.cut import Removal, zeroed
-from spa_onnx.rewriting.mask import mask
-from spa_onnx.runtime import Feed, feed_size
-from spa_onnx.walk import Walk
+from spa_onnx.execution.partial import Walk
+from spa_onnx.execution.session import Feed, feed_size
+from spa_onnx.layers import Consumer, columns, outputs, uses
+from spa_onnx.linalg.blas import Matrix
+from spa_onnx.linalg.obs import DAMPING, SUPPORT
+from spa_onnx.model.folding import Array
+from spa_onnx.model.model import Model
+from spa_onnx.model.subgraphs import operators
+from spa_onnx.plan.mask import mask
+from spa_onnx.plan.removal import Removal, zeroed
+from spa_onnx.repair.layerwise import in_range, kept_columns
+from spa_onnx.repair.regression import Fit, GatheredPairs, Pairs
+from spa_onnx.repair.residual import Summand, summands
+from spa_onnx.statistics.collect import View, finite, sample_keys, view_of
 
 Keys: TypeAlias = NDArray[np.uint32]
 
@@ -114,8 +114,14 @@ class _SideBySide:
         """Take the weight that fits best, and a bias that takes up the means, where their types can hold them."""
         model = self._model
         old = consumer.matrix(weight)
-        start = consumer.matrix(model.numbers(consumer.weight, self.values[consumer.weight])) if consumer.weight in self.values else old
-        new = _steered(consumer, halves, start, [kept_columns(consumer, self._removal, block) for block in range(len(old))])
+        start = (
+            consumer.matrix(model.numbers(consumer.weight, self.values[consumer.weight]))
+            if consumer.weight in self.values
+            else old
+        )
+        new = _steered(
+            consumer, halves, start, [kept_columns(consumer, self._removal, block) for block in range(len(old))]
+        )
         fitted = in_range(model, consumer.weight, consumer.tensor(new, weight)) if np.isfinite(new).all() else None
         if fitted is None:
             return
@@ -167,7 +173,9 @@ def _steered(consumer: Consumer, halves: Sequence[Pairs], start: Matrix, kept: S
     return new
 
 
-def _damping(consumer: Consumer, halves: Sequence[Pairs], first: Sequence[Matrix], kept: Sequence[NDArray[np.int64]]) -> float:
+def _damping(
+    consumer: Consumer, halves: Sequence[Pairs], first: Sequence[Matrix], kept: Sequence[NDArray[np.int64]]
+) -> float:
     """Of DAMPINGS that with which what is fitted to one half suits the other best.
 
     Where all samples are in one half, a fit to fewer columns than SUPPORT per input is damped the more, since it holds for no others.
@@ -175,7 +183,9 @@ def _damping(consumer: Consumer, halves: Sequence[Pairs], first: Sequence[Matrix
     if len(halves) == 1:
         return DAMPING * max(1.0, SUPPORT * int(halves[0].repaired.shape[1]) / halves[0].count)
     one, other = (half.fits(kept, centred=bool(consumer.bias)) for half in halves)
-    missed = [sum(_crossed(a, b, w, damping) for a, b, w in zip(one, other, first, strict=True)) for damping in DAMPINGS]
+    missed = [
+        sum(_crossed(a, b, w, damping) for a, b, w in zip(one, other, first, strict=True)) for damping in DAMPINGS
+    ]
     return DAMPINGS[missed.index(min(missed))]
 
 

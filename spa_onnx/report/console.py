@@ -16,11 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from spa_onnx.comparison import Comparison
-from spa_onnx.explain import Explanation, Step, pin_at_end
-from spa_onnx.graph.facts import Axis
-from spa_onnx.groups import Analysis, Group
-from spa_onnx.result import Report, Result
+from spa_onnx.analysis.explain import Explanation, Step, pin_at_end
+from spa_onnx.analysis.groups import Analysis, Group
+from spa_onnx.model.facts import Axis
+from spa_onnx.report.result import Report, Result
+from spa_onnx.validation.compare import Comparison
 from spa_onnx.validation.drift import Drift
 
 WIDTH = 120
@@ -102,11 +102,15 @@ def _columns(first: str, *numbers: str, last: str = "") -> Table:
     return table
 
 
-def _costs(params: tuple[int, int], macs: tuple[int, int], size: tuple[int, int], latency: tuple[float, float] | None) -> Table:
+def _costs(
+    params: tuple[int, int], macs: tuple[int, int], size: tuple[int, int], latency: tuple[float, float] | None
+) -> Table:
     table = _columns("", "before", "after", "ratio")
     rows = [("parameters", params, _count), ("MACs", macs, _count), ("file size", size, lambda v: _count(v) + "B")]
     for name, pair, show in rows:
-        table.add_row(name, show(pair[0]).strip(), show(pair[1]).strip(), f"{pair[1] / pair[0]:.3f}" if pair[0] else "-")
+        table.add_row(
+            name, show(pair[0]).strip(), show(pair[1]).strip(), f"{pair[1] / pair[0]:.3f}" if pair[0] else "-"
+        )
     if latency is None:
         table.add_row("latency", "-", "-", "-")
     else:
@@ -135,7 +139,11 @@ def _drift_text(moved: Drift, data: str | None) -> str:
         parts.append(f"top-1 agreement {100 * moved.agreement:.1f} %")
     if moved.accuracy is not None:
         parts.append(f"accuracy {100 * moved.accuracy[0]:.2f} % -> {100 * moved.accuracy[1]:.2f} %")
-    where = f"{_some(moved.samples, 'sample')} of {data}" if data else f"{_some(moved.samples, 'random sample')}; --data gives real ones"
+    where = (
+        f"{_some(moved.samples, 'sample')} of {data}"
+        if data
+        else f"{_some(moved.samples, 'random sample')}; --data gives real ones"
+    )
     return f"{', '.join(parts)} (on {where})"
 
 
@@ -170,7 +178,10 @@ def _result_rows(report: Report, data: str | None) -> Iterator[tuple[str, str]]:
     elif verdict.gap is None:
         yield "validation", "valid, and runs in onnxruntime"
     else:
-        yield "validation", f"pruned == masked: largest relative difference {verdict.gap:.2g} on {verdict.seeds} random inputs"
+        yield (
+            "validation",
+            f"pruned == masked: largest relative difference {verdict.gap:.2g} on {verdict.seeds} random inputs",
+        )
     for note in verdict.notes if verdict else ():
         yield "", note
 
@@ -190,19 +201,28 @@ def show_groups(analysis: Analysis, model: Path) -> None:
     if prunable:
         table = _columns("group", "channels", "weights", "axes")
         for group in prunable:
-            table.add_row(escape(group.name), str(group.size), str(len(list(group.weights(analysis.model)))), str(len(group.owner)))
+            table.add_row(
+                escape(group.name),
+                str(group.size),
+                str(len(list(group.weights(analysis.model)))),
+                str(len(group.owner)),
+            )
         _print(console, table)
     console.print(f"\n{_some(len(pinned), 'group')} with weights cannot")
     if pinned:
         table = _columns("group", "channels", "weights", last="why")
         for group in pinned:
-            table.add_row(escape(group.name), str(group.size), str(len(list(group.weights(analysis.model)))), escape(group.pinned))
+            table.add_row(
+                escape(group.name), str(group.size), str(len(list(group.weights(analysis.model)))), escape(group.pinned)
+            )
         _print(console, table)
         reasons = Counter(group.cause for group in pinned).most_common(MOST_REASONS)
         if reasons[0][1] > 1:
             console.print("\nmost frequent reasons")
             _print(console, _facts((f"{times} x", why) for why, times in reasons))
-    places = sum(group.owner[axis].shape[-1] > 1 for group in analysis.positions() for axis in group.weights(analysis.model))
+    places = sum(
+        group.owner[axis].shape[-1] > 1 for group in analysis.positions() for axis in group.weights(analysis.model)
+    )
     if places:
         console.print(
             f"\n{_some(places, 'axis of a weight', 'axes of weights')} hold positions, as the height of a kernel, and not channels"

@@ -7,14 +7,18 @@ from typing import Any
 
 from spa_onnx.errors import UsageError
 from spa_onnx.report.record import result_record
-from spa_onnx.result import Result
+from spa_onnx.report.result import Result
 
 
 def render(result: Result, model: Path, target: Path) -> str:
     """The page. Raises UsageError where jinja2 is not installed."""
     environment = _environment()
     record = result_record(result, target)
-    return str(environment.get_template("report.html.j2").render(record=record, model=str(model), reasons=result.report.reasons()))
+    return str(
+        environment.get_template("report.html.j2").render(
+            record=record, model=str(model), reasons=result.report.reasons()
+        )
+    )
 
 
 def check_available() -> None:
@@ -27,4 +31,6 @@ def _environment() -> Any:
         import jinja2  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise UsageError("--report needs jinja2; install it with: pip install 'spa-onnx[report]'") from error
-    return jinja2.Environment(loader=jinja2.PackageLoader("spa_onnx.report"), autoescape=True, undefined=jinja2.StrictUndefined)
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("spa_onnx.report"), autoescape=True, undefined=jinja2.StrictUndefined
+    )

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spa_onnx.comparison import Comparison
-from spa_onnx.explain import Explanation, pin_at_end
-from spa_onnx.groups import Analysis
-from spa_onnx.result import Result
+from spa_onnx.analysis.explain import Explanation, pin_at_end
+from spa_onnx.analysis.groups import Analysis
+from spa_onnx.report.result import Result
+from spa_onnx.validation.compare import Comparison
 
 
 def result_record(result: Result, target: Path) -> dict[str, Any]:

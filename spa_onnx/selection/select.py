@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import gcd, lcm
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.cost import UNITS, PlanCost
+from spa_onnx.analysis.groups import Group
+from spa_onnx.config import Target
 from spa_onnx.errors import RefusedError
-from spa_onnx.graph.facts import Indices
-from spa_onnx.graph.model import Model
-from spa_onnx.groups import Group
+from spa_onnx.model.facts import Indices
+from spa_onnx.model.model import Model
+from spa_onnx.selection.budgets import UNITS, PlanCost
 
 Counts = NDArray[np.int64]
 Scores = Mapping[str, NDArray[np.float64]]
@@ -59,14 +60,6 @@ def _ranking(groups: Sequence[Group], scores: Scores, most: Counts) -> tuple[Cou
     return number[order], value[order]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The share of a unit of cost (`spa_onnx.cost.UNITS`) that is kept."""
-
-    unit: str
-    share: float
-
-
 CLOSE = 0.01
 """A budget counts as used up where less than this share of it is left."""
 
@@ -102,7 +95,9 @@ class _Choice:
 
         return counts, 0.5 / max(len(ranking) for ranking in rankings)
 
-    def closest(self, counts: Callable[[float], Counts], finest: float, cost: PlanCost, budget: float) -> tuple[float, Counts]:
+    def closest(
+        self, counts: Callable[[float], Counts], finest: float, cost: PlanCost, budget: float
+    ) -> tuple[float, Counts]:
         """(share, counts): the least that goes for the budget to be met, the groups at the brink one after the other."""
         low, high = 0.0, 1.0
         while high - low > finest:
@@ -141,7 +136,9 @@ class _Choice:
         """One step of channels fewer: first of the group whose last channel that went scores highest."""
         last = {n: self._last_score(n, removed) for n in np.flatnonzero(removed).tolist()}
         for number in sorted(last, key=last.__getitem__, reverse=True):
-            yield removed - np.eye(1, len(removed), number, dtype=np.int64)[0] * np.minimum(self.steps[number], removed[number])
+            yield removed - np.eye(1, len(removed), number, dtype=np.int64)[0] * np.minimum(
+                self.steps[number], removed[number]
+            )
 
 
 def select(

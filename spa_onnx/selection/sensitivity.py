@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.calibration.calibration import Calibration
+from spa_onnx.analysis.groups import Analysis, Group
 from spa_onnx.errors import RefusedError
-from spa_onnx.groups import Analysis, Group
 from spa_onnx.selection.trials import Trials
+from spa_onnx.statistics.calibration import Calibration
 
 TRIAL = 0.25
 """Share of a group's channels that the trial cut takes."""

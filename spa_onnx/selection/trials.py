@@ -10,23 +10,23 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from spa_onnx import runtime
-from spa_onnx.calibration.calibration import Calibration
-from spa_onnx.calibration.memory import widest_cut
-from spa_onnx.cost import macs
+from spa_onnx.analysis.groups import Analysis, Group
 from spa_onnx.errors import RefusedError
-from spa_onnx.graph.bodies import operators
-from spa_onnx.graph.facts import Indices
-from spa_onnx.graph.fold import Array
-from spa_onnx.graph.logits import logits
-from spa_onnx.graph.model import Model
-from spa_onnx.graph.shapes import constant_tensor
-from spa_onnx.groups import Analysis, Group
-from spa_onnx.repair.reconstruct import reconstruct
-from spa_onnx.rewriting.cut import Removal, zeroed
-from spa_onnx.rewriting.mask import losing
-from spa_onnx.runtime import Feed
-from spa_onnx.walk import Walk
+from spa_onnx.execution import session as runtime
+from spa_onnx.execution.partial import Walk
+from spa_onnx.execution.session import Feed
+from spa_onnx.model.facts import Indices
+from spa_onnx.model.folding import Array
+from spa_onnx.model.logits import logits
+from spa_onnx.model.model import Model
+from spa_onnx.model.shapes import constant_tensor
+from spa_onnx.model.subgraphs import operators
+from spa_onnx.operators.macs import macs
+from spa_onnx.plan.mask import losing
+from spa_onnx.plan.removal import Removal, zeroed
+from spa_onnx.repair.layerwise import reconstruct
+from spa_onnx.statistics.calibration import Calibration
+from spa_onnx.statistics.memory import widest_cut
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -54,7 +54,9 @@ class Trials:
         affordable = WORK // max(count * macs(analysis.model), 1)
         held = known.memory // max(widest_cut(analysis.model, {consumer.data for consumer in known.consumers}), 1)
         self._feeds = known.first(max(min(affordable, held, PER_TRIAL), 1))
-        touched = {axis.tensor for group in groups for axis in group.owner} | {consumer.bias for consumer in known.consumers}
+        touched = {axis.tensor for group in groups for axis in group.owner} | {
+            consumer.bias for consumer in known.consumers
+        }
         proto, self._own_names = _with_own_constants(analysis.model, touched)
         self._proto = known.run(proto)
         opened = runtime.session(self._proto, optimise=True, what="the model")
@@ -118,7 +120,9 @@ class Trials:
         uses = {(node.index, slot): node.inputs[slot] for node, slot, _ in losing(model, removal)}
         uses |= {(node.index, node.inputs.index(name)): name for name in refitted for node in model.consumers[name]}
         return {
-            _own_name(*use): fed(zeroed(model, name, np.asarray(refitted.get(name, model.constant(name))), removal.slices(name)))
+            _own_name(*use): fed(
+                zeroed(model, name, np.asarray(refitted.get(name, model.constant(name))), removal.slices(name))
+            )
             for use, name in uses.items()
         }
 
@@ -179,7 +183,11 @@ def _with_own_constants(model: Model, touched: set[str]) -> tuple[onnx.ModelProt
                 nodes[node.index].input[slot] = name
                 if fed(array).dtype != array.dtype:
                     nodes[node.index].input[slot] = f"{name}_narrow"
-                    casts.append(helper.make_node("Cast", [name], [f"{name}_narrow"], to=helper.np_dtype_to_tensor_dtype(array.dtype)))
+                    casts.append(
+                        helper.make_node(
+                            "Cast", [name], [f"{name}_narrow"], to=helper.np_dtype_to_tensor_dtype(array.dtype)
+                        )
+                    )
     read = {name for node in operators(graph) for name in node.input} | {value.name for value in graph.output}
     rest = [node for node in graph.node if constant_tensor(node) is None or node.output[0] in read]
     del graph.node[:]
@@ -187,7 +195,9 @@ def _with_own_constants(model: Model, touched: set[str]) -> tuple[onnx.ModelProt
     graph.initializer.extend(tensor for tensor in source.initializer if tensor.name in read)
     graph.sparse_initializer.extend(tensor for tensor in source.sparse_initializer if tensor.values.name in read)
     version, proto = max(model.proto.ir_version, 4), model.proto
-    return onnx.ModelProto(ir_version=version, opset_import=proto.opset_import, functions=proto.functions, graph=graph), own
+    return onnx.ModelProto(
+        ir_version=version, opset_import=proto.opset_import, functions=proto.functions, graph=graph
+    ), own
 
 
 def fed(array: Array) -> Array:
@@ -211,7 +221,9 @@ def variation(array: Array) -> float:
     """||y - mean||^2 in float64, the mean over the first axis, or over all where nothing varies about that; zero for what is no numbers."""
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         return 0.0
-    return _squares_about(array, array.mean(axis=0, dtype=np.float64)) or _squares_about(array, array.mean(dtype=np.float64))
+    return _squares_about(array, array.mean(axis=0, dtype=np.float64)) or _squares_about(
+        array, array.mean(dtype=np.float64)
+    )
 
 
 def _squares_about(array: Array, middle: Array) -> float:

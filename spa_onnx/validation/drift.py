@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spa_onnx import runtime
-from spa_onnx.graph.fold import Array
-from spa_onnx.runtime import Feed
+from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import Feed
+from spa_onnx.model.folding import Array
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -30,7 +30,9 @@ class Drift:
     samples: int
 
 
-def drift(original: ort.InferenceSession, pruned: ort.InferenceSession, fed: Iterable[Feed], labels: Array | None = None) -> Drift:
+def drift(
+    original: ort.InferenceSession, pruned: ort.InferenceSession, fed: Iterable[Feed], labels: Array | None = None
+) -> Drift:
     """Run both models on every feed and compare their outputs."""
     squares, energy, samples = 0.0, 0.0, 0
     choices: list[tuple[Array, Array]] = []
@@ -46,8 +48,13 @@ def drift(original: ort.InferenceSession, pruned: ort.InferenceSession, fed: Ite
     error = float(np.sqrt(squares / energy)) if energy else float(squares > 0)
     if not choices:
         return Drift(error, None, None, samples)
-    rows = len({pair[0].reshape(len(pair[0]), -1).shape[1] for pair in choices}) == 1  # samples of several sizes are no rows of a table
-    before, after = (np.concatenate([pair[i].reshape(*((len(pair[i]), -1) if rows else (-1, 1))) for pair in choices]) for i in (0, 1))
+    rows = (
+        len({pair[0].reshape(len(pair[0]), -1).shape[1] for pair in choices}) == 1
+    )  # samples of several sizes are no rows of a table
+    before, after = (
+        np.concatenate([pair[i].reshape(*((len(pair[i]), -1) if rows else (-1, 1))) for pair in choices])
+        for i in (0, 1)
+    )
     return Drift(error, float((before == after).mean()), _accuracy(before, after, labels if rows else None), samples)
 
 

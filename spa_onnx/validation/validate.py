@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import onnx
 
-from spa_onnx import runtime
 from spa_onnx.errors import RefusedError, ValidationError
-from spa_onnx.graph.bodies import Opened, operators
-from spa_onnx.graph.facts import Axis, Coupling
-from spa_onnx.graph.fold import Array
-from spa_onnx.graph.model import Model, feeds
-from spa_onnx.graph.node import Node
-from spa_onnx.graph.shapes import GUESSES, choose_dims, symbolic_dims
-from spa_onnx.rewriting.cut import taken
-from spa_onnx.rewriting.mask import mask
-from spa_onnx.rewriting.rewrite import Rewritten
-from spa_onnx.rules import facts
-from spa_onnx.runtime import Feed
+from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import Feed
+from spa_onnx.model.facts import Axis, Coupling
+from spa_onnx.model.folding import Array
+from spa_onnx.model.model import Model, feeds
+from spa_onnx.model.node import Node
+from spa_onnx.model.shapes import GUESSES, choose_dims, symbolic_dims
+from spa_onnx.model.subgraphs import Opened, operators
+from spa_onnx.operators import facts
+from spa_onnx.plan.mask import mask
+from spa_onnx.plan.removal import taken
+from spa_onnx.plan.rewrite import Rewritten
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -66,7 +66,12 @@ class Verdict:
 
 
 def validate(
-    model: Model, rewritten: Rewritten, dims: Mapping[str, int], *, repaired: bool = False, original: ort.InferenceSession | None = None
+    model: Model,
+    rewritten: Rewritten,
+    dims: Mapping[str, int],
+    *,
+    repaired: bool = False,
+    original: ort.InferenceSession | None = None,
 ) -> Verdict:
     """All checks of a pruned model. Raises ValidationError with the first that fails.
 
@@ -81,7 +86,9 @@ def validate(
     drawn = (runtime.random_feed(model, dims, seed) for seed in range(SEEDS + TRIES))
     tried = list(islice(_runs(model, pruned, drawn), SEEDS))
     if not tried:
-        raise ValidationError(f"the original runs on none of {SEEDS + TRIES} random inputs, so nothing could be checked; use --no-validate")
+        raise ValidationError(
+            f"the original runs on none of {SEEDS + TRIES} random inputs, so nothing could be checked; use --no-validate"
+        )
     seeds = len(tried)
     tried += _runs(model, pruned, _at_other_sizes(model, dims, original))
     if repaired or rewritten.inexact:
@@ -92,7 +99,14 @@ def validate(
     if any(map(_is_open, model.nodes)):
         there = {name: _compare_branch(model, twins, tried[0][0], name) for name in ("then", "else")}
         gap = max(gap or 0.0, *(found for found in there.values() if found is not None), 0.0)
-        told = (*told, *(f"where every If takes its {name} branch the original does not run" for name, g in there.items() if g is None))
+        told = (
+            *told,
+            *(
+                f"where every If takes its {name} branch the original does not run"
+                for name, g in there.items()
+                if g is None
+            ),
+        )
     return Verdict(gap, seeds, (*notes, *told))
 
 
@@ -135,9 +149,13 @@ def _compare_branch(model: Model, plain: _Twins, feed: Feed, name: str) -> float
     try:
         gap, alike = twins.gap(decided, runtime.run(runtime.session(twins.pruned), decided))
     except RefusedError as error:
-        raise ValidationError(f"the pruned model does not run where every If takes its {name} branch: {error}") from error
+        raise ValidationError(
+            f"the pruned model does not run where every If takes its {name} branch: {error}"
+        ) from error
     if alike is _Alike.NO:
-        raise ValidationError(f"pruned != masked where every If takes its {name} branch (relative {gap:.3g}); please report it")
+        raise ValidationError(
+            f"pruned != masked where every If takes its {name} branch (relative {gap:.3g}); please report it"
+        )
     return gap
 
 
@@ -205,7 +223,11 @@ def difference(want: Array, got: Array) -> float:
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return float("inf")
     scale = float(np.abs(a[finite]).max(initial=0.0))
-    return float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / scale if scale else float(np.abs(b[finite]).max(initial=0.0))
+    return (
+        float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / scale
+        if scale
+        else float(np.abs(b[finite]).max(initial=0.0))
+    )
 
 
 def _worst(want: list[Array], got: list[Array]) -> tuple[float, float]:
@@ -245,7 +267,9 @@ def _twins(model: Model, rewritten: Rewritten, tried: Sequence[_Run]) -> _Twins:
 def _readers(model: Model) -> Iterator[Axis]:
     """The axes of constants that products sum over: tied to another input of their node, and to none of its outputs."""
     for node in model.nodes:
-        pairs = [(a, b) for fact in facts(node, model) if isinstance(fact, Coupling) for a, b in permutations(fact.axes())]
+        pairs = [
+            (a, b) for fact in facts(node, model) if isinstance(fact, Coupling) for a, b in permutations(fact.axes())
+        ]
         written = {a for a, b in pairs if b.tensor in node.outputs}
         yield from (a for a, b in pairs if model.is_constant(a.tensor) and b.tensor in node.inputs and a not in written)
 
@@ -293,7 +317,8 @@ class _Twins:
         """
         try:
             want, got = (
-                runtime.run(runtime.session(proto, optimise=True, what="a quantised model"), feed) for proto in (self.masked, self.pruned)
+                runtime.run(runtime.session(proto, optimise=True, what="a quantised model"), feed)
+                for proto in (self.masked, self.pruned)
             )
         except RefusedError:
             return float("inf"), float("inf")
@@ -301,7 +326,7 @@ class _Twins:
 
     def _same_in_double(self, feed: Feed) -> bool:
         """Whether they agree where float64 rounds: they then part in float32 because it decides between values that are all but equal."""
-        from spa_onnx.validation import double  # noqa: PLC0415 - hardly ever needed, and onnx's reference implementation is slow to import
+        from spa_onnx.execution import float64 as double  # noqa: PLC0415 - hardly ever needed, and onnx's reference implementation is slow to import
 
         try:
             want, got = (double.run(proto, feed) for proto in (self.masked, self.pruned))
@@ -310,7 +335,9 @@ class _Twins:
         return _finite(want) and all(difference(a, b) <= IN_DOUBLE for a, b in zip(want, got, strict=True))
 
 
-def _compare(model: Model, rewritten: Rewritten, twins: _Twins, tried: Sequence[_Run]) -> tuple[float | None, tuple[str, ...]]:
+def _compare(
+    model: Model, rewritten: Rewritten, twins: _Twins, tried: Sequence[_Run]
+) -> tuple[float | None, tuple[str, ...]]:
     """(largest difference, what there is to note). Raises ValidationError where the models differ."""
     worst = 0.0
     told: set[str] = set()
@@ -341,7 +368,9 @@ def _tells(array: Array) -> bool:
 
 def _first_difference(model: Model, rewritten: Rewritten, feed: Feed) -> str:
     """Name the first tensor, in the order of the graph, at which the pruned and the masked model part."""
-    names = [name for node in model.nodes if not model.is_folded(node) for name in node.outputs if name]  # sizes do differ
+    names = [
+        name for node in model.nodes if not model.is_folded(node) for name in node.outputs if name
+    ]  # sizes do differ
     present = {name for node in rewritten.proto.graph.node for name in node.output}
     names = [name for name in names if name in present]
     wanted = _outputs(mask(model, rewritten.removal), names, feed)

@@ -74,7 +74,9 @@ def _fill(model: onnx.ModelProto, seed: int) -> None:
         if dtype.name in LIMITS or value.name.startswith("bias"):
             low, high = LIMITS.get(dtype.name, (-500, 500))
             drawn = rng.integers(low, high + 1, shape)
-        model.graph.initializer.append(numpy_helper.from_array(drawn > 0 if dtype.kind == "b" else drawn.astype(dtype), value.name))
+        model.graph.initializer.append(
+            numpy_helper.from_array(drawn > 0 if dtype.kind == "b" else drawn.astype(dtype), value.name)
+        )
     del model.graph.value_info[:]
 
 

@@ -14,16 +14,24 @@ NETS: dict[str, Build] = {
         into=10,
     ),
     "conv_1d": net(
-        "float[2,3,9] x", "float[6,3,3] w1, float[6] b1, float[4,6,2] w2", "a = Conv<pads=[1,1]>(x, w1, b1) y = Conv<strides=[2]>(a, w2)"
+        "float[2,3,9] x",
+        "float[6,3,3] w1, float[6] b1, float[4,6,2] w2",
+        "a = Conv<pads=[1,1]>(x, w1, b1) y = Conv<strides=[2]>(a, w2)",
     ),
-    "conv_3d": net("float[1,2,4,4,4] x", "float[6,2,2,2,2] w1, float[6] b1, float[3,6,1,1,2] w2", "a = Conv(x, w1, b1) y = Conv(a, w2)"),
+    "conv_3d": net(
+        "float[1,2,4,4,4] x",
+        "float[6,2,2,2,2] w1, float[6] b1, float[3,6,1,1,2] w2",
+        "a = Conv(x, w1, b1) y = Conv(a, w2)",
+    ),
     "conv_dilated": image(
-        'b = Conv<dilations=[2,2]>(a, w2, b2) z = Conv<auto_pad="SAME_UPPER">(b, w3)', "float[6,8,3,3] w2, float[6] b2, float[8,6,3,3] w3"
+        'b = Conv<dilations=[2,2]>(a, w2, b2) z = Conv<auto_pad="SAME_UPPER">(b, w3)',
+        "float[6,8,3,3] w2, float[6] b2, float[8,6,3,3] w3",
     ),
     "conv_grouped_same_channel": _grouped("Conv", "12,4,1,1", "group=2", into=12, bias=12),
     "conv_grouped_whole_groups": _grouped("Conv", "12,2,1,1", "group=4", into=12, bias=12),
     "conv_grouped_twice": image(
-        "b = Conv<group=2>(a, w2, b2) c = Relu(b) z = Conv<group=4>(c, w3)", "float[8,4,1,1] w2, float[8] b2, float[8,2,1,1] w3"
+        "b = Conv<group=2>(a, w2, b2) c = Relu(b) z = Conv<group=4>(c, w3)",
+        "float[8,4,1,1] w2, float[8] b2, float[8,2,1,1] w3",
     ),
     "conv_grouped_residual": image("b = Conv<group=2>(a, w2, b2) z = Add(a, b)", "float[8,4,1,1] w2, float[8] b2"),
     "conv_grouped_shifted": image(
@@ -48,7 +56,9 @@ NETS: dict[str, Build] = {
     "conv_grouped_weight_scaled_per_input": image(
         "v = Mul(w2, s) z = Conv<group=2>(a, v)", "float[12,4,1,1] w2, float[1,4,1,1] s", into=12
     ),
-    "conv_grouped_weight_transposed": image("v = Transpose<perm=[1,0,2,3]>(w2) z = Conv<group=2>(a, v)", "float[4,12,1,1] w2", into=12),
+    "conv_grouped_weight_transposed": image(
+        "v = Transpose<perm=[1,0,2,3]>(w2) z = Conv<group=2>(a, v)", "float[4,12,1,1] w2", into=12
+    ),
     "conv_grouped_gated": image(
         "b = Conv<group=2>(a, w2) g = GlobalAveragePool(b) h = Conv(g, f1) i = Relu(h) j = Conv(i, f2) k = Sigmoid(j) z = Mul(b, k)",
         "float[8,4,1,1] w2, float[5,8,1,1] f1, float[8,5,1,1] f2",
@@ -61,24 +71,36 @@ NETS: dict[str, Build] = {
     "conv_depthwise": _grouped("Conv", "8,1,3,3", 'group=8, auto_pad="SAME_LOWER"'),
     "conv_depthwise_multiplier": _grouped("Conv", "24,1,3,3", "group=8", into=24, bias=24),
     "conv_depthwise_on_input": net(
-        "float[2,3,5,5] x", "float[12,1,3,3] w1, float[12] b1, float[4,12,1,1] w2", "a = Conv<group=3>(x, w1, b1) y = Conv(a, w2)"
+        "float[2,3,5,5] x",
+        "float[12,1,3,3] w1, float[12] b1, float[4,12,1,1] w2",
+        "a = Conv<group=3>(x, w1, b1) y = Conv(a, w2)",
     ),
-    "conv_transpose": image("z = ConvTranspose<strides=[2,2], output_padding=[1,1]>(a, w2, b2)", "float[8,6,3,3] w2, float[6] b2", into=6),
+    "conv_transpose": image(
+        "z = ConvTranspose<strides=[2,2], output_padding=[1,1]>(a, w2, b2)", "float[8,6,3,3] w2, float[6] b2", into=6
+    ),
     "conv_transpose_writes_output": net(
-        "float[2,3,5,5] x", "float[8,3,1,1] w1, float[8,2,2,2] w2, float[2] b2", "a = Conv(x, w1) y = ConvTranspose(a, w2, b2)"
+        "float[2,3,5,5] x",
+        "float[8,3,1,1] w1, float[8,2,2,2] w2, float[2] b2",
+        "a = Conv(x, w1) y = ConvTranspose(a, w2, b2)",
     ),
     "conv_transpose_1d": net(
-        "float[2,3,5] x", "float[3,8,2] w1, float[8] b1, float[8,2,2] w2", "a = ConvTranspose(x, w1, b1) y = ConvTranspose(a, w2)"
+        "float[2,3,5] x",
+        "float[3,8,2] w1, float[8] b1, float[8,2,2] w2",
+        "a = ConvTranspose(x, w1, b1) y = ConvTranspose(a, w2)",
     ),
     "conv_transpose_same_channel": _grouped("ConvTranspose", "8,6,2,2", "group=2", into=12, bias=12),
     "conv_transpose_whole_groups": _grouped("ConvTranspose", "8,3,2,2", "group=4", into=12, bias=12),
     "conv_transpose_grouped_writes_output": net(
-        "float[2,3,5,5] x", "float[8,3,1,1] w1, float[8,3,1,1] w2, float[6] b2", "a = Conv(x, w1) y = ConvTranspose<group=2>(a, w2, b2)"
+        "float[2,3,5,5] x",
+        "float[8,3,1,1] w1, float[8,3,1,1] w2, float[6] b2",
+        "a = Conv(x, w1) y = ConvTranspose<group=2>(a, w2, b2)",
     ),
     "conv_transpose_depthwise": _grouped("ConvTranspose", "8,1,3,3", "group=8, strides=[2,2]"),
     "conv_transpose_depthwise_multiplier": _grouped("ConvTranspose", "8,2,3,3", "group=8", into=16, bias=16),
     "max_pool": image("z = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)"),
-    "max_pool_indices": image("b = Conv(a, w2) z, i = MaxPool<kernel_shape=[2,2]>(b)", "float[6,8,1,1] w2", into=6, outputs="y, i"),
+    "max_pool_indices": image(
+        "b = Conv(a, w2) z, i = MaxPool<kernel_shape=[2,2]>(b)", "float[6,8,1,1] w2", into=6, outputs="y, i"
+    ),
     "average_pool": image("z = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(a)"),
     "lp_pool": image("z = LpPool<kernel_shape=[2,2], p=2>(a)"),
     "global_average_pool": image("z = GlobalAveragePool(a)"),
@@ -91,7 +113,8 @@ NETS: dict[str, Build] = {
         "float[3,4] boxes = {0.0, 0.0, 5.0, 5.0, 1.0, 1.0, 4.0, 4.0, 0.0, 2.0, 3.0, 5.0}, int64[3] which = {0, 1, 1}",
     ),
     "max_roi_pool": image(
-        "z = MaxRoiPool<pooled_shape=[2,2]>(a, boxes)", "float[2,5] boxes = {0.0, 0.0, 0.0, 5.0, 5.0, 1.0, 1.0, 1.0, 4.0, 4.0}"
+        "z = MaxRoiPool<pooled_shape=[2,2]>(a, boxes)",
+        "float[2,5] boxes = {0.0, 0.0, 0.0, 5.0, 5.0, 1.0, 1.0, 1.0, 4.0, 4.0}",
     ),
     "resize_nearest": image('z = Resize<mode="nearest">(a, , s)', "float[4] s = {1.0, 1.0, 2.0, 2.0}"),
     "resize_linear_sizes": image('z = Resize<mode="linear">(a, , , s)', "int64[4] s = {2, 8, 9, 4}"),
@@ -103,7 +126,9 @@ NETS: dict[str, Build] = {
         batch="N",
     ),
     "upsample": image('z = Upsample<mode="nearest">(a, s)', "float[4] s = {1.0, 1.0, 2.0, 3.0}", opset=9),
-    "batch_normalization": image("z = BatchNormalization(a, scale, b2, m2, var)", "float[8] scale, float[8] b2, float[8] m2, float[8] var"),
+    "batch_normalization": image(
+        "z = BatchNormalization(a, scale, b2, m2, var)", "float[8] scale, float[8] b2, float[8] m2, float[8] var"
+    ),
     "batch_normalization_shared_vectors": image(
         "b = BatchNormalization(a, scale, m2, m2, scale) c = Conv(b, w2) z = BatchNormalization(c, scale, b1, m2, var)",
         "float[8] scale, float[8] m2, float[8] var, float[8,8,1,1] w2",
@@ -115,11 +140,16 @@ NETS: dict[str, Build] = {
     ),
     "instance_normalization": image("z = InstanceNormalization(a, scale, b2)", "float[8] scale, float[8] b2"),
     "lrn": image("b = Conv(a, w2) z = LRN<size=3>(b)", "float[6,8,1,1] w2", into=6),
-    "lp_normalization": image("b = Conv(a, w2) s = Sigmoid(b) z = LpNormalization<axis=1>(s)", "float[6,8,1,1] w2", into=6),
+    "lp_normalization": image(
+        "b = Conv(a, w2) s = Sigmoid(b) z = LpNormalization<axis=1>(s)", "float[6,8,1,1] w2", into=6
+    ),
     "lp_normalization_over_width": image("z = LpNormalization<axis=-1>(a)"),
     "layer_normalization_over_width": image("z = LayerNormalization(a, scale, b2)", "float[6] scale, float[6] b2"),
     "layer_normalization_scale_per_channel": image("z = LayerNormalization(a, scale)", "float[8,1,6] scale"),
-    "residual": image("b = Conv(a, w2, b2) c = Relu(b) d = Conv(c, w3) z = Add(d, a)", "float[6,8,1,1] w2, float[6] b2, float[8,6,1,1] w3"),
+    "residual": image(
+        "b = Conv(a, w2, b2) c = Relu(b) d = Conv(c, w3) z = Add(d, a)",
+        "float[6,8,1,1] w2, float[6] b2, float[8,6,1,1] w3",
+    ),
     "shortcut_option_a": image(
         "b = Conv<strides=[2,2]>(a, w2, b2) c = Slice(a, s, e, d, t) p = Pad(c, pads) z = Add(b, p)",
         "float[14,8,1,1] w2, float[14] b2, int64[2] s = {0, 0}, int64[2] e = {6, 6}, int64[2] d = {2, 3}, int64[2] t = {2, 2}, "

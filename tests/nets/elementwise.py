@@ -49,7 +49,11 @@ _SHIFTED = {"Acosh": 1.1, "ThresholdedRelu": 0.6, "Ceil": 0.5, "Floor": 0.5, "Ro
 
 def _unary(operator: str) -> Build:
     shift = _SHIFTED.get(operator, 0.05)
-    return image(f"s = Sigmoid(a) m = Mul(s, d) b = Add(m, c) z = {operator}(b)", f"float d = {{0.8}}, float c = {{{shift}}}", opset=20)
+    return image(
+        f"s = Sigmoid(a) m = Mul(s, d) b = Add(m, c) z = {operator}(b)",
+        f"float d = {{0.8}}, float c = {{{shift}}}",
+        opset=20,
+    )
 
 
 def _binary(operator: str, shape: str) -> Build:
@@ -63,12 +67,19 @@ NETS: dict[str, Build] = (
     | {
         "unary_Swish": image("z = Swish(a)", opset=24),
         "unary_Not": image(f"n = Greater(a, zero) t = Not(n) {_TO_FLOAT}", "float zero = {0.0}"),
-        "unary_IsInf": image(f"e = Exp(a) f = Mul(e, big) g = Mul(f, big) t = IsInf(g) {_TO_FLOAT}", "float big = {1.0e19}", opset=20),
+        "unary_IsInf": image(
+            f"e = Exp(a) f = Mul(e, big) g = Mul(f, big) t = IsInf(g) {_TO_FLOAT}", "float big = {1.0e19}", opset=20
+        ),
         "unary_IsNaN": image(f"b = Log(a) t = IsNaN(b) {_TO_FLOAT}"),
-        "unary_BitwiseNot": image(f"m = Mul(a, ten) i = Cast<to=6>(m) t = BitwiseNot(i) {_TO_FLOAT}", "float ten = {10.0}", opset=18),
+        "unary_BitwiseNot": image(
+            f"m = Mul(a, ten) i = Cast<to=6>(m) t = BitwiseNot(i) {_TO_FLOAT}", "float ten = {10.0}", opset=18
+        ),
         "unary_Cast": image("d = Cast<to=11>(a) z = Cast<to=1>(d)"),
     }
-    | {f"binary_{op}_per_channel": _binary(op, "8,1,1") for op in ("Add", "Sub", "Mul", "PRelu", "Max", "Min", "Sum", "Mean")}
+    | {
+        f"binary_{op}_per_channel": _binary(op, "8,1,1")
+        for op in ("Add", "Sub", "Mul", "PRelu", "Max", "Min", "Sum", "Mean")
+    }
     | {
         "binary_scalar": _binary("Add", ""),
         "binary_single": _binary("Mul", "1"),

@@ -32,19 +32,29 @@ NETS: dict[str, Build] = {
     "gemm_trans_b": _gemm("transB=1", "3,1", trans_a=False, trans_b=True),
     "gemm_trans_both": _gemm("transA=1, transB=1", "3,7", trans_a=True, trans_b=True),
     "gemm_scalar_bias": _gemm("transB=1", "1", trans_a=False, trans_b=True),
-    "gemm_constant_left": net("float[6,3] x", "float[8,6] w1, float[8,1] b1, float[4,8] w2", "a = Gemm(w1, x, b1) y = Gemm(w2, a)"),
+    "gemm_constant_left": net(
+        "float[6,3] x", "float[8,6] w1, float[8,1] b1, float[4,8] w2", "a = Gemm(w1, x, b1) y = Gemm(w2, a)"
+    ),
     "matmul_right": tokens("z = Relu(a)"),
     "matmul_left": net(
-        "float[2,6,5] x", "float[8,6] w1, float[8,1] b1, float[4,8] w2", "m = MatMul(w1, x) a = Add(m, b1) y = MatMul(w2, a)"
+        "float[2,6,5] x",
+        "float[8,6] w1, float[8,1] b1, float[4,8] w2",
+        "m = MatMul(w1, x) a = Add(m, b1) y = MatMul(w2, a)",
     ),
     "matmul_batched_weights": net(
-        "float[2,3,5,6] x", "float[3,6,8] w1, float[3,1,8] b1, float[3,8,4] w2", "m = MatMul(x, w1) a = Add(m, b1) y = MatMul(a, w2)"
+        "float[2,3,5,6] x",
+        "float[3,6,8] w1, float[3,1,8] b1, float[3,8,4] w2",
+        "m = MatMul(x, w1) a = Add(m, b1) y = MatMul(a, w2)",
     ),
     "matmul_stretched_batch": net(
-        "float[2,1,5,6] x", "float[3,6,8] w1, float[1,8,4] w2, float[3,4,2] w3", "a = MatMul(x, w1) b = MatMul(a, w2) y = MatMul(b, w3)"
+        "float[2,1,5,6] x",
+        "float[3,6,8] w1, float[1,8,4] w2, float[3,4,2] w3",
+        "a = MatMul(x, w1) b = MatMul(a, w2) y = MatMul(b, w3)",
     ),
     "matmul_vector_right": net(
-        "float[2,5,6] x", "float[6,8] w1, float[8] b1, float[8] w2", "m = MatMul(x, w1) a = Add(m, b1) y = MatMul(a, w2)"
+        "float[2,5,6] x",
+        "float[6,8] w1, float[8] b1, float[8] w2",
+        "m = MatMul(x, w1) a = Add(m, b1) y = MatMul(a, w2)",
     ),
     "matmul_vector_left": net(
         "float[2,5,6] x",
@@ -54,7 +64,9 @@ NETS: dict[str, Build] = {
     "matmul_vector_input": net(
         "float[6] x", "float[6,8] w1, float[8] b1, float[8,4] w2", "m = MatMul(x, w1) a = Add(m, b1) y = MatMul(a, w2)"
     ),
-    "matmul_dot_product": net("float[6] x", "float[6,8] w1, float[6,8] w2", "a = MatMul(x, w1) b = MatMul(x, w2) y = MatMul(a, b)"),
+    "matmul_dot_product": net(
+        "float[6] x", "float[6,8] w1, float[6,8] w2", "a = MatMul(x, w1) b = MatMul(x, w2) y = MatMul(a, b)"
+    ),
     "matmul_two_activations": net(
         "float[2,5,6] x",
         "float[6,8] wq, float[6,8] wk, float[6,7] wv, float[7,4] wo",
@@ -127,7 +139,9 @@ NETS: dict[str, Build] = {
         'o = Einsum<equation="bhqk,bhkd->bqhd">(p, v) y = Einsum<equation="bqhd,hdo->bqo">(o, wo)',
     ),
     "embedding": net(
-        "int64[2,5] x", "float[20,8] table, float[5,8] place, float[8,4] w2", "e = Gather(table, x) a = Add(e, place) y = MatMul(a, w2)"
+        "int64[2,5] x",
+        "float[20,8] table, float[5,8] place, float[8,4] w2",
+        "e = Gather(table, x) a = Add(e, place) y = MatMul(a, w2)",
     ),
     "layer_normalization_mlp": net(
         "float[2,5,6] x",
@@ -157,17 +171,29 @@ NETS: dict[str, Build] = {
     "reduce_l2_channels": tokens(
         "s = Sigmoid(a) n = ReduceL2<axes=[2]>(s) d = Div(a, n) b = MatMul(d, w2) z = Tanh(b)", "float[8,7] w2", into=7
     ),
-    "reduce_to_scalar": tokens("r = ReduceMean<keepdims=0>(a) b = MatMul(a, w2) z = Mul(b, r)", "float[8,7] w2", into=7),
+    "reduce_to_scalar": tokens(
+        "r = ReduceMean<keepdims=0>(a) b = MatMul(a, w2) z = Mul(b, r)", "float[8,7] w2", into=7
+    ),
     "cum_sum_positions": tokens("z = CumSum(a, one)", "int64 one = {1}"),
-    "cum_sum_channels": tokens("s = Sigmoid(a) c = CumSum(s, two) b = MatMul(c, w2) z = Tanh(b)", "int64 two = {2}, float[8,7] w2", into=7),
+    "cum_sum_channels": tokens(
+        "s = Sigmoid(a) c = CumSum(s, two) b = MatMul(c, w2) z = Tanh(b)", "int64 two = {2}, float[8,7] w2", into=7
+    ),
     "softmax_positions": tokens("z = Softmax<axis=1>(a)"),
     "softmax_channels": tokens("p = Softmax(a) b = MatMul(p, w2) z = Tanh(b)", "float[8,7] w2", into=7),
-    "softmax_opset_11": tokens("t = Transpose<perm=[2,0,1]>(a) p = Softmax<axis=1>(t) z = Transpose<perm=[1,2,0]>(p)", opset=11),
-    "softmax_opset_11_over_all": tokens("p = Softmax<axis=1>(a) b = MatMul(p, w2) z = Tanh(b)", "float[8,7] w2", into=7, opset=11),
+    "softmax_opset_11": tokens(
+        "t = Transpose<perm=[2,0,1]>(a) p = Softmax<axis=1>(t) z = Transpose<perm=[1,2,0]>(p)", opset=11
+    ),
+    "softmax_opset_11_over_all": tokens(
+        "p = Softmax<axis=1>(a) b = MatMul(p, w2) z = Tanh(b)", "float[8,7] w2", into=7, opset=11
+    ),
     "arg_max_positions": tokens("i = ArgMax<axis=1, keepdims=0>(a) c = Cast<to=1>(i) z = Mul(c, s2)", "float[8] s2"),
-    "arg_max_channels": tokens("i = ArgMax<axis=2>(a) c = Cast<to=1>(i) b = MatMul(a, w2) z = Mul(b, c)", "float[8,7] w2", into=7),
+    "arg_max_channels": tokens(
+        "i = ArgMax<axis=2>(a) c = Cast<to=1>(i) b = MatMul(a, w2) z = Mul(b, c)", "float[8,7] w2", into=7
+    ),
     "top_k_positions": tokens("z, i = TopK<axis=1>(a, k)", "int64[1] k = {3}"),
-    "top_k_channels": tokens("t, i = TopK(a, k) b = MatMul(t, w2) z = Tanh(b)", "int64[1] k = {3}, float[3,7] w2", into=7),
+    "top_k_channels": tokens(
+        "t, i = TopK(a, k) b = MatMul(t, w2) z = Tanh(b)", "int64[1] k = {3}, float[3,7] w2", into=7
+    ),
     **{
         f"linear_attention_{name}": net(
             "float[2,5,6] x",

@@ -8,9 +8,10 @@ _NEW = {"opset": 21, "ir": 10}
 
 def _qdq(kind: str, per: str = "tensor", point: str = "0", **options) -> Build:
     """Two convolutions with quantised weights and biases, activations rounded to 8 bits between them."""
-    scales = {"tensor": ("float s{} = {{0.01}}", kind + " z{} = {{" + point + "}}"), "axis": ("float[{n}] scale{}", kind + "[{n}] z{}")}[
-        per
-    ]
+    scales = {
+        "tensor": ("float s{} = {{0.01}}", kind + " z{} = {{" + point + "}}"),
+        "axis": ("float[{n}] scale{}", kind + "[{n}] z{}"),
+    }[per]
     pairs = ", ".join(part.format(i, n=n) for i, n in ((2, 6), (3, 4)) for part in scales)
     name = "scale" if per == "axis" else "s"
     axis = "<axis=0>" if per == "axis" else ""
@@ -62,7 +63,8 @@ NETS: dict[str, Build] = {
         "q = Gather(table, x) a = DequantizeLinear(q, s, z) y = MatMul(a, w2)",
     ),
     "qdq_activations_per_axis": image(
-        "q = QuantizeLinear<axis=1>(a, scale, z1) z = DequantizeLinear<axis=1>(q, scale, z1)", "float[8] scale, uint8[8] z1"
+        "q = QuantizeLinear<axis=1>(a, scale, z1) z = DequantizeLinear<axis=1>(q, scale, z1)",
+        "float[8] scale, uint8[8] z1",
     ),
     "quantize_of_microsoft": image(
         "q = com.microsoft.QuantizeLinear(a, s, z1) z = com.microsoft.DequantizeLinear(q, s, z1)",

@@ -39,7 +39,9 @@ NETS: dict[str, Build] = {
     **{operator.lower(): _layer(operator) for operator in GATES},
     **{f"{operator.lower()}_both_directions": _layer(operator, 'direction="bidirectional"') for operator in GATES},
     "lstm_reverse": _layer("LSTM", 'direction="reverse"'),
-    "lstm_squeezed": _layer("LSTM", behind="s = Squeeze(h, one) z = Transpose<perm=[1,0,2]>(s)", more="int64[1] one = {1}"),
+    "lstm_squeezed": _layer(
+        "LSTM", behind="s = Squeeze(h, one) z = Transpose<perm=[1,0,2]>(s)", more="int64[1] one = {1}"
+    ),
     "lstm_no_bias": net(
         "float[5,2,3] x",
         "float[3,6] w1, float[1,32,6] wi, float[1,32,8] wr, int64[1] one = {1}, float[8,4] w9",
@@ -47,7 +49,9 @@ NETS: dict[str, Build] = {
     ),
     "lstm_initial_states": _layer("LSTM", further=", , h0, c0", more=_STATE),
     "lstm_peepholes": _layer("LSTM", further=", , h0, c0, p", more=f"{_STATE}, float[1,24] p"),
-    "lstm_peepholes_both_directions": _layer("LSTM", 'direction="bidirectional"', further=", , , , p", more="float[2,24] p"),
+    "lstm_peepholes_both_directions": _layer(
+        "LSTM", 'direction="bidirectional"', further=", , , , p", more="float[2,24] p"
+    ),
     "lstm_lengths": _layer("LSTM", further=", lengths", more="int32[2] lengths = {5, 3}"),
     "lstm_clipped": _layer("LSTM", "clip=0.4, input_forget=1"),
     "lstm_other_activations": _layer("LSTM", 'activations=["HardSigmoid","Softsign","Softplus"]'),
@@ -56,7 +60,9 @@ NETS: dict[str, Build] = {
     "gru_initial_state": _layer("GRU", further=", , h0", more="float[1,2,8] h0"),
     "gru_other_activations": _layer("GRU", 'activations=["Sigmoid","Elu"], clip=0.7'),
     "rnn_relu": _layer("RNN", 'activations=["Relu"]'),
-    "rnn_initial_state_both_directions": _layer("RNN", 'direction="bidirectional"', further=", , h0", more="float[2,2,8] h0"),
+    "rnn_initial_state_both_directions": _layer(
+        "RNN", 'direction="bidirectional"', further=", , h0", more="float[2,2,8] h0"
+    ),
     "lstm_last_states": net(
         "float[5,2,3] x",
         f"float[3,6] w1, {_sizes('LSTM', 1)}, int64[1] zero = {{0}}, float[16,4] w9",

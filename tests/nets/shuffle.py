@@ -8,7 +8,10 @@ _MIX = "t = Reshape(a, s) u = Transpose<perm=[0,2,1,3,4]>(t) b = Reshape(u, r)"
 NETS: dict[str, Build] = {
     "shuffle": image(f"{_MIX} z = Relu(b)", _STATIC),
     "shuffle_three_parts": image(
-        f"{_MIX} z = Mul(b, c)", "int64[5] s = {2, 3, 4, 6, 6}, int64[4] r = {2, 12, 6, 6}, float[12,1,1] c", wide=12, into=12
+        f"{_MIX} z = Mul(b, c)",
+        "int64[5] s = {2, 3, 4, 6, 6}, int64[4] r = {2, 12, 6, 6}, float[12,1,1] c",
+        wide=12,
+        into=12,
     ),
     "shuffle_minus_one": image(f"{_MIX} z = Relu(b)", "int64[5] s = {0, 2, -1, 6, 6}, int64[4] r = {0, -1, 6, 6}"),
     "shuffle_aligned": image(
@@ -55,5 +58,7 @@ NETS: dict[str, Build] = {
         "t = Reshape(a, s) b = Gather<axis=3>(t, one) z = Relu(b)",
         "int64[5] s = {2, 8, 3, 2, 6}, int64 one = {1}",
     ),
-    "shuffle_read_inside": image(f"{_MIX} m = ReduceMax<axes=[1], keepdims=0>(t) z = Concat<axis=1>(b, m)", _STATIC, into=12),
+    "shuffle_read_inside": image(
+        f"{_MIX} m = ReduceMax<axes=[1], keepdims=0>(t) z = Concat<axis=1>(b, m)", _STATIC, into=12
+    ),
 }

@@ -40,16 +40,26 @@ NETS: dict[str, Build] = {
         "e = Gather(table, x) m = MatMul(e, w1) a = Add(m, b1) t = Transpose(table) y = MatMul(a, t)",
     ),
     "bias_shared": net(
-        _INPUT, _SIZES.replace("float[6] b2, ", "").replace("[6,8", "[8,8").replace("[4,6", "[4,8"), _CHAIN.replace("b2", "b1")
+        _INPUT,
+        _SIZES.replace("float[6] b2, ", "").replace("[6,8", "[8,8").replace("[4,6", "[4,8"),
+        _CHAIN.replace("b2", "b1"),
     ),
     "bias_shared_through_identity": net(
-        _INPUT, _SIZES.replace("float[6] b2, ", "").replace("[6,8", "[8,8").replace("[4,6", "[4,8"), f"b2 = Identity(b1) {_CHAIN}"
+        _INPUT,
+        _SIZES.replace("float[6] b2, ", "").replace("[6,8", "[8,8").replace("[4,6", "[4,8"),
+        f"b2 = Identity(b1) {_CHAIN}",
     ),
-    "bias_shared_with_uncut": net(_INPUT, "float[8,3,1,1] w1, float[8] b1, float[8,8,1,1] w2", "a = Conv(x, w1, b1) y = Conv(a, w2, b1)"),
+    "bias_shared_with_uncut": net(
+        _INPUT, "float[8,3,1,1] w1, float[8] b1, float[8,8,1,1] w2", "a = Conv(x, w1, b1) y = Conv(a, w2, b1)"
+    ),
     "scale_shared_scalar": image("b = Mul(a, c) d = Conv(b, w2) z = Mul(d, c)", "float c, float[6,8,1,1] w2", into=6),
     "initializers_as_inputs": net(_INPUT, _SIZES, _CHAIN, ir=3, opset=8),
     "initializers_as_inputs_shared_bias": net(
-        _INPUT, "float[8,3,1,1] w1, float[8] b1, float[8,8,1,1] w2, float[4,8,1,1] w3", _CHAIN.replace("b2", "b1"), ir=3, opset=8
+        _INPUT,
+        "float[8,3,1,1] w1, float[8] b1, float[8,8,1,1] w2, float[4,8,1,1] w3",
+        _CHAIN.replace("b2", "b1"),
+        ir=3,
+        opset=8,
     ),
     "initializers_as_inputs_reshape": net(
         "float[2,3,4,4] x",
@@ -79,7 +89,11 @@ NETS: dict[str, Build] = {
         "q = MatMul(g, w4) y = Add(p, q)",
     ),
     "constant_nodes_reshape": as_constant_nodes(
-        net(_INPUT, "float[6,3,1,1] w1, int64[2] s = {2, 96}, float[96,5] w2", "a = Conv(x, w1) f = Reshape(a, s) y = MatMul(f, w2)")
+        net(
+            _INPUT,
+            "float[6,3,1,1] w1, int64[2] s = {2, 96}, float[96,5] w2",
+            "a = Conv(x, w1) f = Reshape(a, s) y = MatMul(f, w2)",
+        )
     ),
     "weight_among_sizes": net(
         "float[2,3,4,4] x",

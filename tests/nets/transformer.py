@@ -17,7 +17,11 @@ def fused(nodes: str, weights: str, more: str = "", into: int = 8, opset: int = 
 
 def one(nodes: str, weights: str = "", into: int = 8) -> Build:
     """A linear layer makes `a` (2, 5, 8), `nodes` make `z` of it."""
-    return fused(f"m = MatMul(x, w1) a = Add(m, b1) {nodes}", "float[6,8] w1, float[8] b1" + (f", {weights}" if weights else ""), into=into)
+    return fused(
+        f"m = MatMul(x, w1) a = Add(m, b1) {nodes}",
+        "float[6,8] w1, float[8] b1" + (f", {weights}" if weights else ""),
+        into=into,
+    )
 
 
 _QKV = "float[6,8] wq, float[6,8] wk, float[6,8] wv"
@@ -115,7 +119,8 @@ NETS: dict[str, Build] = {
     ),
     "multi_head_attention": fused(_MADE + "z = com.microsoft.MultiHeadAttention<num_heads=4>(q, k, v)", _QKV),
     "multi_head_attention_bias": fused(
-        _MADE + "z = com.microsoft.MultiHeadAttention<num_heads=4>(q, k, v, b, , added)", _QKV + ", float[24] b, float[1,4,5,5] added"
+        _MADE + "z = com.microsoft.MultiHeadAttention<num_heads=4>(q, k, v, b, , added)",
+        _QKV + ", float[24] b, float[1,4,5,5] added",
     ),
     "multi_head_attention_narrow_values": fused(
         _MADE + "z = com.microsoft.MultiHeadAttention<num_heads=4, unidirectional=1, scale=0.3>(q, k, v, b, given)",
@@ -126,7 +131,8 @@ NETS: dict[str, Build] = {
         f"{_QKV}, float[2,4,3,2] pk, float[2,4,3,2] pv",
     ),
     "multi_head_attention_keys_with_heads": fused(
-        _MADE + "z = com.microsoft.MultiHeadAttention<num_heads=4>(q, pk, pv)", f"{_QKV}, float[2,4,3,2] pk, float[2,4,3,2] pv"
+        _MADE + "z = com.microsoft.MultiHeadAttention<num_heads=4>(q, pk, pv)",
+        f"{_QKV}, float[2,4,3,2] pk, float[2,4,3,2] pv",
     ),
     "decoder_attention": fused(
         "l = Slice(x, start, stop, axis) q = MatMul(l, wq) k = MatMul(l, wk) v = MatMul(l, wv) "
@@ -143,7 +149,8 @@ NETS: dict[str, Build] = {
         into=96,
     ),
     "group_query_attention_softcap": fused(
-        _MADE + "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2, softcap=2.0, local_window_size=3, scale=0.5>"
+        _MADE
+        + "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2, softcap=2.0, local_window_size=3, scale=0.5>"
         "(q, k, v, , , length, total, , , , added, sink)",
         "float[6,32] wq, float[6,16] wk, float[6,16] wv, int32[2] length = {4, 4}, int32 total = {5}, float[2,4,5,5] added, float[4] sink",
         into=32,
@@ -156,22 +163,27 @@ NETS: dict[str, Build] = {
         into=32,
     ),
     "group_query_attention_single_key": fused(
-        _MADE + "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=1, smooth_softmax=1>(q, k, v, , , length, total)",
+        _MADE
+        + "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=1, smooth_softmax=1>(q, k, v, , , length, total)",
         "float[6,32] wq, float[6,8] wk, float[6,8] wv, int32[2] length = {4, 4}, int32 total = {5}",
         into=32,
     ),
     "group_query_attention": fused(
-        _MADE + "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>(q, k, v, , , length, total)",
+        _MADE
+        + "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>(q, k, v, , , length, total)",
         "float[6,32] wq, float[6,16] wk, float[6,16] wv, int32[2] length = {4, 4}, int32 total = {5}",
         into=32,
     ),
-    "attention_with_weights": one("z = com.microsoft.Attention<num_heads=4>(a, w2, b2)", "float[8,24] w2, float[24] b2"),
+    "attention_with_weights": one(
+        "z = com.microsoft.Attention<num_heads=4>(a, w2, b2)", "float[8,24] w2, float[24] b2"
+    ),
     "attention_with_weights_narrow_values": one(
         "z = com.microsoft.Attention<num_heads=4, qkv_hidden_sizes=[16, 16, 8], unidirectional=1>(a, w2, b2, given, , added)",
         "float[8,40] w2, float[40] b2, int32[2,5] given = {1, 1, 1, 1, 0, 1, 1, 1, 0, 0}, float[2,4,5,5] added",
     ),
     "attention_with_weights_cache": one(
-        "z, now = com.microsoft.Attention<num_heads=4>(a, w2, b2, , past)", "float[8,24] w2, float[24] b2, float[2,2,4,3,2] past"
+        "z, now = com.microsoft.Attention<num_heads=4>(a, w2, b2, , past)",
+        "float[8,24] w2, float[24] b2, float[2,2,4,3,2] past",
     ),
     "rotary_embedding_fused_four_axes": fused(
         _MADE
@@ -206,12 +218,14 @@ NETS: dict[str, Build] = {
         opset=23,
     ),
     "attention_operator_mask": fused(
-        _MADE + "z = Attention<q_num_heads=4, kv_num_heads=4, softcap=3.0, scale=0.4, softmax_precision=1>(q, k, v, given)",
+        _MADE
+        + "z = Attention<q_num_heads=4, kv_num_heads=4, softcap=3.0, scale=0.4, softmax_precision=1>(q, k, v, given)",
         f"{_QKV}, bool[5,5] given",
         opset=24,
     ),
     "attention_operator_cache": fused(
-        _MADE + "o, kn, vn, s = Attention<q_num_heads=4, kv_num_heads=2, qk_matmul_output_mode=0, is_causal=1>(q, k, v, added, pk, pv) "
+        _MADE
+        + "o, kn, vn, s = Attention<q_num_heads=4, kv_num_heads=2, qk_matmul_output_mode=0, is_causal=1>(q, k, v, added, pk, pv) "
         "st = Transpose<perm=[0,2,1,3]>(s) sr = Reshape(st, scores) z = Concat<axis=2>(o, sr)",
         f"{_SHARED}, float[4,5,8] added, float[2,2,3,4] pk, float[2,2,3,4] pv, int64[3] scores = {{0, 0, -1}}",
         into=48,
@@ -236,7 +250,8 @@ NETS: dict[str, Build] = {
         opset=23,
     ),
     "attention_operator_grouped": fused(
-        _MADE + "r = RotaryEmbedding<num_heads=4>(q, cosine, sine, place) t = RotaryEmbedding<num_heads=2>(k, cosine, sine, place) "
+        _MADE
+        + "r = RotaryEmbedding<num_heads=4>(q, cosine, sine, place) t = RotaryEmbedding<num_heads=2>(k, cosine, sine, place) "
         "z = Attention<q_num_heads=4, kv_num_heads=2, is_causal=1>(r, t, v)",
         f"{_SHARED}, {_ANGLES}",
         into=16,

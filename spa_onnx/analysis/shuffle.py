@@ -1,0 +1,236 @@
+"""Channel shuffles: chains of Reshape, Transpose and Gather that only reorder or pick the indices of an axis.
+
+Reshape (g, C/g), Transpose, Reshape back is a permutation of C. Rule by rule it would tie the same channel of all g parts, and
+the next unit doubles the tie until a whole stage of a ShuffleNet is one channel. So such a chain is one fact from its first
+tensor to its last: index to index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from spa_onnx.model.facts import Axis, Coupling, Free, Indices, Span, same, whole
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
+from spa_onnx.model.shapes import Shape
+
+LONGEST = 8
+"""Nodes between the first tensor of a chain and its last; real ones have three or four."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digit:
+    """One place of an index, as in a number with mixed radix: it counts to `size` in steps of `stride` along axis `dim`."""
+
+    dim: int
+    stride: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a tensor of the chain holds the elements of its first tensor.
+
+    axes: for each axis of this tensor the digits that it counts through, the last of them fastest.
+    offset: for each axis of the first tensor, the part of the index that a Gather has fixed.
+    """
+
+    axes: tuple[tuple[Digit, ...], ...]
+    offset: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A reordering from `source` to each of `outputs`; `layouts` describes every tensor on the way and the outputs."""
+
+    source: str
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    layouts: dict[str, Layout]
+
+    def order(self, output: str, dim: int) -> Indices:
+        """For each index of an axis of `output`, the index of the same axis of `source` that it is."""
+        layout = self.layouts[output]
+        places = np.zeros(1, np.int64)
+        for digit in layout.axes[dim]:
+            places = (places[:, None] + np.arange(digit.size) * digit.stride).ravel()
+        return places + layout.offset[dim]
+
+    def reordered(self, output: str, shape: Shape) -> list[int]:
+        """The axes of `output` that are not simply those of the source, which has this shape."""
+        orders = [self.order(output, dim) for dim in range(len(shape))]
+        return [
+            dim
+            for dim, order in enumerate(orders)
+            if len(order) != shape[dim] or (order != np.arange(shape[dim])).any()
+        ]
+
+
+def chains(model: Model) -> list[Chain]:
+    """All chains of the model, none of which overlap."""
+    found: list[Chain] = []
+    taken: set[int] = set()
+    for node in model.nodes:
+        if (
+            node.op == "Reshape"
+            and node.index not in taken
+            and not model.is_folded(node)
+            and not model.is_constant(node.inputs[0])
+        ):
+            chain = _chain(node, model)
+            if chain is not None:
+                found.append(chain)
+                taken.update(n.index for n in chain.nodes)
+    return found
+
+
+def chain_facts(chain: Chain, model: Model) -> Iterator[Coupling | Free]:
+    """Index to index between the chain's first tensor and each of its last."""
+    shape = model.shape(chain.source) or ()
+    for output in chain.outputs:
+        for dim, size in enumerate(model.shape(output) or ()):
+            order = chain.order(output, dim)
+            if size == shape[dim] and (order == np.arange(size)).all():
+                yield from same(
+                    Axis(chain.source, dim), Axis(output, dim), size, f"{chain.nodes[0]} leaves axis {dim} in order"
+                )
+            else:
+                span = Span(Axis(chain.source, dim), size, order=tuple(order.tolist()))
+                yield Coupling(
+                    span, whole(Axis(output, dim), size), f"{chain.nodes[0]} and what follows only reorder it"
+                )
+    for dim in range(len(shape)):
+        yield Free(Axis(chain.source, dim))
+
+
+def _chain(first: Node, model: Model) -> Chain | None:
+    shape = model.shape(first.inputs[0])
+    if shape is None or min(shape, default=0) < 1:
+        return None
+    start = Layout(
+        tuple((Digit(dim, 1, size),) if size > 1 else () for dim, size in enumerate(shape)), (0,) * len(shape)
+    )
+    chain = Chain(first.inputs[0], (), (), {})
+    chain = _walk(first, start, chain, model) or chain
+    moved = any(
+        len({d.dim for axis in layout.axes for d in axis}) < sum(map(len, layout.axes))
+        for layout in chain.layouts.values()
+    )
+    simple = all(len(chain.reordered(output, shape)) <= 1 for output in chain.outputs)  # one Gather can do the same
+    return chain if chain.outputs and moved and simple else None
+
+
+def _walk(node: Node, given: Layout, chain: Chain, model: Model) -> Chain | None:
+    """Follow the chain through `node` and on to every consumer, until each branch holds the first tensor's axes again."""
+    layout = _step(node, given, model)
+    if layout is None or len(chain.nodes) >= LONGEST:
+        return None
+    output = node.outputs[0]
+    chain = Chain(chain.source, (*chain.nodes, node), chain.outputs, {**chain.layouts, output: layout})
+    if len(chain.nodes) > 1 and _is_home(layout, model.shape(chain.source) or ()):
+        return Chain(chain.source, chain.nodes, (*chain.outputs, output), chain.layouts)
+    consumers = model.consumers.get(output, ())
+    if not consumers or output in model.outputs:
+        return None
+    for consumer in consumers:
+        further = _walk(consumer, layout, chain, model)
+        if further is None:
+            return None
+        chain = further
+    return chain
+
+
+def _is_home(layout: Layout, shape: Shape) -> bool:
+    """Whether each axis holds digits of the same axis of the first tensor only."""
+    return len(layout.axes) == len(shape) and all(d.dim == dim for dim, axis in enumerate(layout.axes) for d in axis)
+
+
+def _step(node: Node, given: Layout, model: Model) -> Layout | None:
+    """The layout behind one node; None where the node does more than move or pick elements."""
+    if node.op == "Transpose":
+        perm = node.attributes.get("perm", tuple(range(len(given.axes)))[::-1])
+        return Layout(tuple(given.axes[dim] for dim in perm), given.offset)
+    if node.op in ("Reshape", "Squeeze", "Unsqueeze", "Flatten"):
+        shape = model.shape(node.outputs[0])
+        return None if shape is None else _regroup(given, shape)
+    if node.op == "Gather":
+        return _pick(node, given, model)
+    return None
+
+
+def _regroup(given: Layout, shape: Shape) -> Layout | None:
+    """Deal the digits out to the axes of another shape, splitting them where needed; None where they do not divide."""
+    digits = [digit for axis in given.axes for digit in axis][::-1]
+    axes = []
+    for size in shape:
+        axis: list[Digit] = []
+        missing = size
+        while missing > 1:
+            if not digits:
+                return None
+            digit = digits.pop()
+            if missing % digit.size == 0:
+                axis.append(digit)
+                missing //= digit.size
+            elif digit.size % missing == 0:
+                rest = digit.size // missing
+                axis.append(Digit(digit.dim, digit.stride * rest, missing))
+                digits.append(Digit(digit.dim, digit.stride, rest))
+                missing = 1
+            else:
+                return None
+        axes.append(tuple(axis))
+    return None if digits else Layout(tuple(axes), given.offset)
+
+
+def _pick(node: Node, given: Layout, model: Model) -> Layout | None:
+    """Gather of one constant index from an axis that is a single digit: the digit is fixed and the axis gone."""
+    index = model.constant(node.inputs[1])
+    dim = int(node.attributes.get("axis", 0)) % len(given.axes)
+    if index is None or index.ndim != 0 or len(given.axes[dim]) != 1:
+        return None
+    digit = given.axes[dim][0]
+    offset = list(given.offset)
+    offset[digit.dim] += int(index) % digit.size * digit.stride
+    return Layout(given.axes[:dim] + given.axes[dim + 1 :], tuple(offset))
+
+
+def aligned_shapes(chain: Chain, before: Shape, kept: dict[int, Indices]) -> dict[str, Shape] | None:
+    """Shapes of the chain's tensors if it can stay as it is: what is left of each axis is a grid of its digits; else None.
+
+    before: sizes of the source. kept: the indices that stay, for each axis of the source that loses some.
+    """
+    counts: dict[int, dict[int, int]] = {}
+    for dim, indices in kept.items():
+        strides = {d.stride for layout in chain.layouts.values() for axis in layout.axes for d in axis if d.dim == dim}
+        found = _grid(before[dim], sorted(strides, reverse=True), indices)
+        if found is None:
+            return None
+        counts[dim] = found
+    return {
+        name: tuple(prod(_left(d, counts) for d in axis) for axis in layout.axes)
+        for name, layout in chain.layouts.items()
+    }
+
+
+def _grid(size: int, strides: list[int], kept: Indices) -> dict[int, int] | None:
+    """How many values of each digit are left, by stride, if the kept indices are all their combinations; else None."""
+    mask = np.zeros(size, bool)
+    mask[kept] = True
+    radix = [above // below for above, below in zip([size, *strides], strides, strict=False)]
+    cube = mask.reshape(radix)
+    margins = [cube.any(axis=tuple(a for a in range(cube.ndim) if a != dim)) for dim in range(cube.ndim)]
+    if prod(int(margin.sum()) for margin in margins) != len(kept):
+        return None
+    return {stride: int(margin.sum()) for stride, margin in zip(strides, margins, strict=True)}
+
+
+def _left(digit: Digit, counts: dict[int, dict[int, int]]) -> int:
+    left = counts.get(digit.dim)
+    if left is None:
+        return digit.size
+    return prod(count for stride, count in left.items() if digit.stride <= stride < digit.stride * digit.size)

@@ -1,0 +1,43 @@
+"""What a classifier's probabilities and classes are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+
+CHOOSING = frozenset({"ArgMax", "Hardmax", "QLinearSoftmax", "Softmax"})
+"""Operators of whose output errors say little: most samples move it hardly at all, and those between two classes by much."""
+
+ARRANGING = frozenset(
+    {
+        "Cast",
+        "DequantizeLinear",
+        "Flatten",
+        "Identity",
+        "QuantizeLinear",
+        "Reshape",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+"""Operators that arrange or round the numbers of their first input."""
+
+
+def logits(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The outputs, with logits in place of those that are probabilities or classes; each tensor once, logits without a type."""
+    producer = {name: node for node in graph.node for name in node.output}
+    outputs = {value.name: value for value in graph.output}
+    names = dict.fromkeys(_chosen_from(name, producer) or name for name in outputs)
+    return [outputs.get(name) or onnx.ValueInfoProto(name=name) for name in names]
+
+
+def _chosen_from(output: str, producer: Mapping[str, onnx.NodeProto]) -> str | None:
+    """What operators choose from, the first of them, if such make the output and an operator computes it."""
+    name, found = output, None
+    while name in producer and producer[name].op_type in ARRANGING | CHOOSING:
+        chooses = producer[name].op_type in CHOOSING
+        name = producer[name].input[0]
+        found = name if chooses and name in producer else found
+    return found

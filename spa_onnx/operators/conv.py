@@ -1,0 +1,136 @@
+"""Conv and ConvTranspose, plain, grouped and depthwise: https://onnx.ai/onnx/operators/onnx__Conv.html."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Option, Pin, Positions, Span, same
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
+from spa_onnx.operators.elementwise import broadcast
+from spa_onnx.operators.registry import rule
+from spa_onnx.operators.updates import Cut, Edit, SetAttribute, follow
+
+ENOUGH = 16
+"""Channels of a group that leave a choice, also in multiples of 8."""
+
+
+@rule("Conv", "com.microsoft.FusedConv")
+def conv(node: Node, model: Model) -> Iterator[Fact]:
+    """Y[n, m] = B[m] + sum_c W[m, c] * X[n, c]; with groups, block g of Y reads block g of X through W[block g]. FusedConv may add Z."""
+    x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    yield from broadcast(node, model, [name for name in node.inputs[3:] if name], y)
+    (channels, filters) = (_size(model, x, 1), _size(model, w, 0))
+    yield from _frame(node, model)
+    yield from _bias(node, filters)
+    groups = int(node.attributes.get("group", 1))
+    if groups == 1:
+        yield from same(Axis(x, 1), Axis(w, 1), channels, f"{node} reads channel k of its input through W[:, k]")
+        yield from same(Axis(w, 0), Axis(y, 1), filters, f"{node} writes channel k with W[k]")
+        return
+    inputs, outputs = (channels // groups, filters // groups)
+    aligned: tuple[Coupling | Pin, ...] = (
+        Coupling(
+            _aligned(Axis(x, 1), groups, inputs),
+            Span(Axis(w, 1), inputs),
+            f"{node} reads as many of every group",
+            groups,
+        ),
+        Coupling(_aligned(Axis(w, 0), groups, outputs), _aligned(Axis(y, 1), groups, outputs), _equally(node), groups),
+    )
+    blocks: tuple[Coupling | Pin, ...] = (
+        Coupling(_block(Axis(x, 1), groups, inputs), _block(Axis(w, 0), groups, outputs), f"{node} loses whole groups"),
+        Coupling(
+            _block(Axis(w, 0), groups, outputs), _block(Axis(y, 1), groups, outputs), f"{node} loses whole groups"
+        ),
+        *_stay(model, Axis(w, 1), node),
+    )
+    yield _grouped(node, aligned, blocks, groups, inputs)
+
+
+@rule("ConvTranspose")
+def conv_transpose(node: Node, model: Model) -> Iterator[Fact]:
+    """Y[n, m] = B[m] + sum_c W[c, m] * X[n, c]; W is (inputs, outputs / groups, ...), so axis 0 is the input in full."""
+    x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    (channels, filters) = (_size(model, x, 1), _size(model, y, 1))
+    yield from _frame(node, model)
+    yield from _bias(node, filters)
+    yield from same(Axis(x, 1), Axis(w, 0), channels, f"{node} reads channel k of its input through W[k]")
+    groups = int(node.attributes.get("group", 1))
+    if groups == 1:
+        yield from same(Axis(w, 1), Axis(y, 1), filters, f"{node} writes channel k with W[:, k]")
+        return
+    inputs, outputs = (channels // groups, filters // groups)
+    aligned: tuple[Coupling | Pin, ...] = (
+        Coupling(_aligned(Axis(x, 1), groups, inputs), _aligned(Axis(w, 0), groups, inputs), _equally(node), groups),
+        Coupling(
+            _aligned(Axis(y, 1), groups, outputs),
+            Span(Axis(w, 1), outputs),
+            f"{node} writes as many channels of every group",
+            groups,
+        ),
+    )
+    blocks: tuple[Coupling | Pin, ...] = (
+        Coupling(_block(Axis(x, 1), groups, inputs), _block(Axis(y, 1), groups, outputs), f"{node} loses whole groups"),
+        *_stay(model, Axis(w, 1), node),
+    )
+    yield _grouped(node, aligned, blocks, groups, inputs)
+
+
+@follow("Conv", "ConvTranspose", "com.microsoft.FusedConv")
+def conv_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+    """The number of groups is what the channels that are left make of it."""
+    if int(node.attributes.get("group", 1)) == 1:
+        return
+    channels = cut.after(node.outputs[0] if node.op == "ConvTranspose" else node.inputs[0])[1]
+    groups = channels // cut.after(node.inputs[1])[1]
+    if groups != node.attributes["group"]:
+        yield SetAttribute("group", groups)
+
+
+def _grouped(
+    node: Node, aligned: tuple[Coupling | Pin, ...], blocks: tuple[Coupling | Pin, ...], groups: int, size: int
+) -> Choice:
+    """Lose whole groups, or as many channels of every group: groups stay equally large either way.
+
+    Channels of a group rather than the group wherever there are enough of them (docs/results/group_convolutions.md).
+    """
+    options = (Option("whole groups", blocks), Option("as many channels of each group", aligned))
+    return Choice(node.name, options if groups >= size and size < ENOUGH else options[::-1])
+
+
+def _aligned(axis: Axis, groups: int, size: int) -> Span:
+    """Channel k owns index k of every group."""
+    return Span(axis, size, outer=groups, period=size)
+
+
+def _block(axis: Axis, groups: int, size: int) -> Span:
+    """Channel k owns all of group k."""
+    return Span(axis, groups, inner=size)
+
+
+def _equally(node: Node) -> str:
+    return f"{node} keeps its groups equally large"
+
+
+def _stay(model: Model, axis: Axis, node: Node) -> Iterator[Pin]:
+    if _size(model, axis.tensor, axis.dim) > 1:
+        yield Pin(axis, f"{node.op} loses whole groups, so each keeps its size", str(node))
+
+
+def _frame(node: Node, model: Model) -> Iterator[Coupling | Positions]:
+    """What is not channels: the batch is carried through, height and width are positions."""
+    x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    yield from same(Axis(x, 0), Axis(y, 0), _size(model, x, 0), f"batch of {node}")
+    for tensor in (x, w, y):
+        for dim in range(2, len(model.shape(tensor) or ())):
+            yield Positions(Axis(tensor, dim))
+
+
+def _bias(node: Node, filters: int) -> Iterator[Coupling]:
+    if node.input(2):
+        yield from same(Axis(node.outputs[0], 1), Axis(node.inputs[2], 0), filters, f"{node} adds bias k to channel k")
+
+
+def _size(model: Model, tensor: str, dim: int) -> int:
+    return (model.shape(tensor) or ())[dim]

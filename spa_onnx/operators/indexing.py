@@ -1,0 +1,90 @@
+"""Operators whose indices come as data: what they pick along one axis stays whole, all other axes are carried through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from spa_onnx.model.facts import Axis, Coupling, Fact, Positions, same
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
+from spa_onnx.operators.registry import rule
+
+PICKS = "picks from it by index, so every index keeps its place"
+"""Said of the axes that the indices name."""
+
+
+def _matched(node: Node, model: Model, pairs: Iterator[tuple[Axis, Axis]]) -> Iterator[Coupling]:
+    """Axes of the same size lose the same indices."""
+    for a, b in pairs:
+        size, other = (model.shape(a.tensor) or ())[a.dim], (model.shape(b.tensor) or ())[b.dim]
+        if size == other:
+            yield from same(a, b, size, f"{node} picks along other axes")
+
+
+@rule("GatherElements", "ScatterElements", "Scatter", silence=PICKS)
+def elements(node: Node, model: Model) -> Iterator[Fact]:
+    """y[i, j] = x[index[i, j], j]; scattering, y = x but y[index[i, j], j] = updates[i, j]."""
+    x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    rank = len(model.shape(x) or ())
+    axis = int(node.attributes.get("axis", 0)) % rank
+    others = [d for d in range(rank) if d != axis]
+    if node.op == "GatherElements":
+        yield from _matched(node, model, iter([(Axis(index, axis), Axis(y, axis))]))
+    yield from _matched(node, model, ((Axis(index, d), Axis(t, d)) for t in (x, *node.inputs[2:], y) for d in others))
+
+
+@rule("GatherND", silence=PICKS)
+def gather_nd(node: Node, model: Model) -> Iterator[Fact]:
+    """y[b, i] = x[b, index[b, i]]: the last axis of the index names positions on k axes of x; the axes behind those are carried."""
+    x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    batch, lead = int(node.attributes.get("batch_dims", 0)), len(model.shape(index) or ()) - 1
+    named = batch + (model.shape(index) or ())[-1]
+    yield from _matched(node, model, ((Axis(index, d), Axis(y, d)) for d in range(lead)))
+    yield from _matched(node, model, ((Axis(x, d), Axis(y, d)) for d in range(batch)))
+    yield from _matched(
+        node, model, ((Axis(x, d), Axis(y, d - named + lead)) for d in range(named, len(model.shape(x) or ())))
+    )
+
+
+@rule("ScatterND", silence=PICKS)
+def scatter_nd(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = x but y[index[i]] = updates[i]: the last axis of the index names positions on k axes of x; the axes behind those are carried."""
+    x, index, updates, y = *node.inputs[:3], node.outputs[0]
+    lead, named = len(model.shape(index) or ()) - 1, (model.shape(index) or ())[-1]
+    for tensor, shift in ((x, 0), (updates, lead - named)):
+        behind = range(named, len(model.shape(x) or ()))
+        yield from _matched(node, model, ((Axis(tensor, d + shift), Axis(y, d)) for d in behind))
+
+
+@rule("TensorScatter")
+def tensor_scatter(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = the cache with an update written to some positions along one axis; all other axes are carried."""
+    cache, update, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    rank = len(model.shape(y) or ())
+    axis = int(node.attributes.get("axis", -2)) % rank
+    others = [d for d in range(rank) if d != axis]
+    batch = [(Axis(node.input(2), 0), Axis(y, 0))] if node.input(2) else []
+    yield from _matched(node, model, iter(batch))  # a position is a number in write_indices: none may go
+    yield from _matched(node, model, ((Axis(x, d), Axis(y, d)) for x in (cache, update) for d in others))
+
+
+@rule("OneHot", parameters=(1, 2))
+def one_hot(node: Node, model: Model) -> Iterator[Fact]:
+    """y[i, k] = on where index[i] is k, else off: the axis of k is as long as there are values and stays."""
+    index, y = node.inputs[0], node.outputs[0]
+    rank = len(model.shape(y) or ())
+    axis = int(node.attributes.get("axis", -1)) % rank
+    yield from _matched(node, model, ((Axis(index, d - (d > axis)), Axis(y, d)) for d in range(rank) if d != axis))
+
+
+@rule("Trilu", parameters=(1,))
+def triangle(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = one triangle of the last two axes of x, which say where it is; the others are carried."""
+    x, y = node.inputs[0], node.outputs[0]
+    yield from _matched(node, model, ((Axis(x, d), Axis(y, d)) for d in range(len(model.shape(x) or ()) - 2)))
+
+
+@rule("Range", parameters=(0, 1, 2))
+def count(node: Node, _: Model) -> Iterator[Fact]:
+    """Y = start, start + delta ...: positions, whose number follows from data or from a size that stays."""
+    yield Positions(Axis(node.outputs[0], 0))

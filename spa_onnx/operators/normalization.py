@@ -1,0 +1,129 @@
+"""Normalisation: per channel (exact), or over the channels themselves (possible, but not exact)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from spa_onnx.model.facts import Axis, Coupling, Fact, Normalises, Span, same
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
+from spa_onnx.operators.elementwise import broadcast
+from spa_onnx.operators.registry import rule
+from spa_onnx.operators.updates import Cut, Edit, SetAttribute, follow
+
+
+def _per_channel(node: Node, model: Model) -> Iterator[Coupling]:
+    """Every further input is a vector with one entry per channel (axis 1) of the output."""
+    channels = (model.shape(node.inputs[0]) or ())[1]
+    for vector in node.inputs[1:]:
+        if vector:
+            yield from same(Axis(node.outputs[0], 1), Axis(vector, 0), channels, f"{node} has one entry per channel")
+
+
+@rule("BatchNormalization")
+def batch_normalization(node: Node, model: Model) -> Iterator[Fact]:
+    """y[:, c] = (x[:, c] - mean[c]) / sqrt(var[c] + eps) * scale[c] + bias[c], with stored statistics; in training mode with those of x."""
+    x, y = node.inputs[0], node.outputs[0]
+    yield from _per_channel(node, model)
+    yield from broadcast(node, model, [x], y)
+    if node.attributes.get("training_mode"):
+        shape = model.shape(x) or ()
+        for dim in (dim for dim in range(len(shape)) if dim != 1):
+            yield Normalises(Axis(x, dim), node.name, f"{node.op} normalises over it")
+        for statistic in filter(None, node.outputs[1:]):
+            yield from same(Axis(x, 1), Axis(statistic, 0), shape[1], f"{node} has one entry per channel")
+
+
+@rule("InstanceNormalization")
+def instance_normalization(node: Node, model: Model) -> Iterator[Fact]:
+    """As batch normalisation, with statistics of each image and channel: exact over channels, not over positions."""
+    yield from _per_channel(node, model)
+    yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
+    for dim in range(2, len(model.shape(node.inputs[0]) or ())):
+        yield Normalises(Axis(node.inputs[0], dim), node.name, f"{node.op} normalises over it")
+
+
+@rule("GroupNormalization")
+def group_normalization(node: Node, model: Model) -> Iterator[Fact]:
+    """Statistics of each image over a group of channels and all positions: whole groups go, or with a single one any channel, inexactly.
+
+    scale and bias have an entry per channel, before opset 21 one per group.
+    """
+    x, y, groups = node.inputs[0], node.outputs[0], int(node.attributes["num_groups"])
+    shape = model.shape(x) or ()
+    for dim, size in enumerate(shape):
+        if dim != 1:
+            yield from same(Axis(x, dim), Axis(y, dim), size, f"{node} works on each group of channels")
+        if dim > 1 or dim == groups == 1:
+            yield Normalises(Axis(x, dim), node.name, f"{node.op} normalises over it")
+    count = shape[1] if groups == 1 else groups
+    for axis in (Axis(y, 1), *(Axis(vector, 0) for vector in node.inputs[1:3])):
+        size = (model.shape(axis.tensor) or ())[axis.dim]
+        if size > 1:
+            inner = max(size // count, 1)
+            yield Coupling(
+                Span(Axis(x, 1), count, inner=shape[1] // count),
+                Span(axis, count, inner=inner),
+                f"{node} keeps its groups whole",
+            )
+
+
+@follow("GroupNormalization")
+def group_normalization_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+    """As many groups as are left."""
+    x, groups = node.inputs[0], int(node.attributes["num_groups"])
+    before, after = (model.shape(x) or ())[1], cut.after(x)[1]
+    if groups > 1 and before != after:
+        yield SetAttribute("num_groups", after * groups // before)
+
+
+@rule("LRN")
+def local_response(node: Node, model: Model) -> Iterator[Fact]:
+    """y[:, c] = x[:, c] / (bias + alpha / size * sum over neighbours of x^2) ^ beta: neighbours change when channels go."""
+    yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
+    yield Normalises(Axis(node.inputs[0], 1), node.name, f"{node.op} sums over neighbouring channels")
+
+
+@rule(
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    "com.microsoft.SkipLayerNormalization",
+    "com.microsoft.SkipSimplifiedLayerNormalization",
+)
+def layer_normalization(node: Node, model: Model) -> Iterator[Fact]:
+    """Statistics over the axes from `axis` on; scale and bias have the shape of those axes. Skip* first adds a second tensor like x."""
+    x = node.inputs[0]
+    rank = len(model.shape(x) or ())
+    yield from broadcast(node, model, [name for name in node.inputs if name], node.outputs[0])
+    for extra in node.outputs[1:]:
+        if model.shape(extra) is not None:
+            yield from broadcast(node, model, [x], extra)
+    for dim in range(int(node.attributes.get("axis", -1)) % rank, rank):
+        yield Normalises(Axis(x, dim), node.name, f"{node.op} normalises over it")
+
+
+@rule("com.microsoft.EmbedLayerNormalization", parameters=(0, 1, 7, 8))
+def embed_layer_normalization(node: Node, model: Model) -> Iterator[Fact]:
+    """LayerNormalization of word[id] + position[place] + segment[id]: column k of every table is feature k."""
+    y = Axis(node.outputs[0], 2)
+    size = (model.shape(y.tensor) or ())[2]
+    for table in node.inputs[2:7]:
+        if table:
+            yield from same(Axis(table, len(model.shape(table) or ()) - 1), y, size, f"{node} looks feature k up in it")
+    for extra in node.outputs[2:]:
+        if model.shape(extra) is not None:
+            yield from broadcast(node, model, [node.outputs[0]], extra)
+    yield Normalises(y, node.name, f"{node.op} normalises over it")
+
+
+@rule("LpNormalization")
+def lp_normalization(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = x / ||x||_p along one axis."""
+    x = node.inputs[0]
+    yield from broadcast(node, model, [x], node.outputs[0])
+    yield Normalises(
+        Axis(x, int(node.attributes.get("axis", -1)) % len(model.shape(x) or ())),
+        node.name,
+        f"{node.op} normalises over it",
+    )

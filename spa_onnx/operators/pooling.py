@@ -1,0 +1,77 @@
+"""Pooling and resizing: channel by channel, positions stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from spa_onnx.model.facts import Axis, Fact, Pin, Positions, same
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
+from spa_onnx.operators.registry import rule
+from spa_onnx.operators.updates import Cut, Edit, follow, target_shape
+
+
+@rule("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+def pool(node: Node, model: Model) -> Iterator[Fact]:
+    """y[n, c] = reduction of windows of x[n, c]. MaxPool's second output counts positions in the whole tensor."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = model.shape(x) or ()
+    for dim in (0, 1):
+        yield from same(Axis(x, dim), Axis(y, dim), shape[dim], f"{node} works channel by channel")
+    for tensor in (x, y):
+        for dim in range(2, len(shape)):
+            yield Positions(Axis(tensor, dim))
+    if len(node.outputs) > 1 and node.outputs[1]:
+        yield Pin(Axis(x, 1), f"{node.op} returns positions counted over all channels", str(node))
+
+
+@rule("GridSample")
+def sample(node: Node, model: Model) -> Iterator[Fact]:
+    """y[n, c] = x[n, c] interpolated where grid[n] says."""
+    x, grid, y = *node.inputs[:2], node.outputs[0]
+    shape = model.shape(x) or ()
+    for dim in (0, 1):
+        yield from same(Axis(x, dim), Axis(y, dim), shape[dim], f"{node} works channel by channel")
+    yield from same(Axis(grid, 0), Axis(y, 0), shape[0], f"{node} has a grid for each sample")
+    for tensor in (x, y):
+        for dim in range(2, len(shape)):
+            yield Positions(Axis(tensor, dim))
+
+
+@rule("RoiAlign", "MaxRoiPool")
+def region(node: Node, model: Model) -> Iterator[Fact]:
+    """y[r, c] = x[n, c] interpolated, or its maximum, within region r of sample n."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = model.shape(x) or ()
+    yield from same(Axis(x, 1), Axis(y, 1), shape[1], f"{node} works channel by channel")
+    for tensor in (x, y):
+        for dim in range(2, len(shape)):
+            yield Positions(Axis(tensor, dim))
+
+
+@rule("Resize", "Upsample", parameters=(1, 2, 3))
+def resize(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = x interpolated along the axes whose size or scale changes; the others are carried through."""
+    x, y = node.inputs[0], node.outputs[0]
+    before, after = model.shape(x) or (), model.shape(y) or ()
+    for dim, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old == new and (dim < 2 or _is_still(node, model, dim)):
+            yield from same(Axis(x, dim), Axis(y, dim), old, f"{node} interpolates over other axes")
+
+
+def _is_still(node: Node, model: Model, dim: int) -> bool:
+    """Whether the axis is surely not interpolated: its scale is the constant 1, or its constant size is what it was."""
+    scales = model.constant(node.input(2) if node.op == "Resize" and model.opset >= 11 else node.input(1))
+    if scales is not None and scales.size > dim:
+        return bool(np.ravel(scales)[dim] == 1)
+    sizes = model.constant(node.input(3))
+    return sizes is not None and sizes.size > dim and int(sizes[dim]) == (model.shape(node.inputs[0]) or ())[dim]
+
+
+@follow("Resize")
+def resize_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+    """The sizes of axes that are carried through are those of the smaller input."""
+    if node.input(3) and "axes" not in node.attributes:
+        yield from target_shape(node, cut, 3)

@@ -1,0 +1,74 @@
+"""Operators that reduce, rank or normalise along axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from spa_onnx.model.facts import Axis, Fact, Normalises, same
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
+from spa_onnx.operators.registry import rule
+
+REDUCTIONS = (
+    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
+).split()
+
+
+def reduced_axes(node: Node, model: Model) -> tuple[int, ...] | None:
+    """The axes that a reduction runs over, none of them negative; None where they are not constant."""
+    rank = len(model.shape(node.inputs[0]) or ())
+    axes = node.attributes.get("axes")
+    if node.input(1):
+        given = model.constant(node.inputs[1])
+        if given is None:
+            return None
+        axes = given.ravel().tolist()
+    if not axes:
+        return () if node.attributes.get("noop_with_empty_axes") else tuple(range(rank))
+    return tuple(int(axis) % rank for axis in axes)
+
+
+def _carried(node: Node, model: Model, gone: tuple[int, ...], *, keeps: bool) -> Iterator[Fact]:
+    """The axes that are not reduced, coupled to where they stand in each output."""
+    x = node.inputs[0]
+    place = 0
+    for dim, size in enumerate(model.shape(x) or ()):
+        if dim not in gone:
+            for output in node.outputs:
+                if output:
+                    yield from same(Axis(x, dim), Axis(output, place), size, f"{node} reduces another axis")
+        place += keeps or dim not in gone
+
+
+@rule(*REDUCTIONS, parameters=(1,))
+def reduction(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = reduction of x over some axes: those can lose indices, but the statistic is then another."""
+    gone = reduced_axes(node, model)
+    if gone is None:
+        return
+    yield from _carried(node, model, gone, keeps=bool(node.attributes.get("keepdims", 1)))
+    for dim in gone:
+        yield Normalises(Axis(node.inputs[0], dim), node.name, f"{node.op} reduces over it")
+
+
+@rule("ArgMax", "ArgMin")
+def ranking(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = position of the extreme along one axis: that axis must stay, or positions would change their meaning."""
+    axis = int(node.attributes.get("axis", 0)) % len(model.shape(node.inputs[0]) or ())
+    yield from _carried(node, model, (axis,), keeps=bool(node.attributes.get("keepdims", 1)))
+
+
+@rule("TopK", parameters=(1,))
+def top_k(node: Node, model: Model) -> Iterator[Fact]:
+    """The k largest along one axis and their positions: that axis must stay."""
+    axis = int(node.attributes.get("axis", -1)) % len(model.shape(node.inputs[0]) or ())
+    yield from _carried(node, model, (axis,), keeps=True)
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax")
+def softmax(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = exp(x) / sum over `axis`; before opset 13, over all axes from `axis` on. A missing index would change all others."""
+    rank = len(model.shape(node.inputs[0]) or ())
+    old = model.opset < 13
+    axis = int(node.attributes.get("axis", 1 if old else -1)) % rank
+    yield from _carried(node, model, tuple(range(axis, rank)) if old else (axis,), keeps=True)

@@ -1,0 +1,297 @@
+"""Operators that put parts of an axis together or take them apart: Concat, Split, Slice, Gather, Pad."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from spa_onnx.model.facts import Axis, Coupling, Fact, Free, Pin, Span, same, whole
+from spa_onnx.model.folding import NOTHING, slices
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
+from spa_onnx.model.shapes import Shape
+from spa_onnx.operators.registry import rule
+from spa_onnx.operators.reshaping import recount
+from spa_onnx.operators.updates import Cut, Edit, SetAttribute, SetInput, TakeInstead, follow
+
+
+def _others(node: Node, model: Model, x: str, y: str, *axes: int) -> Iterator[Coupling]:
+    """Every axis that is not among `axes` is carried through."""
+    for dim, size in enumerate(model.shape(x) or ()):
+        if dim not in axes:
+            yield from same(Axis(x, dim), Axis(y, dim), size, f"{node} works along another axis")
+
+
+def _axis(node: Node, model: Model, default: int = 0) -> int:
+    return int(node.attributes.get("axis", default)) % len(model.shape(node.inputs[0]) or ())
+
+
+@rule("Concat")
+def concat(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = [x0, x1, ...] along `axis`: channel i of xk is channel offset_k + i of y."""
+    y, axis, offset = node.outputs[0], _axis(node, model), 0
+    for x in node.inputs:
+        size = (model.shape(x) or ())[axis]
+        yield Coupling(
+            whole(Axis(x, axis), size), Span(Axis(y, axis), size, start=offset), f"{node} puts it at {offset}"
+        )
+        yield from _others(node, model, x, y, axis)
+        offset += size
+
+
+@rule("Split", parameters=(1,))
+def split(node: Node, model: Model) -> Iterator[Fact]:
+    """y0, y1, ... = consecutive parts of x along `axis`."""
+    x, axis, offset = node.inputs[0], _axis(node, model), 0
+    for y in node.outputs:
+        size = (model.shape(y) or ())[axis]
+        yield Coupling(
+            Span(Axis(x, axis), size, start=offset), whole(Axis(y, axis), size), f"{node} takes it from {offset}"
+        )
+        yield from _others(node, model, x, y, axis)
+        offset += size
+
+
+@follow("Split")
+def split_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+    """The parts keep what is left of them; parts that were equal may not be so any more."""
+    axis = _axis(node, model)
+    before = cut.value(node.inputs[1]) if node.input(1) else [(model.shape(y) or ())[axis] for y in node.outputs]
+    after = [cut.after(y)[axis] for y in node.outputs]
+    if before is None or list(before) == after:
+        return
+    if "num_outputs" in node.attributes:
+        yield SetAttribute("num_outputs", None)
+    yield SetInput(1, np.asarray(after, np.int64)) if model.opset >= 13 else SetAttribute("split", after)
+
+
+def _cuts(node: Node, model: Model) -> dict[int, range] | None:
+    """The positions that a Slice takes from each axis that it names; None where they are neither constant nor shares of that axis."""
+    x, shape = node.inputs[0], model.shape(node.inputs[0]) or ()
+    values = [model.value(name) if name else NOTHING for name in node.inputs[1:]]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not all(value.is_literal for value in known[2:]):
+        return None
+    written = slices(node, [value.array for value in known])
+    for value in known[:2]:  # `chunk` computes its bounds from the size of the axis that it cuts
+        if any(not origin <= {Axis(x, a % len(shape))} for origin, (a, *_) in zip(value.origin, written, strict=True)):
+            return None
+    return {
+        a % len(shape): range(*slice(s, None if t < 0 and e < -shape[a] else e, t).indices(shape[a]))
+        for a, s, e, t in written
+    }
+
+
+@rule("Slice", parameters=(1, 2, 3, 4), silence="takes a part of it that is known only while running")
+def slice_(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = x[start:end:step] along some axes: index j of y is index start + j * step of x; what is left out is free."""
+    x, y, cuts = node.inputs[0], node.outputs[0], _cuts(node, model)
+    if cuts is None:
+        yield from _unsliced(node, model)
+        return
+    yield from _others(node, model, x, y, *cuts)
+    for dim, taken in cuts.items():
+        if taken.step == 1 or len(_shortened(cuts, model.shape(x) or ())) == 1:
+            yield from _takes(node, Axis(x, dim), Axis(y, dim), taken)
+        else:
+            yield from (
+                Pin(Axis(t, dim), f"{node.op} goes through it in steps and cuts other axes too", str(node))
+                for t in (x, y)
+            )
+
+
+def _shortened(cuts: Mapping[int, range], shape: Shape) -> list[int]:
+    """The axes of which a Slice does not take everything in its order."""
+    return [dim for dim, taken in cuts.items() if taken != range(shape[dim])]
+
+
+def _takes(node: Node, x: Axis, y: Axis, taken: range) -> Iterator[Fact]:
+    if len(taken) == 0:
+        return
+    if taken.step == 1:
+        yield Coupling(
+            Span(x, len(taken), start=taken.start), whole(y, len(taken)), f"{node} takes it from {taken.start}"
+        )
+    else:
+        yield Coupling(
+            Span(x, len(taken), order=tuple(taken)), whole(y, len(taken)), f"{node} takes every {taken.step}th"
+        )
+
+
+def _unsliced(node: Node, model: Model) -> Iterator[Fact]:
+    """Bounds known only while running: the axes that are surely not among the sliced ones are carried through."""
+    for value in (model.value(name) for name in node.inputs[1:3]):
+        for axis in sorted(frozenset().union(*value.origin) if value else ()):
+            yield Pin(axis, "Slice computes with its size", str(node))
+    axes = model.constant(node.input(3)) if node.input(3) else np.arange(_count(node, model))
+    if axes is not None:
+        rank = len(model.shape(node.inputs[0]) or ())
+        yield from _others(node, model, node.inputs[0], node.outputs[0], *(int(a) % rank for a in axes.ravel()))
+
+
+def _count(node: Node, model: Model) -> int:
+    return int(np.prod(model.shape(node.inputs[1]) or (1,)))
+
+
+@follow("Slice")
+def slice_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+    """Bounds count what is left before them; a step that no longer fits becomes a Gather."""
+    x, y, cuts = node.inputs[0], node.outputs[0], _cuts(node, model)
+    shape = model.shape(x) or ()
+    changed = [d for d in cuts or {} if cut.after(x)[d] != shape[d]]
+    if not changed or cuts is None:
+        return
+    stepped = [dim for dim in changed if cuts[dim].step != 1]
+    if stepped:
+        dim = stepped[0]  # the only axis that is shortened: beside others it is pinned
+        yield TakeInstead(dim, _places(cut, Axis(x, dim), np.asarray(cuts[dim])[cut.kept(Axis(y, dim))]))
+        return
+    values = [model.value(name) for name in node.inputs[1:]]
+    written = slices(node, [None if value is None else value.array for value in values])
+    bounds = {d: np.searchsorted(cut.kept(Axis(x, d)), (cuts[d].start, cuts[d].stop)) for d in changed}
+    starts = [int(bounds[a % len(shape)][0]) if a % len(shape) in bounds else s for a, s, _, _ in written]
+    ends = [int(bounds[a % len(shape)][1]) if a % len(shape) in bounds else e for a, _, e, _ in written]
+    if "starts" in node.attributes:
+        yield SetAttribute("starts", starts)
+        yield SetAttribute("ends", ends)
+    else:
+        yield from _bound(node, cut, 1, starts)
+        yield from _bound(node, cut, 2, ends)
+
+
+def _bound(node: Node, cut: Cut, slot: int, bounds: list[int]) -> Iterator[SetInput]:
+    """Bounds that are computed from what is left may be right already."""
+    found = cut.value(node.inputs[slot])
+    wanted = np.asarray(bounds, np.int64 if found is None else found.dtype)
+    if found is None or (found.ravel() != wanted).any():
+        yield SetInput(slot, wanted, None if found is None else found.ravel() != wanted)
+
+
+def _places(cut: Cut, axis: Axis, wanted: np.ndarray) -> np.ndarray:
+    """Where indices of the original axis stand in what is left of it."""
+    return np.searchsorted(cut.kept(axis), wanted).astype(np.int64)
+
+
+@rule("Gather", silence="picks from it by index, so every index keeps its place")
+def gather(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = x taken at `indices` along `axis`; constant indices pick channels, others (token ids) need the axis whole."""
+    x, indices, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    axis, shape, picked = _axis(node, model), model.shape(x) or (), model.constant(indices)
+    rank = len(model.shape(indices) or ())
+    for dim, size in enumerate(shape):
+        if dim != axis:
+            yield from same(
+                Axis(x, dim), Axis(y, dim if dim < axis else dim + rank - 1), size, f"{node} takes whole slices"
+            )
+    if picked is not None and rank == 1:
+        order = tuple(int(i) % shape[axis] for i in picked)
+        chosen = Span(Axis(x, axis), len(order), order=order)
+        yield Coupling(chosen, whole(Axis(y, axis), len(order)), f"{node} takes index order[k] as its k-th")
+        yield from same(Axis(indices, 0), Axis(y, axis), len(order), f"{node} has one index per element")
+    elif picked is not None and _counts_through(picked, shape[axis]):
+        sizes = {axis + dim: size for dim, size in enumerate(picked.shape) if size > 1}
+        yield from recount(node, [(Axis(x, axis), shape[axis])], [(Axis(y, dim), size) for dim, size in sizes.items()])
+        for dim, size in sizes.items():
+            yield from same(Axis(indices, dim - axis), Axis(y, dim), size, f"{node} has one index per element")
+    elif picked is not None and rank == 0 and _measured(y, model):
+        yield Free(Axis(x, axis))
+    elif picked is None:
+        for dim, size in enumerate(model.shape(indices) or ()):
+            yield from same(Axis(indices, dim), Axis(y, axis + dim), size, f"{node} has one index per element")
+
+
+def _counts_through(picked: np.ndarray, size: int) -> bool:
+    """Whether indices of several axes name every position in order: as exporters write a tensor with the strides of another."""
+    return picked.ndim > 1 and picked.size == size and bool((picked.ravel() == np.arange(size)).all())
+
+
+def _measured(tensor: str, model: Model) -> bool:
+    """Whether only the shape of a tensor is ever read."""
+    return tensor not in model.outputs and all(
+        reader.op in ("Shape", "Size") for reader in model.consumers.get(tensor, ())
+    )
+
+
+@follow("Gather")
+def gather_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+    """Constant indices are renumbered to what is left of the axis."""
+    x, y, picked = node.inputs[0], node.outputs[0], model.constant(node.inputs[1])
+    axis, shape = _axis(node, model), model.shape(x) or ()
+    if picked is None or (picked.ndim > 1 and not _counts_through(picked, shape[axis])):
+        return
+    if picked.ndim > 1:
+        if cut.after(x)[axis] != shape[axis]:
+            left = cut.after(y)[axis : axis + picked.ndim]
+            yield SetInput(1, np.arange(cut.after(x)[axis], dtype=picked.dtype).reshape(left))
+        return
+    if picked.ndim == 0:
+        if not -cut.after(x)[axis] <= picked < cut.after(x)[axis]:
+            yield SetInput(1, np.zeros_like(picked))
+        return
+    if cut.after(x)[axis] != shape[axis] or cut.after(y)[axis] != picked.size:
+        wanted = (picked % shape[axis])[cut.kept(Axis(y, axis))]
+        yield SetInput(1, _places(cut, Axis(x, axis), wanted).astype(picked.dtype))
+
+
+def _pads(node: Node, model: Model) -> dict[int, tuple[int, int]]:
+    """(before, after) of each axis whose padding is constant; the others are left out."""
+    rank = len(model.shape(node.inputs[0]) or ())
+    if "pads" in node.attributes or "paddings" in node.attributes:
+        written = node.attributes.get("pads", node.attributes.get("paddings", ()))
+        return {dim: (written[dim], written[dim + rank]) for dim in range(rank)}
+    value, axes = model.value(node.input(1)), model.constant(node.input(3)) if node.input(3) else np.arange(rank)
+    if value is None or axes is None:
+        return {}
+    pads, half = value.array.ravel(), len(axes)
+    named = {int(a) % rank: i for i, a in enumerate(axes)}
+    literal = {dim: i for dim, i in named.items() if not value.origin[i] and not value.origin[i + half]}
+    unpadded = {dim: (0, 0) for dim in range(rank) if dim not in named}
+    return unpadded | {dim: (int(pads[i]), int(pads[i + half])) for dim, i in literal.items()}
+
+
+@rule("Pad", parameters=(1, 2, 3))
+def pad(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = x with constants in front of and behind each axis; the padded indices are nobody's and may go."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape, constant = model.shape(x) or (), node.attributes.get("mode", "constant") == "constant"
+    for dim, (before, after) in _pads(node, model).items():
+        if (before, after) == (0, 0):
+            yield from same(Axis(x, dim), Axis(y, dim), shape[dim], f"{node} pads another axis")
+        elif constant and before >= 0 and after >= 0:
+            moved = Span(Axis(y, dim), shape[dim], start=before)
+            yield Coupling(whole(Axis(x, dim), shape[dim]), moved, f"{node} puts it behind {before} padded ones")
+
+
+@follow("Pad")
+def pad_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+    """As many padded indices as are left on either side."""
+    y, shape = node.outputs[0], model.shape(node.inputs[0]) or ()
+    changed = {}
+    for dim, (before, after) in _pads(node, model).items():
+        kept = cut.kept(Axis(y, dim))
+        left = (int((kept < before).sum()), int((kept >= before + shape[dim]).sum()))
+        if left != (before, after) and min(before, after) >= 0:
+            changed[dim] = left
+    if not changed:
+        return
+    if node.input(1):
+        yield _pad_input(node, model, changed, len(shape))
+        return
+    name = "pads" if "pads" in node.attributes else "paddings"
+    written = list(node.attributes[name])
+    for dim, (before, after) in changed.items():
+        written[dim], written[dim + len(shape)] = before, after
+    yield SetAttribute(name, written)
+
+
+def _pad_input(node: Node, model: Model, changed: dict[int, tuple[int, int]], rank: int) -> SetInput:
+    value, axes = model.value(node.inputs[1]), model.constant(node.input(3)) if node.input(3) else np.arange(rank)
+    if value is None or axes is None:  # `_pads` found constant padding, so both are known
+        raise AssertionError(node)
+    values, where = value.array.copy(), np.zeros(value.array.shape, bool)
+    for place, axis in enumerate(axes):
+        if int(axis) % rank in changed:
+            for index, count in zip((place, place + len(axes)), changed[int(axis) % rank], strict=True):
+                values[index], where[index] = count, True
+    return SetInput(1, values, where)

@@ -1,0 +1,30 @@
+"""Operators that run graphs of their own: what crosses into a branch or body, and out of it, is the same tensor on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from spa_onnx.model.facts import Axis, Fact, Pin, same
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
+from spa_onnx.model.subgraphs import crossings
+from spa_onnx.operators.registry import rule
+
+
+@rule("If", parameters=(0,))
+@rule("Loop", parameters=(0, 1))
+@rule("Scan")
+def crossing(node: Node, model: Model) -> Iterator[Fact]:
+    """Index i of an axis outside meets index i inside; the axis that counts the runs has none inside, and stays whole."""
+    found = crossings(node)
+    for one, other in found.same():
+        for dim, size in enumerate((model.shape(one) or ()) if one and other else ()):
+            yield from same(Axis(one, dim), Axis(other, dim), size, f"{node} hands it over")
+    for strip in (*found.sliced, *found.stacked):
+        for dim, size in enumerate((model.shape(strip.inside) or ()) if model.shape(strip.outside) else ()):
+            yield from same(
+                Axis(strip.inside, dim), Axis(strip.outside, strip.beside(dim)), size, f"{node} goes through it in runs"
+            )
+    for name in found.inside():
+        for dim in range(len(model.shape(name) or ()) if model.is_constant(name) else 0):
+            yield Pin(Axis(name, dim), "a constant that a branch or body returns as it is", f"{node}, {name}[{dim}]")

@@ -1,0 +1,84 @@
+"""The masked model: the original with everything that is removed at zero, in the original's shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from spa_onnx.model.facts import Axis
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
+from spa_onnx.model.quantisation import SCALES
+from spa_onnx.model.subgraphs import operators
+from spa_onnx.plan.removal import Key, Removal, Slices, lookup, zeroed
+
+KEEP_OPERAND: Mapping[str, frozenset[int]] = {
+    "Div": frozenset({1}),
+    "Pow": frozenset({1}),
+    "Mod": frozenset({1}),
+    "BatchNormalization": frozenset({4}),
+    "Gather": frozenset({1}),
+}
+"""Inputs that stay as they are in the masked model: a zero there would divide by nothing, or pick another channel."""
+
+
+def mask(model: Model, removal: Removal, only: Container[Axis] | None = None) -> onnx.ModelProto:
+    """The original with every removed slice of every constant at zero: what the pruned model must compute.
+
+    A quantised constant is at zero where it holds its zero point; scales and zero points stay. only: leave all axes of constants but
+    these as they are.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    nodes = list(operators(proto.graph))
+    made: dict[tuple[str, Key], str] = {}
+    for node, slot, slices in losing(model, removal, only):
+        name = node.inputs[slot]
+        key = (model.source.get(name, name), lookup(slices))
+        if key not in made:
+            made[key] = f"{key[0]}__masked_{len(made)}"
+            array = zeroed(model, name, np.asarray(model.constant(name)), slices)
+            proto.graph.initializer.append(numpy_helper.from_array(array, made[key]))
+        nodes[node.index].input[slot] = made[key]
+    if proto.ir_version < 4:
+        _list_initializers(proto.graph)
+    return proto
+
+
+def losing(model: Model, removal: Removal, only: Container[Axis] | None = None) -> Iterator[tuple[Node, int, Slices]]:
+    """(node, input, what stays of it) wherever a node reads a constant that is masked. only: as in `mask`."""
+    divisors = _divisors(model)
+    for node in model.nodes:
+        for slot, name in enumerate(node.inputs):
+            if name and model.is_constant(name) and name not in divisors and slot not in SCALES.get(node.op, ()):
+                slices = removal.slices(name, only)
+                if any(slices):
+                    yield node, slot, slices
+
+
+def _list_initializers(graph: onnx.GraphProto) -> None:
+    """Before IR 4, onnxruntime takes an initializer that is no graph input only while a node reads it."""
+    listed = {value.name for value in graph.input}
+    fresh = (tensor for tensor in graph.initializer if tensor.name not in listed)
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in fresh
+    )
+
+
+def _divisors(model: Model) -> set[str]:
+    """What stands at a KEEP_OPERAND position, and the constants that it is computed from (through an Identity, a Sqrt ...)."""
+    fixed = {name for node in model.nodes for name in node.inputs if name and model.is_constant(name)}
+    for node in model.nodes:
+        if node.inputs and all(name in fixed for name in node.inputs if name):
+            fixed.update(node.outputs)
+    found: set[str] = set()
+    for node in reversed(model.nodes):
+        for slot, name in enumerate(node.inputs):
+            if name in fixed and (
+                slot in KEEP_OPERAND.get(node.op, ()) or any(output in found for output in node.outputs)
+            ):
+                found.add(name)
+    return found

@@ -1,0 +1,147 @@
+"""What a plan leaves of every axis."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_onnx.analysis.groups import Analysis
+from spa_onnx.model.facts import Axis, Indices
+from spa_onnx.model.folding import Array, Value, fold
+from spa_onnx.model.model import Model
+from spa_onnx.model.shapes import Shape
+
+Slices: TypeAlias = tuple[dict[int, Indices], ...]
+"""Axis -> the indices that stay, for axes that lose some. One; or one for each part of axis 0, to be joined again."""
+
+
+Key: TypeAlias = tuple[tuple[tuple[int, bytes], ...], ...]
+"""Slices in a form that can be compared."""
+
+
+class Removal:
+    """The indices that stay, for every axis of the model. `drop`: group name -> channels that go."""
+
+    def __init__(self, analysis: Analysis, drop: Mapping[str, Indices]) -> None:
+        self._model: Model = analysis.model
+        self._gone: dict[Axis, np.ndarray] = {}
+        self._shapes: dict[str, Shape] = {}
+        for group in analysis.groups:
+            if len(drop.get(group.name, ())):
+                mark = np.zeros(group.size + 1, bool)
+                mark[drop[group.name]] = True
+                masks: dict[int, np.ndarray] = {}
+                for axis, owner in group.owner.items():
+                    if id(owner) not in masks:
+                        masks[id(owner)] = mark[owner]
+                    self._gone[axis] = self._gone[axis] | masks[id(owner)] if axis in self._gone else masks[id(owner)]
+
+    def __contains__(self, axis: Axis) -> bool:
+        """Whether the axis loses anything."""
+        return axis in self._gone and bool(self._gone[axis].any())
+
+    def kept(self, axis: Axis) -> Indices:
+        """The indices of the axis that stay, sorted, int64; not for axes that every part has for itself."""
+        (kept,) = np.nonzero(self.stays(axis))
+        return kept
+
+    def stays(self, axis: Axis) -> NDArray[np.bool_]:
+        """Which indices of the axis stay, bool of its size; (parts, its size) where every part has the axis for itself (see Group)."""
+        if axis in self._gone:
+            return ~self._gone[axis]
+        return np.ones((self._model.shape(axis.tensor) or ())[axis.dim], bool)
+
+    def slices(self, tensor: str, only: Container[Axis] | None = None) -> Slices:
+        """What stays of a tensor, for the axes that lose something. only: leave all axes but these as they are."""
+        axes = [Axis(tensor, dim) for dim in range(len(self._model.shape(tensor) or ()))]
+        stays = {axis.dim: self.stays(axis) for axis in axes if axis in self and (only is None or axis in only)}
+        parts = {dim: rows for dim, rows in stays.items() if rows.ndim > 1 and (rows != rows[0]).any()}
+        alike = {
+            dim: np.flatnonzero(rows.reshape(-1, rows.shape[-1])[0]) for dim, rows in stays.items() if dim not in parts
+        }
+        return tuple(_parts(alike, parts, (self._model.shape(tensor) or (0,))[0])) if parts else (alike,)
+
+    def after(self, tensor: str) -> Shape:
+        """Sizes of a tensor in the pruned model."""
+        if tensor not in self._shapes:
+            shape = self._model.shape(tensor) or ()
+            lost = (self._gone.get(Axis(tensor, dim)) for dim in range(len(shape)))
+            self._shapes[tensor] = tuple(
+                s if g is None else s - int(g.sum()) * s // g.size for s, g in zip(shape, lost, strict=True)
+            )
+        return self._shapes[tensor]
+
+    def override(self, shapes: Mapping[str, Shape]) -> None:
+        """Sizes inside a channel shuffle, about whose tensors the groups say nothing."""
+        self._shapes.update(shapes)
+
+    def value(self, tensor: str) -> Array | None:
+        """A small tensor as the pruned graph would compute it without any edit; None where it is not known."""
+        constant = self._model.constant(tensor)
+        if constant is not None:
+            return constant
+        found = self._values.get(tensor)
+        return None if found is None else found.array
+
+    @cached_property
+    def _values(self) -> Mapping[str, Value]:
+        values = self._model.inference.values
+        literals = {name: value.array for name, value in values.items() if value.is_literal}
+        nodes = [node for node in self._model.nodes if self._model.is_folded(node)]
+        sources = {node.inputs[0] for node in nodes if node.op in ("Shape", "Size")}
+        return fold(
+            nodes, {name: self.after(name) for name in sources if self._model.shape(name) is not None}, literals
+        )
+
+
+def _parts(
+    alike: Mapping[int, Indices], own: Mapping[int, NDArray[np.bool_]], size: int
+) -> Iterator[dict[int, Indices]]:
+    """Slices part by part. alike: what stays of the axes that all parts share; own: (parts, indices) of the others; size: of axis 0."""
+    rows, parts = alike.get(0, np.arange(size)), len(next(iter(own.values())))
+    for part in range(parts):
+        kept = {
+            **alike,
+            0: rows[rows // (size // parts) == part],
+            **{dim: np.flatnonzero(stays[part]) for dim, stays in own.items()},
+        }
+        yield dict(sorted(kept.items()))
+
+
+def lookup(slices: Slices) -> Key:
+    """Slices in a form that can be compared."""
+    return tuple(tuple((dim, indices.tobytes()) for dim, indices in kept.items()) for kept in slices)
+
+
+def taken(array: Array, slices: Sequence[Mapping[int, Indices]]) -> Array:
+    """The slices of an array, joined along axis 0."""
+    parts = []
+    for kept in slices:
+        part = array
+        for dim, indices in kept.items():
+            part = np.take(part, indices, axis=dim)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def put(array: Array, slices: Sequence[Mapping[int, Indices]], values: Array) -> Array:
+    """A copy of the array with new values for its slices, given as `taken` gives them."""
+    result = np.array(array)
+    bounds = np.cumsum([len(kept.get(0, ())) for kept in slices[:-1]])
+    for kept, part in zip(slices, np.split(values, bounds) if len(slices) > 1 else (values,), strict=True):
+        result[_places(kept, array)] = part
+    return result
+
+
+def zeroed(model: Model, name: str, array: Array, slices: Sequence[Mapping[int, Indices]]) -> Array:
+    """A constant, by the name of its use, that stands for zero wherever none of the slices keeps it."""
+    nothing = model.quantised[name].nothing(array.shape) if name in model.quantised else np.zeros_like(array)
+    return put(nothing, slices, taken(array, slices))
+
+
+def _places(kept: Mapping[int, Indices], array: Array) -> tuple[Indices, ...]:
+    return np.ix_(*(kept.get(dim, np.arange(size)) for dim, size in enumerate(array.shape)))

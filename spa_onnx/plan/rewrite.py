@@ -1,0 +1,311 @@
+"""Plan -> smaller model. Shapes change, values never; names survive."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+from spa_onnx.analysis.groups import Analysis
+from spa_onnx.analysis.shuffle import Chain, aligned_shapes
+from spa_onnx.model.facts import Axis
+from spa_onnx.model.folding import Array
+from spa_onnx.model.model import Model, graph_constants
+from spa_onnx.model.node import Node
+from spa_onnx.model.shapes import refresh_value_info
+from spa_onnx.model.subgraphs import graphs, looked_into, nested, operators
+from spa_onnx.operators import FOLLOWERS
+from spa_onnx.operators.registry import is_pinned_throughout
+from spa_onnx.operators.updates import Edit, Rescale, SetAttribute, SetInput, TakeInstead
+from spa_onnx.plan.graph_edits import Blend, Operation, Scale, Take, operate
+from spa_onnx.plan.plan import Plan, TensorCut
+from spa_onnx.plan.removal import Key, Removal, Slices, lookup, taken
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The pruned model, the constants that were cut, and the nodes whose statistics run over fewer indices than before."""
+
+    proto: onnx.ModelProto
+    tensors: tuple[TensorCut, ...]
+    inexact: tuple[str, ...]
+    removal: Removal
+
+
+def rewrite(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None = None) -> Rewritten:
+    """Carry out a plan. The original is not changed. values: repaired constants, in their original shapes."""
+    removal = Removal(analysis, plan.drop)
+    model = analysis.model
+    edits = dict(_chain_edits(analysis.chains, removal, model))
+    inside = {node.index for chain in analysis.chains for node in chain.nodes}
+    for node in model.nodes:
+        if (
+            node.op in FOLLOWERS
+            and node.index not in inside
+            and not (model.is_folded(node) or is_pinned_throughout(node, model))
+        ):
+            found = list(FOLLOWERS[node.op](node, model, removal))
+            if found:
+                edits[node.index] = found
+    draft = _Draft(model, values or {})
+    tensors = tuple(draft.cut_constants(removal))
+    for index, found in edits.items():
+        draft.edit(index, found)
+    inexact = sorted({node for axis, node in analysis.statistics.items() if axis in removal})
+    proto = draft.finish()
+    left = {name for graph in graphs(proto.graph) for name in graph_constants(graph)}
+    sliced = tuple(
+        cut for cut in tensors if cut.name in left
+    )  # indices that a follower renumbered are no slices of the original any more
+    return Rewritten(proto, sliced, tuple(inexact), removal)
+
+
+def _chain_edits(chains: tuple[Chain, ...], removal: Removal, model: Model) -> Iterator[tuple[int, list[Edit]]]:
+    """A shuffle whose channels still form a grid keeps its nodes; otherwise one Gather does what they did."""
+    for chain in chains:
+        shape = model.shape(chain.source) or ()
+        lost = {
+            dim: removal.kept(Axis(chain.source, dim))
+            for dim in range(len(shape))
+            if Axis(chain.source, dim) in removal
+        }
+        shapes = aligned_shapes(chain, shape, lost)
+        if shapes is not None and _reproduces(chain, shapes, removal):
+            removal.override(shapes)
+            for node in chain.nodes:
+                if node.op in FOLLOWERS:
+                    yield node.index, list(FOLLOWERS[node.op](node, model, removal))
+            continue
+        for output in chain.outputs if lost else ():
+            dim = next(iter(chain.reordered(output, shape)), next(iter(lost)))
+            wanted = chain.order(output, dim)[removal.kept(Axis(output, dim))]
+            places = np.searchsorted(removal.kept(Axis(chain.source, dim)), wanted).astype(np.int64)
+            yield model.producer[output].index, [TakeInstead(dim, places, chain.source)]
+
+
+def _reproduces(chain: Chain, shapes: Mapping[str, tuple[int, ...]], removal: Removal) -> bool:
+    """Whether the shuffle of the smaller grid yields each output's size: a picked digit may have lost its neighbours."""
+    return all(shapes[output] == removal.after(output) for output in chain.outputs) and not any(
+        n.op == "Gather" for n in chain.nodes
+    )
+
+
+class _Draft:
+    """A copy of the model while it is being rewritten."""
+
+    def __init__(self, model: Model, values: Mapping[str, Array]) -> None:
+        self._model = model
+        self._values = values
+        self.proto = onnx.ModelProto()
+        self.proto.CopyFrom(model.proto)
+        self._nodes = list(operators(self.proto.graph))
+        self._names = {name for node in self._nodes for name in (*node.input, *node.output)}
+        self._names |= {tensor.name for graph in graphs(self.proto.graph) for tensor in graph.initializer}
+        seen = list(looked_into(self.proto.graph, model.opened))
+        self._stored = {tensor.name: tensor for graph in seen for tensor in graph.initializer}
+        self._constants = {node.output[0]: node for graph in seen for node in graph.node if node.op_type == "Constant"}
+        self._listed = {value.name: value for value in self.proto.graph.input}
+        self._made: dict[tuple[str, bytes], str] = {}
+        self._operations: list[Operation] = []
+        self._unused: set[str] = set()
+
+    # --- constants ---------------------------------------------------------------------------------------------------------
+
+    def cut_constants(self, removal: Removal) -> Iterator[TensorCut]:
+        """Cut every constant that loses something; one that loses different indices in different places is duplicated."""
+        uses: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        for node in self._model.nodes:
+            for slot, name in enumerate(node.inputs):
+                if name and self._model.is_constant(name):
+                    uses[self._model.source.get(name, name)].append((node.index, slot, name))
+        for source, places in uses.items():
+            slices = [removal.slices(name) for _, _, name in places]
+            if any(map(any, slices)) or source in self._values:
+                yield from self._store_variants(source, places, slices)
+
+    def _store_variants(
+        self, source: str, places: list[tuple[int, int, str]], slices: list[Slices]
+    ) -> Iterator[TensorCut]:
+        """The first variant keeps the name; an uncut one comes first, so that it stays what it was. slices: of each place."""
+        names: dict[Key, str] = {}
+        array = np.asarray(self._values.get(source, self._model.constant(source)))
+        for each in sorted(slices, key=lambda each: len(each[0])):
+            if lookup(each) in names:
+                continue
+            name = names[lookup(each)] = source if not names else self._new_name(source)
+            if any(each) or name != source or source in self._values:
+                self._store(name, source, taken(array, each))
+            if any(each):
+                yield TensorCut(name, source, self._model.shape(source) or (), each)
+        for (index, slot, _), each in zip(places, slices, strict=True):
+            self._nodes[index].input[slot] = names[lookup(each)]
+
+    def _store(self, name: str, source: str, array: Array) -> None:
+        """Put a constant's new value where the old one stands, or beside it under a new name."""
+        if name != source:
+            self._add(name, array)
+            return
+        if name in self._stored:
+            _overwrite(self._stored[name], array)
+        if name in self._constants:
+            _overwrite_constant(self._constants[name], array)
+        if name in self._listed:
+            _declare(self._listed[name], array)
+
+    def _add(self, name: str, array: Array) -> None:
+        """Add an initializer; before IR 4 it must be listed as a graph input too."""
+        self.proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        if self.proto.ir_version < 4:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            self.proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
+
+    def _new_name(self, base: str) -> str:
+        number = 2
+        while f"{base}__{number}" in self._names:
+            number += 1
+        self._names.add(f"{base}__{number}")
+        return f"{base}__{number}"
+
+    # --- nodes -------------------------------------------------------------------------------------------------------------
+
+    def edit(self, index: int, edits: list[Edit]) -> None:
+        """Carry out what a follower asks for."""
+        node = self._nodes[index]
+        for change in edits:
+            if isinstance(change, SetAttribute):
+                _set_attribute(node, change)
+            elif isinstance(change, SetInput):
+                self._set_input(index, node, change)
+            elif isinstance(change, Rescale):
+                self._resize(index, node, change)
+            else:
+                self._operations.append(
+                    Take(node.output[0], change.source or node.input[0], change.axis, change.indices)
+                )
+
+    def _current(self, index: int, slot: int) -> Array | None:
+        """The value of a parameter input, if it is a constant."""
+        name = find_node(self._model, index).input(slot)
+        return self._model.constant(name) if name else None
+
+    def _resize(self, index: int, node: onnx.NodeProto, change: Rescale) -> None:
+        wrong = change.found != change.wanted
+        if self._current(index, change.slot) is not None or (change.found[wrong] <= 0).any():
+            self._set_input(index, node, SetInput(change.slot, change.wanted, wrong))
+            return
+        common = np.where(wrong, np.gcd(change.found, change.wanted), 1)
+        times, over = np.where(wrong, change.wanted, 1) // common, np.where(wrong, change.found, 1) // common
+        self._operations.append(Scale(node.output[0], change.slot, times.astype(np.int64), over.astype(np.int64)))
+
+    def _set_input(self, index: int, node: onnx.NodeProto, change: SetInput) -> None:
+        current = self._current(index, change.slot)
+        where = np.ones(change.values.shape, bool) if change.where is None else change.where
+        if current is None and not where.all():
+            self._operations.append(Blend(node.output[0], change.slot, change.values, where))
+            return
+        values = (
+            change.values
+            if current is None or where.all()
+            else np.where(where, change.values, current).astype(current.dtype)
+        )
+        while len(node.input) <= change.slot:
+            node.input.append("")
+        old = node.input[change.slot]
+        node.input[change.slot] = self._parameter(values, old or f"{node.name or node.output[0]}_{change.slot}")
+        self._unused.add(old)
+
+    def _parameter(self, values: Array, base: str) -> str:
+        """The name of a constant with these values; equal parameters share one."""
+        key = (str(values.dtype) + str(values.shape), values.tobytes())
+        if key not in self._made:
+            self._made[key] = self._new_name(base)
+            self._add(self._made[key], values)
+        return self._made[key]
+
+    def finish(self) -> onnx.ModelProto:
+        """The pruned model, without what nothing reads any more."""
+        dead_before = _dead(self._model.proto.graph)
+        proto = operate(self.proto, self._operations) if self._operations else self.proto
+        _bury(list(looked_into(proto.graph, self._model.opened)), dead_before, self._unused)
+        refresh_value_info(proto, self._model.opened)
+        return proto
+
+
+def _overwrite(tensor: TensorProto, array: Array) -> None:
+    """New content for a stored tensor; its name, documentation and metadata stay."""
+    fresh = numpy_helper.from_array(np.asarray(array, order="C"), tensor.name)
+    fresh.doc_string = tensor.doc_string
+    fresh.metadata_props.extend(tensor.metadata_props)
+    tensor.CopyFrom(fresh)
+
+
+def _overwrite_constant(node: onnx.NodeProto, array: Array) -> None:
+    if node.attribute[0].name == "value":
+        _overwrite(node.attribute[0].t, array)
+        return
+    del node.attribute[:]
+    node.attribute.append(
+        onnx.helper.make_attribute("value", numpy_helper.from_array(np.asarray(array, order="C"), node.output[0]))
+    )
+
+
+def _declare(value: onnx.ValueInfoProto, array: Array) -> None:
+    for dim, size in zip(value.type.tensor_type.shape.dim, array.shape, strict=True):
+        dim.dim_value = size
+
+
+def _set_attribute(node: onnx.NodeProto, change: SetAttribute) -> None:
+    present: dict[str, AttributeProto] = {attribute.name: attribute for attribute in node.attribute}
+    if change.name in present:
+        node.attribute.remove(present[change.name])
+    if change.value is not None:
+        node.attribute.append(onnx.helper.make_attribute(change.name, change.value))
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, int]:
+    """How often each tensor is read, by nodes, by graphs nested in them, or as a graph output."""
+    count: dict[str, int] = defaultdict(int)
+    for node in graph.node:
+        for name in node.input:
+            count[name] += 1
+        for inner in nested(node):
+            for name, times in _readers(inner).items():
+                count[name] += times
+    for value in graph.output:
+        count[value.name] += 1
+    return count
+
+
+def _dead(graph: onnx.GraphProto) -> set[str]:
+    """First outputs of nodes that nothing reads."""
+    count = _readers(graph)
+    return {node.output[0] for node in operators(graph) if not any(count[name] for name in node.output)}
+
+
+def _bury(seen: Sequence[onnx.GraphProto], dead_before: set[str], unused: set[str]) -> None:
+    """Remove nodes and constants that the rewriting left without readers; what was unread before stays as it was.
+
+    seen: the main graph, and the bodies that are looked into.
+    """
+    count = _readers(seen[0])
+    suspects = set(unused)
+    for graph in reversed(seen):
+        for node in reversed(list(graph.node)):
+            if not any(count[name] for name in node.output) and node.output[0] not in dead_before:
+                for name in node.input:
+                    count[name] -= 1
+                    suspects.add(name)
+                graph.node.remove(node)
+    orphans = {name for name in suspects if not count[name]}
+    for field in (*(graph.initializer for graph in seen), seen[0].input):
+        for entry in [entry for entry in field if entry.name in orphans]:
+            field.remove(entry)
+
+
+def find_node(model: Model, index: int) -> Node:
+    """The node at a position of the original graph."""
+    return next(node for node in model.nodes if node.index == index)

@@ -1,0 +1,96 @@
+"""What the output of a product is added to: where that has lost something, the product can make up for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from spa_onnx.layers import ROUNDING, Consumer
+from spa_onnx.linalg.blas import Matrix
+from spa_onnx.model.model import Model
+from spa_onnx.model.node import Node
+
+PASSING = ROUNDING | {"Identity", "Dropout"}
+"""Operators that hand on what they get, as near as the sum needs it."""
+
+SMALLEST = 1e-3
+"""A row that is scaled by less than this share of the largest factor is left to itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summand:
+    """tensor: what is added. scale: by what the rows of the product are multiplied before, float64 (blocks, rows, 1)."""
+
+    tensor: str
+    scale: Matrix
+
+    def before(self, difference: Matrix) -> Matrix:
+        """What the rows have to differ by for the sum to differ so: (blocks, rows, n) both."""
+        usable = np.abs(self.scale) >= SMALLEST * np.abs(self.scale).max()
+        return np.where(usable, difference / np.where(usable, self.scale, 1.0), 0.0)
+
+
+def summands(model: Model, found: Sequence[Consumer]) -> Mapping[int, Summand]:
+    """Node of a product -> what its output is added to, if none of the products that come after it has a part in that.
+
+    found: the products, in the order of the graph.
+    """
+    place = {consumer.node.index: number for number, consumer in enumerate(found)}
+    latest: dict[str, int] = {}
+    for node in model.nodes:
+        before = [latest.get(name, -1) for name in (*node.inputs, *node.captures)]
+        latest.update(dict.fromkeys(node.outputs, max([place.get(node.index, -1), *before])))
+    return {
+        consumer.node.index: summand
+        for number, consumer in enumerate(found)
+        for summand in _added(model, consumer)
+        if latest.get(summand.tensor, -1) < number
+    }
+
+
+def _added(model: Model, consumer: Consumer) -> Iterator[Summand]:
+    """What the output is added to, behind operators that at most scale its rows; nothing if anything else reads it before."""
+    tensor, shape = consumer.node.outputs[0], model.shape(consumer.node.outputs[0])
+    scale = np.ones((consumer.blocks, -(-_rows(model, consumer) // consumer.blocks), 1))
+    while consumer.layout.linear and shape is not None and tensor not in model.outputs:
+        readers = model.consumers.get(tensor, ())
+        if len(readers) != 1 or readers[0].inside or model.shape(readers[0].outputs[0]) != shape:
+            return
+        (node,) = readers
+        others = [name for name in node.inputs if name != tensor]
+        if node.op == "Add" and len(others) == 1 and not model.is_constant(others[0]):
+            if model.shape(others[0]) == shape:
+                yield Summand(others[0], scale)
+            return
+        factor = _factor(model, node, others, consumer)
+        if factor is None:
+            return
+        scale = scale * factor.reshape(-1, 1) if factor.size == 1 else scale * factor.reshape(scale.shape)
+        tensor = node.outputs[0]
+
+
+def _rows(model: Model, consumer: Consumer) -> int:
+    """How many rows the products side by side have together."""
+    shape = model.shape(consumer.node.outputs[0]) or (1, 1)
+    return shape[1] if consumer.node.op == "Conv" else shape[-1]
+
+
+def _factor(model: Model, node: Node, others: Sequence[str], consumer: Consumer) -> Matrix | None:
+    """By what an operator multiplies the rows, float64 of one number or one for each; None if it does more."""
+    if node.op in PASSING or (node.op == "Add" and len(others) == 1):
+        return np.ones(1)
+    rank = len(model.shape(node.outputs[0]) or ())
+    if node.op == "BatchNormalization" and (consumer.node.op == "Conv" or rank == 2):
+        scale, _, _, variance = (model.constant(name) for name in others)
+        if scale is None or variance is None:
+            return None
+        return np.asarray(scale / np.sqrt(variance.astype(np.float64) + node.attributes.get("epsilon", 1e-5)))
+    factor = model.constant(others[0]) if node.op == "Mul" and len(others) == 1 else None
+    if factor is None:
+        return None
+    behind = factor.shape[factor.ndim - rank + 2 :] if consumer.node.op == "Conv" else ()
+    along = factor.shape[-1 - len(behind)] if factor.ndim > len(behind) else 1
+    return factor.astype(np.float64).ravel() if prod(behind) == 1 and factor.size == along else None

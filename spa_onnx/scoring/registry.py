@@ -1,0 +1,69 @@
+"""The table of importance criteria: name -> function, what it needs, and what its scores mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_onnx.analysis.groups import Group
+from spa_onnx.scoring.context import Evidence, Scores
+
+Need: TypeAlias = Literal["weights", "statistics", "trials", "gradients"]
+"""What a criterion looks at: weights; moments of the inputs of linear layers; errors of the outputs with channels masked; gradients."""
+
+ScoreFunction: TypeAlias = Callable[[Group, Evidence], Scores | NDArray[np.float64]]
+"""(group, context) -> scores of indices, to be aggregated over what a channel owns, or of the channels, float64 (channels,).
+
+Empty where the criterion knows nothing about the group.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """Scores a group; the channels with the lowest scores go first.
+
+    Args:
+        score: The function.
+        needs: What has to be collected before it is called.
+        loss: Whether scores are relative losses, which compare across groups once they are divided by the cost that a channel saves.
+        repair: The repair that its scores take for granted.
+    """
+
+    score: ScoreFunction
+    needs: frozenset[Need]
+    loss: bool
+    repair: str
+
+    def __call__(self, group: Group, evidence: Evidence) -> Scores | NDArray[np.float64]:
+        """Score one group; see `ScoreFunction`."""
+        return self.score(group, evidence)
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether samples have to run through the model before it is called."""
+        return self.needs != {"weights"}
+
+
+CRITERIA: dict[str, Criterion] = {}
+
+
+def criterion(
+    name: str, *, needs: Iterable[Need] = ("weights",), loss: bool = False, repair: str = "none"
+) -> Callable[[ScoreFunction], ScoreFunction]:
+    """Register a function under a name; the arguments are those of `Criterion`.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    def register(function: ScoreFunction) -> ScoreFunction:
+        if name in CRITERIA:
+            raise ValueError(f"two criteria are called {name}")
+        CRITERIA[name] = Criterion(function, frozenset(needs), loss, repair)
+        return function
+
+    return register

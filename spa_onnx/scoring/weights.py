@@ -1,0 +1,103 @@
+"""Criteria that look at weights alone.
+
+Each gives every index of an axis a score from the slice of the tensor at that index: float64 of shape (indices,).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spa_onnx.analysis.groups import Group
+from spa_onnx.errors import RefusedError
+from spa_onnx.model.facts import Axis
+from spa_onnx.model.folding import Array
+from spa_onnx.model.model import Model
+from spa_onnx.scoring.context import Evidence, Scores
+from spa_onnx.scoring.registry import criterion
+
+
+def slices(group: Group, model: Model, axis: Axis) -> Array:
+    """The slices of a weight along an axis, dequantised, float64 of shape (indices, elements of a slice); part by part (see Group)."""
+    array = model.weight(axis.tensor)
+    if array is None:
+        raise RefusedError(f"{axis.tensor} is not a constant, so it has no weights to score")
+    parts = np.split(array, group.owner[axis].size // array.shape[axis.dim])
+    return np.concatenate([np.moveaxis(part, axis.dim, 0).reshape(part.shape[axis.dim], -1) for part in parts]).astype(
+        np.float64
+    )
+
+
+def scored_axes(group: Group, model: Model) -> list[Axis]:
+    """The axes whose slices are compared: those of matrices and filters, or of vectors where a group has nothing else."""
+    axes = list(group.weights(model))
+    wide = [axis for axis in axes if sum(size > 1 for size in model.shape(axis.tensor) or ()) > 1]
+    return wide or axes
+
+
+@criterion("l1")
+def l1(group: Group, evidence: Evidence) -> Scores:
+    """Sum of absolute values (Li et al., Pruning Filters for Efficient ConvNets, 2017)."""
+    return [
+        (axis, np.abs(slices(group, evidence.model, axis)).sum(axis=1)) for axis in scored_axes(group, evidence.model)
+    ]
+
+
+@criterion("l2")
+def l2(group: Group, evidence: Evidence) -> Scores:
+    """Euclidean norm."""
+    return [
+        (axis, np.sqrt(np.square(slices(group, evidence.model, axis)).sum(axis=1)))
+        for axis in scored_axes(group, evidence.model)
+    ]
+
+
+@criterion("linf")
+def linf(group: Group, evidence: Evidence) -> Scores:
+    """Largest absolute value."""
+    return [
+        (axis, np.abs(slices(group, evidence.model, axis)).max(axis=1)) for axis in scored_axes(group, evidence.model)
+    ]
+
+
+@criterion("fpgm")
+def fpgm(group: Group, evidence: Evidence) -> Scores:
+    """Sum of the distances to all other slices: low near the geometric median (He et al., FPGM, 2019)."""
+    from scipy.spatial.distance import cdist  # noqa: PLC0415 - slow to import, and only needed here
+
+    found = []
+    for axis in scored_axes(group, evidence.model):
+        rows = slices(group, evidence.model, axis)
+        found.append((axis, cdist(rows, rows).sum(axis=1)))
+    return found
+
+
+@criterion("lamp")
+def lamp(group: Group, evidence: Evidence) -> Scores:
+    """Squared norm over the sum of all squared norms that are not smaller (Lee et al., LAMP, 2021), slice by slice."""
+    found = []
+    for axis in scored_axes(group, evidence.model):
+        energy = np.square(slices(group, evidence.model, axis)).sum(axis=1)
+        order = np.argsort(energy, kind="stable")
+        not_smaller = np.cumsum(energy[order][::-1])[::-1]
+        score = np.empty_like(energy)
+        score[order] = np.divide(energy[order], not_smaller, out=np.zeros_like(energy), where=not_smaller > 0)
+        found.append((axis, score))
+    return found
+
+
+@criterion("bn-scale")
+def bn_scale(group: Group, evidence: Evidence) -> Scores:
+    """Absolute scale of the BatchNormalization behind each channel (Liu et al., Network Slimming, 2017)."""
+    scales = {node.inputs[1] for node in evidence.model.nodes if node.op == "BatchNormalization"}
+    return [
+        (axis, np.abs(slices(group, evidence.model, axis)).sum(axis=1)) for axis in group.owner if axis.tensor in scales
+    ]
+
+
+@criterion("random")
+def random(group: Group, evidence: Evidence) -> Scores:
+    """A number drawn for each channel: the baseline that a criterion must beat."""
+    axis = next(iter(group.owner))
+    owner = group.owner[axis]
+    drawn = np.random.default_rng([evidence.seed, *group.name.encode()]).random(group.size)
+    return [(axis, np.where(owner >= 0, drawn[owner], 0.0))]

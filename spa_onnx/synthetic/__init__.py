@@ -1,0 +1,1 @@
+"""Synthetic samples, for calibration without data."""

@@ -1,0 +1,170 @@
+"""Calibration without data: samples made up, and BatchNormalization put into batch statistics while they run.
+
+A BatchNormalization knows the mean and variance that its output had on real data (its bias and scale). If it normalises by the
+statistics of the made-up batch instead of the stored ones, every layer behind it sees inputs with the real moments, whatever the samples
+were. No data, no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from spa_onnx.errors import RefusedError
+from spa_onnx.execution.session import Feed, feed_size, random_feed
+from spa_onnx.model.folding import Array
+from spa_onnx.model.model import Model, feeds
+from spa_onnx.model.node import Node
+from spa_onnx.model.shapes import symbolic_dims
+from spa_onnx.synthetic.images import between, pictures
+from spa_onnx.synthetic.input_range import PIXELS, exposures
+from spa_onnx.synthetic.subset import most_telling
+from spa_onnx.synthetic.text import speaker, spoken
+from spa_onnx.synthetic.tokens import token_values
+
+NOT_BETWEEN_LAYERS = {"BatchNormalization", "LpNormalization"}
+"""Normalisations that do not set what inner layers are given: by stored statistics, or at the end, as of embeddings."""
+
+IR_WITHOUT_LISTED_CONSTANTS = 4
+"""From this IR version on, initializers need not be listed as graph inputs."""
+
+
+def has_stored_statistics(model: Model) -> bool:
+    """Whether any BatchNormalization is left in the graph (many exporters fold it into the convolution before)."""
+    return any(node.op == "BatchNormalization" and not node.inside for node in model.nodes)
+
+
+def normalises(model: Model) -> bool:
+    """Whether the graph normalises what it computes, in one operator or in parts: by sqrt(ReduceMean(...) + epsilon)."""
+    return any(
+        (node.op.endswith("Normalization") and node.op not in NOT_BETWEEN_LAYERS)
+        or (node.op == "Sqrt" and any(_is_mean(before, model) for before in _before(node, model)))
+        for node in model.nodes
+    )
+
+
+def _before(node: Node, model: Model) -> list[Node]:
+    """The nodes that compute what a node reads."""
+    return [model.producer[name] for name in node.inputs if name in model.producer]
+
+
+def _is_mean(node: Node, model: Model) -> bool:
+    """Whether it is a mean, to which a constant may have been added."""
+    return node.op == "ReduceMean" or (
+        node.op == "Add" and any(before.op == "ReduceMean" for before in _before(node, model))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MadeUp:
+    """feeds: the samples, in batches. doubtful: whether nothing sees to it that inner layers are stirred as by real ones."""
+
+    feeds: list[Feed]
+    doubtful: bool
+
+
+def make_up(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int, *, drawn: int = 0) -> MadeUp:
+    """Samples, in batches where the batch is free: images as pictures, tokens as sentences of the model's own or drawn from their table.
+
+    What pictures lack is made up for where the graph stores BatchNormalizations, whose statistics tell what real ones were like.
+    batch: samples of a feed where their number is free; as many as `dims` say where it is 0. drawn: of so many those are taken, if
+    it is more, that tell most; sentences are taken as they come.
+    """
+    talks = speaker(model)
+    if talks is not None:
+        try:
+            begun = _drawn(model, talks.longer(dims), samples, batch, seed)
+            told = spoken(model, talks, begun, seed)
+        except RefusedError:  # it wants sentences of another length
+            told = None
+        if told is not None:
+            return MadeUp(told, doubtful=False)
+    made = _drawn(model, dims, max(samples, drawn), batch, seed)
+    count = max(-(-samples // feed_size(made[0])), 1)
+    told_by_graph = has_stored_statistics(model) or normalises(model)
+    return MadeUp(most_telling(model, made, count, seed) if len(made) > count else made, doubtful=not told_by_graph)
+
+
+def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:
+    inputs = feeds(model.proto.graph)
+    free = {name for name, counts, _ in symbolic_dims(inputs) if counts and batch}
+    size = batch if free else feed_size(random_feed(model, dims, 0))
+    made = []
+    for number in range(max(-(-samples // size), 1)):
+        feed = random_feed(model, {**dims, **dict.fromkeys(free, size)}, seed=seed * 7919 + number)
+        rng = np.random.default_rng([seed, number])
+        dressed = {name: _dress(array, rng) for name, array in feed.items()}
+        tokens = {
+            name: token_values(model, name, array, rng)
+            for name, array in feed.items()
+            if array.dtype.kind == "i" and array.ndim == 2
+        }
+        made.append(dressed | tokens)
+    pictured = [name for name, array in made[0].items() if _is_picture(array) and array.dtype.kind == "f"]
+    ends = exposures(model, pictured, made[0])
+    return [feed | {name: between(feed[name], *ends[name]).astype(feed[name].dtype) for name in ends} for feed in made]
+
+
+def _is_picture(array: Array) -> bool:
+    """Whether it looks like a batch of images: of floats, or of bytes."""
+    return array.ndim == 4 and (array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize == 1))
+
+
+def _dress(array: Array, rng: np.random.Generator) -> Array:
+    """Pictures of variance one, or of pixels where the type holds bytes, if the array looks like a batch of images."""
+    if not _is_picture(array):
+        return array
+    last = array.shape[-1] in (1, 3, 4) and array.shape[1] > 4
+    count, channels, height, width = (array.shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
+    images = pictures(count, (channels, height, width), rng)
+    if array.dtype.kind != "f":
+        low = np.iinfo(array.dtype).min
+        images = np.rint(between(images, *PIXELS)) + low
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1) if last else images).astype(array.dtype)
+
+
+def with_batch_statistics(model: Model, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `proto` in which every BatchNormalization normalises by the batch: the same tensor names, for collecting only.
+
+    proto: the model itself, or one whose BatchNormalizations stand in front of tensors of the same rank.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    nodes: list[onnx.NodeProto] = []
+    for node in copy.graph.node:
+        rank = len(model.shape(node.output[0]) or ()) if node.op_type == "BatchNormalization" else 0
+        nodes += _batch_nodes(node, rank, copy) if rank > 1 else [node]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy
+
+
+def _batch_nodes(node: onnx.NodeProto, rank: int, proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """y[:, c] = (x[:, c] - mean) / sqrt(var + eps) * scale[c] + bias[c], mean and var over all axes but the second.
+
+    That is an InstanceNormalization of one image whose positions are those of the whole batch, laid end to end.
+    """
+    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    name = f"{node.output[0]}__batch"
+    swapped = [1, 0, *range(2, rank)]
+    flat, back = f"{name}_flat_shape", f"{name}_shape"
+    one = f"{name}_one"
+    for constant, values in ((one, [1]), (f"{name}_rest", [-1])):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), constant))
+        if proto.ir_version < IR_WITHOUT_LISTED_CONSTANTS:
+            proto.graph.input.append(helper.make_tensor_value_info(constant, onnx.TensorProto.INT64, [1]))
+    x, scale, bias = node.input[:3]
+    return [
+        helper.make_node("Transpose", [x], [f"{name}_channels_first"], perm=swapped),
+        helper.make_node("Shape", [f"{name}_channels_first"], [back]),
+        helper.make_node("Shape", [scale], [f"{name}_channels"]),
+        helper.make_node("Concat", [one, f"{name}_channels", f"{name}_rest"], [flat], axis=0),
+        helper.make_node("Reshape", [f"{name}_channels_first", flat], [f"{name}_flat"]),
+        helper.make_node("InstanceNormalization", [f"{name}_flat", scale, bias], [f"{name}_normal"], epsilon=epsilon),
+        helper.make_node("Reshape", [f"{name}_normal", back], [f"{name}_shaped"]),
+        helper.make_node("Transpose", [f"{name}_shaped"], [node.output[0]], perm=swapped),
+    ]

@@ -1,0 +1,130 @@
+"""Made-up pictures with the statistics of photographs: edges, a 1/f spectrum, shading, and colours that go together.
+
+Dead leaves (Lee, Mumford & Huang, Occlusion models for natural images, 2001), each leaf with a colour, a texture and a slope of light.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spa_onnx.model.folding import Array
+
+HALF_WIDTH = 3.0**0.5
+"""Of a uniform distribution with variance one; no value of a picture lies further from zero."""
+
+LEAVES = 150
+
+TEXTURES = 16
+"""Different ones in a set of pictures."""
+
+SMALLEST, LARGEST = 0.015, 0.5
+"""Radii of leaves as shares of the longer side; how often one occurs falls with the third power of its radius."""
+
+LARGEST_TEXTURE = 128
+"""Longest side of one; it is laid side by side over larger pictures, where its noise goes on without a seam."""
+
+HUE = 0.45
+"""Standard deviation of a channel about the grey of its leaf."""
+
+SQUARE = 1 / 3
+"""Share of leaves with corners."""
+
+CORNER = 2.0**0.5
+"""No point of a leaf is further from its middle, in radii."""
+
+AT_ONCE = 2**14
+"""Positions of pictures that are painted together."""
+
+CONTRAST = 0.25, 0.8
+"""Factors between which the contrast of pictures varies."""
+
+BRIGHTNESS = 0.4
+"""The middle of a picture lies no further from zero."""
+
+
+def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
+    """So many pictures, float64 (count, channels, height, width), between -HALF_WIDTH and HALF_WIDTH."""
+    channels, height, width = shape
+    largest = channels, min(height, LARGEST_TEXTURE), min(width, LARGEST_TEXTURE)
+    textures = np.stack([_texture(largest, rng) for _ in range(min(TEXTURES, count))])
+    step = max(1, AT_ONCE // (height * width))
+    return np.concatenate([_some(min(step, count - first), shape, textures, rng) for first in range(0, count, step)])
+
+
+def between(images: Array, low: float, high: float) -> Array:
+    """The pictures with their values from `low` to `high`."""
+    return np.asarray(low + (images / HALF_WIDTH + 1) / 2 * (high - low))
+
+
+def _some(count: int, shape: tuple[int, int, int], textures: Array, rng: np.random.Generator) -> Array:
+    """The leaf that lies on top of each position, then what it looks like there."""
+    channels, height, width = shape
+    side, leaves = max(height, width), (count, LEAVES)
+    smallest = min(SMALLEST + 0.5 / side, LARGEST)
+    radius = side * rng.uniform(LARGEST**-2, smallest**-2, leaves) ** -0.5
+    radius[:, 0] = 4 * side  # the ground
+    centre = rng.uniform(-radius, np.array([height, width])[:, None, None] + radius)
+    centre[:, :, 0] = np.array([[height / 2], [width / 2]])
+    angle, flat, square = rng.uniform(0, np.pi, leaves), rng.uniform(0.4, 1.0, leaves), rng.random(leaves) < SQUARE
+    top = _stack((height, width), centre, radius, angle, flat, square)
+    grey = rng.uniform(-HALF_WIDTH, HALF_WIDTH, (*leaves, 1))
+    colour = np.clip(grey + HUE * rng.standard_normal((*leaves, channels)), -HALF_WIDTH, HALF_WIDTH)
+    slope = rng.uniform(-0.9, 0.9, leaves) / radius
+    picture, rows, columns = np.ogrid[:count, :height, :width]
+    along = (rows - centre[0][picture, top]) * np.cos(angle)[picture, top] + (
+        columns - centre[1][picture, top]
+    ) * np.sin(angle)[picture, top]
+    texture = rng.integers(len(textures), size=leaves)[picture, top]
+    pattern = textures.transpose(0, 2, 3, 1)[texture, rows % textures.shape[2], columns % textures.shape[3]]
+    image = colour[picture, top] + pattern + (slope[picture, top] * along)[..., None]
+    contrast, middle = rng.uniform(*CONTRAST, (count, 1, 1, 1)), rng.uniform(-BRIGHTNESS, BRIGHTNESS, (count, 1, 1, 1))
+    lit = np.clip(image, -HALF_WIDTH, HALF_WIDTH) * contrast + middle
+    return np.asarray(np.clip(lit, -HALF_WIDTH, HALF_WIDTH).transpose(0, 3, 1, 2))
+
+
+def _stack(size: tuple[int, int], centre: Array, radius: Array, angle: Array, flat: Array, square: Array) -> Array:
+    """The number of the last leaf over each position of each picture, int64 (pictures, height, width).
+
+    centre: (2, pictures, leaves); all others: (pictures, leaves). Leaves of about one size are laid together.
+    """
+    count, whole = len(radius), max(size)
+    top = np.zeros((count, *size), np.int64)
+    cos, sin = np.cos(angle), np.sin(angle)
+    diameter = 2 ** (np.ceil(2 * np.log2(2 * CORNER * radius + 2)) / 2)
+    window = np.minimum(np.ceil(diameter).astype(int), whole)
+    window[:, 0] = 0  # the ground lies everywhere
+    for side in np.unique(window[:, 1:]):
+        picture, leaves = np.nonzero(window == side)
+        middle = centre[:, picture, leaves]
+        corner = np.floor(middle - side / 2).astype(int) * (side < whole)
+        rows, columns = corner[0][:, None, None] + np.arange(side)[:, None], corner[1][:, None, None] + np.arange(side)
+        cosine, sine, edged, flatness, reach = (
+            each[picture, leaves][:, None, None] for each in (cos, sin, square, flat, radius)
+        )
+        down, right = rows - middle[0][:, None, None], columns - middle[1][:, None, None]
+        along, across = down * cosine + right * sine, (right * cosine - down * sine) / flatness
+        far = np.where(edged, np.maximum(np.abs(along), np.abs(across)), np.sqrt(along**2 + across**2))
+        covered = (far < reach) & (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+        leaf, row, column = np.nonzero(covered)
+        here = np.zeros_like(top)
+        here[picture[leaf], rows[leaf, row, 0], columns[leaf, 0, column]] = leaves[
+            leaf
+        ]  # the last of those at one position stays
+        np.maximum(top, here, out=top)
+    return top
+
+
+def _texture(shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
+    """Noise with a power spectrum of f^-2a, some of it crossed by stripes; most of it common to all channels."""
+    channels, height, width = shape
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    frequency[0, 0] = np.inf
+    noise = np.fft.rfft2(rng.standard_normal((channels + 1, height, width))) / frequency ** rng.uniform(0.5, 1.6)
+    waves = np.fft.irfft2(noise, (height, width))
+    mixed = waves[-1] + 0.3 * waves[:-1]
+    result = mixed / max(float(mixed.std()), 1e-12) * rng.uniform(0, 0.5)
+    if rng.random() < 1 / 3:
+        angle, pace = rng.uniform(0, np.pi), rng.uniform(0.05, 1.0)
+        rows, columns = np.ogrid[:height, :width]
+        result += rng.uniform(0.2, 0.9) * np.sign(np.sin(pace * (rows * np.cos(angle) + columns * np.sin(angle))))
+    return np.asarray(result)

@@ -1,0 +1,81 @@
+"""Which samples tell most: of more than are needed those whose outputs span the most, a D-optimal design.
+
+Samples that a model takes for much the same say the same about its weights. They are chosen one after the other, each time the one whose
+outputs those before predict worst (Fedorov, Theory of optimal experiments, 1972).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_onnx.execution.session import Feed, run, session
+from spa_onnx.linalg.blas import Matrix, pivots, product
+from spa_onnx.model.folding import Array
+from spa_onnx.model.model import Model, has_free_batch
+
+NOISE = 0.1
+"""Share of the variance of outputs by which samples may differ and still say the same."""
+
+ENTRIES = 1024
+"""Of larger outputs so many numbers are looked at, the same ones of each sample."""
+
+
+def most_telling(model: Model, drawn: Sequence[Feed], count: int, seed: int) -> list[Feed]:
+    """As many samples as `count` of the drawn feeds hold, in batches of their size and in the order in which they were drawn.
+
+    Where a batch has a fixed size whole feeds are chosen. seed: of the numbers that are looked at. Raises RefusedError where onnxruntime
+    does not run the model on the feeds.
+    """
+    sizes = {len(array) if array.ndim else 1 for feed in drawn for array in feed.values()}
+    rows = sizes.pop() if has_free_batch(model) and len(sizes) == 1 else 1
+    opened = session(model.proto, optimise=True)
+    seen = [[_some(output, rows, seed) for output in run(opened, feed)] for feed in drawn]
+    chosen = np.sort(spanning(_joined(seen, rows), count * rows))
+    if rows == 1:
+        return [drawn[number] for number in chosen]
+    joined = {name: np.concatenate([feed[name] for feed in drawn])[chosen] for name in drawn[0]}
+    return [
+        {name: array[first : first + rows] for name, array in joined.items()} for first in range(0, count * rows, rows)
+    ]
+
+
+def spanning(outputs: Matrix, count: int) -> NDArray[np.int64]:
+    """The rows that leave least of the others unpredicted, the most telling first: int64 (count,).
+
+    outputs: float64 (samples, entries), about their means. Each row has the largest variance that those before leave: the pivots of the
+    Cholesky factorisation of what rows have in common, plus NOISE.
+    """
+    common = product(outputs, outputs.T)
+    return pivots(common + NOISE * np.mean(np.diag(common)) * np.eye(len(common)))[:count]
+
+
+def _some(output: Array, rows: int, seed: int) -> Matrix:
+    """Some numbers of every sample, always the same ones, (rows, entries); none where an output is not one of samples."""
+    if not output.size or output.dtype.kind not in "fiu" or (rows > 1 and output.shape[:1] != (rows,)):
+        return np.zeros((rows, 0))
+    values = output.reshape(rows, -1)
+    some = (
+        np.random.default_rng(seed).integers(values.shape[1], size=ENTRIES)
+        if values.shape[1] > ENTRIES
+        else slice(None)
+    )
+    return values[:, some].astype(np.float64)
+
+
+def _joined(seen: Sequence[Sequence[Matrix]], rows: int) -> Matrix:
+    """What the model makes of every sample, all outputs of one weight: float64 (samples, entries)."""
+    outputs = (np.concatenate(parts) for parts in zip(*seen, strict=True) if len({part.shape for part in parts}) == 1)
+    return np.concatenate([np.zeros((len(seen) * rows, 0)), *map(_scaled, outputs)], axis=1)
+
+
+def _scaled(values: Matrix) -> Matrix:
+    """The columns about their means, of variance one in sum; rows that are not finite are zero, and so say nothing."""
+    usable = np.isfinite(values).all(axis=1)
+    centred = np.zeros_like(values)
+    if usable.any():
+        centred[usable] = values[usable] - values[usable].mean(axis=0)
+    energy = np.square(centred).sum() / len(values)
+    return centred / np.sqrt(energy) if energy > 0 else centred

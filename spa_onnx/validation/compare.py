@@ -1,0 +1,136 @@
+"""Two models side by side, and the gates that turn the comparison into a check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from spa_onnx.data.preprocess import parse
+from spa_onnx.data.samples import read_samples
+from spa_onnx.errors import GateError, RefusedError
+from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import Feed
+from spa_onnx.model.files import read_model
+from spa_onnx.model.model import Model, feeds, parameters
+from spa_onnx.operators.macs import macs
+from spa_onnx.validation.drift import Drift, drift
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Pairs are (original, pruned). latency: median milliseconds in onnxruntime."""
+
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    bytes: tuple[int, int]
+    latency: tuple[float, float]
+    drift: Drift
+
+
+def compare(
+    original: Path,
+    pruned: Path,
+    *,
+    data: object = None,
+    preprocess: str | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> Comparison:
+    """Measure both models on the same inputs; `data`, `preprocess` as in `prune`.
+
+    Raises RefusedError where their interfaces differ or one does not run.
+    """
+    (before, _, old_bytes), (after, _, new_bytes) = read_model(original), read_model(pruned)
+    for what, old, new in (
+        ("take the inputs", feeds(before.graph), feeds(after.graph)),
+        ("give the outputs", before.graph.output, after.graph.output),
+    ):
+        if _interface(old) != _interface(new):
+            raise RefusedError(
+                f"{pruned} does not {what} of {original}: {_described(new)} instead of {_described(old)}"
+            )
+    first = runtime.session(before, optimise=True, timed=True, what=str(original))
+    second = runtime.session(after, optimise=True, timed=True, what=str(pruned))
+    model = Model.of(before, dims)
+    sizes = runtime.working_dims(model, first, dims or {})
+    feed = runtime.random_feed(model, sizes, seed=0)
+    samples = None if data is None else read_samples(data, before, parse(preprocess) if preprocess else None)
+    _same_shapes(first, second, feed)
+    moved = drift(first, second, samples.feeds(), samples.labels) if samples else drift(first, second, [feed])
+    if samples and samples.labels is not None and moved.accuracy is None:
+        raise RefusedError(
+            f"{data}: labels y of shape {list(samples.labels.shape)} do not fit the first output, so there is no accuracy"
+        )
+    smaller = Model.of(after, sizes)
+    slow, fast = runtime.latency([first, second], feed)
+    return Comparison(
+        (parameters(before), parameters(after)),
+        (macs(model), macs(smaller)),
+        (old_bytes, new_bytes),
+        (slow, fast),
+        moved,
+    )
+
+
+def _interface(values: Sequence[onnx.ValueInfoProto]) -> list[tuple[str, int, int]]:
+    return [(v.name, v.type.tensor_type.elem_type, len(v.type.tensor_type.shape.dim)) for v in values]
+
+
+def _described(values: Sequence[onnx.ValueInfoProto]) -> str:
+    kinds = onnx.TensorProto.DataType
+    return (
+        ", ".join(f"{name} ({kinds.Name(kind).lower()}, {rank} axes)" for name, kind, rank in _interface(values))
+        or "none"
+    )
+
+
+def _same_shapes(first: ort.InferenceSession, second: ort.InferenceSession, feed: Feed) -> None:
+    for value, a, b in zip(first.get_outputs(), runtime.run(first, feed), runtime.run(second, feed), strict=True):
+        if a.shape != b.shape:
+            raise RefusedError(
+                f"the models cannot be compared: output {value.name} has shape {list(a.shape)} in one, {list(b.shape)} in the other"
+            )
+
+
+def _kept(pair: tuple[float, float]) -> float:
+    return pair[1] / pair[0] if pair[0] else 1.0
+
+
+def _drop(moved: Drift) -> float | None:
+    return None if moved.accuracy is None else 100 * (moved.accuracy[0] - moved.accuracy[1])
+
+
+GATES: Mapping[str, tuple[str, Callable[[Comparison], float | None]]] = {
+    "max_error": ("output error", lambda c: c.drift.error),
+    "min_agreement": ("top-1 agreement", lambda c: c.drift.agreement),
+    "max_accuracy_drop": ("accuracy drop in points", lambda c: _drop(c.drift)),
+    "max_params": ("parameters kept", lambda c: _kept(c.params)),
+    "max_macs": ("MACs kept", lambda c: _kept(c.macs)),
+    "max_bytes": ("bytes kept", lambda c: _kept(c.bytes)),
+    "max_latency": ("latency kept", lambda c: _kept(c.latency)),
+}
+"""Gate -> what it is called, and its figure; None where the comparison has no such figure."""
+
+
+def check_gates(comparison: Comparison, limits: Mapping[str, float | None]) -> None:
+    """Raises GateError that names every gate that does not hold, with its figure. A gate without a figure does not hold."""
+    failed = []
+    for gate, limit in limits.items():
+        if limit is None:
+            continue
+        what, figure = GATES[gate]
+        value = figure(comparison)
+        if value is None:
+            failed.append(f"{what} cannot be measured without labels or rows of scores")
+        elif gate.startswith("max") and not value <= limit:
+            failed.append(f"{what} is {value:.4g}, allowed at most {limit:g}")
+        elif gate.startswith("min") and not value >= limit:
+            failed.append(f"{what} is {value:.4g}, wanted at least {limit:g}")
+    if failed:
+        raise GateError("; ".join(failed))

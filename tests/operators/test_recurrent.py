@@ -1,0 +1,60 @@
+"""Recurrent layers: what holds their hidden units, and the layout that onnxruntime cannot run."""
+
+import numpy as np
+import pytest
+from nets import NETS
+from nets.build import net
+from onnx.reference import ReferenceEvaluator
+
+from spa_onnx.analysis import analyse
+from spa_onnx.execution import session as runtime
+from spa_onnx.model.model import Model
+from spa_onnx.plan.mask import mask
+from spa_onnx.plan.plan import Plan
+from spa_onnx.plan.rewrite import rewrite
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def pinned(name):
+    return {group.name: group.pinned for group in analyse(Model.of(NETS[name]())).pinned()}
+
+
+def test_a_state_that_is_a_graph_input_holds_the_hidden_units_with_that_reason():
+    assert pinned("lstm_state_outside")["wi[1]"] == "graph input: h0"
+
+
+def test_a_state_that_is_a_graph_output_holds_the_hidden_units_with_that_reason():
+    build = net(
+        "float[5,2,3] x",
+        "float[1,12,3] w, float[1,12,4] r, int64[1] one = {1}, float[4,2] w9",
+        "h, last = GRU<hidden_size=4>(x, w, r) z = Squeeze(h, one) y = MatMul(z, w9)",
+        outputs="y, last",
+    )
+    reasons = {group.name: group.pinned for group in analyse(Model.of(build())).pinned()}
+    assert reasons["w[1]"] == "graph output: last"
+
+
+def test_the_two_directions_are_no_channels_and_are_not_reported_as_pinned():
+    assert set(pinned("lstm_both_directions")) == {"w1[0]", "w9[1]"}
+
+
+@pytest.mark.parametrize("operator", GATES)
+def test_with_the_batch_in_front_removing_units_equals_zeroing_them(operator):
+    rows = GATES[operator] * 8
+    proto = net(
+        "float[2,5,3] x",
+        f"float[3,6] w1, float[1,{rows},6] wi, float[1,{rows},8] wr, float[1,{2 * rows}] b, float[2,1,8] h0, int64[1] two = {{2}}, "
+        "int64[1] one = {1}, float[8,4] w8, float[8,4] w9",
+        f"a = MatMul(x, w1) h, last = {operator}<hidden_size=8, layout=1>(a, wi, wr, b, , h0) s = Squeeze(h, two) u = MatMul(s, w8) "
+        "t = Squeeze(last, one) y = MatMul(t, w9)",
+        outputs="float[2,5,4] u, float[2,4] y",
+    )()
+    analysis = analyse(Model.of(proto))
+    drop = {group.name: np.arange(group.size)[1::3] for group in analysis.prunable()}
+    assert sorted(len(gone) for gone in drop.values()) == [2, 3]
+    cut = rewrite(analysis, Plan(drop, ""))
+    feed = runtime.random_feed(analysis.model, analysis.model.inference.dims, 0)
+    want, got = (ReferenceEvaluator(model).run(None, feed) for model in (mask(analysis.model, cut.removal), cut.proto))
+    for a, b in zip(want, got, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)

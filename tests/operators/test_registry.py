@@ -1,0 +1,118 @@
+import pytest
+from nets.build import image, net
+
+from spa_onnx.analysis import analyse
+from spa_onnx.errors import RuleError
+from spa_onnx.model.facts import Axis, Coupling, Free, Pin, Span, whole
+from spa_onnx.model.model import Model
+from spa_onnx.operators import FOLLOWERS, RULES
+from spa_onnx.operators.registry import Rule, facts, rule
+from spa_onnx.operators.updates import follow
+
+RELU = image("z = Relu(a)")
+UNKNOWN_OPERATOR = image(
+    "b = Conv(a, w2) z = MeanVarianceNormalization(b)",
+    "float[6,8,1,1] w2, float[6] g, float[6] h",
+    into=6,
+    opset=21,
+    outputs="float[2,4,6,6] y",
+)
+
+
+def _node(model, operator):
+    return next(node for node in model.nodes if node.op == operator)
+
+
+def _use(monkeypatch, operator, function, parameters=()):
+    monkeypatch.setitem(RULES, operator, Rule(function, frozenset(parameters)))
+
+
+def test_two_rules_for_an_operator_are_refused():
+    with pytest.raises(ValueError, match="Relu has two rules: unary, another"):
+
+        @rule("Relu")
+        def another(_node, _model):
+            yield from ()
+
+    assert RULES["Relu"].function.__name__ == "unary"
+
+
+def test_two_followers_for_an_operator_are_refused():
+    with pytest.raises(ValueError, match="Reshape has two followers"):
+
+        @follow("Reshape")
+        def another(_node, _model, _cut):
+            yield from ()
+
+    assert FOLLOWERS["Reshape"].__name__ == "reshape_follows"
+
+
+def test_an_operator_without_rule_pins_all_its_axes_and_is_named_in_the_reason():
+    model = Model.of(UNKNOWN_OPERATOR())
+    pins = list(facts(_node(model, "MeanVarianceNormalization"), model))
+    assert {pin.axis for pin in pins} >= {Axis("b", dim) for dim in range(4)}
+    assert all(
+        isinstance(pin, Pin) and "no coupling rule for operator MeanVarianceNormalization" in str(pin) for pin in pins
+    )
+
+
+def test_an_operator_without_rule_holds_the_channels_before_it_and_no_others():
+    groups = {group.name: group for group in analyse(Model.of(UNKNOWN_OPERATOR())).groups}
+    assert "MeanVarianceNormalization" in groups["w2[0]"].pinned
+    assert groups["w1[0]"].pinned == ""
+
+
+def test_an_axis_that_a_rule_leaves_unsaid_is_pinned(monkeypatch):
+    def says_nothing_about_positions(node, _model):
+        yield Coupling(whole(Axis(node.inputs[0], 1), 8), whole(Axis(node.outputs[0], 1), 8), "channels")
+
+    _use(monkeypatch, "Relu", says_nothing_about_positions)
+    model = Model.of(RELU())
+    pins = {fact.axis for fact in facts(_node(model, "Relu"), model) if isinstance(fact, Pin)}
+    assert pins == {Axis(tensor, dim) for tensor in ("a", "z") for dim in (0, 2, 3)}
+
+
+def test_a_rule_that_says_nothing_pins_its_channels(monkeypatch):
+    _use(monkeypatch, "Relu", lambda _node, _model: iter(()))
+    assert not analyse(Model.of(RELU())).prunable()
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        Span(Axis("z", 1), 9),
+        Span(Axis("z", 1), 8, start=1),
+        Span(Axis("z", 1), 4, inner=3),
+        Span(Axis("z", 1), 4, outer=3, period=4),
+        Span(Axis("z", 1), 2, order=(0, 8)),
+    ],
+)
+def test_a_span_beyond_its_axis_is_an_error(monkeypatch, span):
+    def reaches_too_far(node, _model):
+        yield Free(Axis(node.inputs[0], 1))
+        yield Coupling(Span(Axis("w9", 0), span.count, outer=0), span, "too far")
+
+    _use(monkeypatch, "Relu", reaches_too_far)
+    with pytest.raises(RuleError, match=r"too far: index \d+ is outside"):
+        analyse(Model.of(RELU()))
+
+
+def test_spans_of_different_counts_are_an_error():
+    with pytest.raises(RuleError, match=r"a\[1\] has 8 channels but z\[1\] has 7"):
+        Coupling(whole(Axis("a", 1), 8), whole(Axis("z", 1), 7), "unequal")
+
+
+def test_an_order_of_another_length_is_an_error():
+    with pytest.raises(RuleError, match="3 channels but an order of 2"):
+        Span(Axis("a", 1), 3, order=(0, 1))
+
+
+def test_a_computed_parameter_is_pinned():
+    build = net(
+        "float[2,3,4,4] x, int64[4] p",
+        "float[8,3,1,1] w1, float[4,8,1,1] w2",
+        "a = Conv(x, w1) b = Pad(a, p) y = Conv(b, w2)",
+        outputs="float[A,4,B,C] y",
+    )
+    groups = {group.name: group for group in analyse(Model.of(build())).groups}
+    assert groups["w1[0]"].pinned

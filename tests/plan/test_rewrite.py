@@ -1,0 +1,431 @@
+"""The rewriter keeps all that a plan does not touch: names, metadata, documentation, versions, annotations, dead nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from nets.build import net
+from onnx import TensorProto, helper, numpy_helper, parser
+
+from spa_onnx.analysis import analyse
+from spa_onnx.execution import session as runtime
+from spa_onnx.model.model import Model, graphs
+from spa_onnx.plan.mask import mask
+from spa_onnx.plan.plan import Plan
+from spa_onnx.plan.rewrite import Rewritten, rewrite
+from spa_onnx.validation.validate import difference, validate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WEIGHTS = "float[8,3,1,1] w1, float[8] b1, float[4,8,1,1] w9, float[4] b9"
+
+plain = net("float[N,3,4,4] x", WEIGHTS, "a = Conv(x, w1, b1) z = Relu(a) y = Conv(z, w9, b9)")
+shuffled = net(
+    "float[N,3,4,4] x",
+    f"{WEIGHTS}, int64[5] apart = {{0, 2, 4, 4, 4}}, int64[4] back = {{0, 8, 4, 4}}",
+    """a = Conv(x, w1, b1) r = Reshape(a, apart) t = Transpose<perm=[0,2,1,3,4]>(r) s = Reshape(t, back)
+       z = Relu(s) y = Conv(z, w9, b9)""",
+)
+scaled = net(
+    "float[N,3,H,4] x",
+    f"{WEIGHTS}, int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[1] eight = {{8}}, int64[1] four = {{4}}",
+    """a = Conv(x, w1, b1) n = Shape(a) batch = Gather(n, zero) high = Gather(n, two) target = Concat<axis=0>(batch, eight, high, four)
+       e = Relu(a) z = Reshape(e, target) y = Conv(z, w9, b9)""",
+)
+blended = net(
+    "float[N,3,H,4] x",
+    f"{WEIGHTS}, int64[1] two = {{2}}, int64[1] eight = {{8}}, int64[2] zeros = {{0, 0}}, int64[2] both = {{1, 2}}",
+    """a = Conv(x, w1, b1) e = Relu(a) n = Shape(e) high = Gather(n, two) ends = Concat<axis=0>(eight, high)
+       z = Slice(e, zeros, ends, both) y = Conv(z, w9, b9)""",
+)
+PATHS = {
+    "plain": (plain, [1, 2, 5]),
+    "take": (shuffled, [0, 1, 6]),
+    "blend": (blended, [1, 2, 5]),
+    "scale": (scaled, [1, 2, 5]),
+}
+"""One net for each way through the rewriter, with channels of its one group to drop."""
+
+
+def decorate(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Something at every level that a rewriter may lose."""
+
+    def mark(entry: object, what: str) -> None:
+        entry.doc_string = f"about {what}"
+        entry.metadata_props.add(key="level", value=what)
+
+    mark(proto, "model")
+    proto.producer_name, proto.producer_version, proto.domain, proto.model_version = "maker", "7.1", "org.example", 42
+    proto.opset_import.append(helper.make_opsetid("org.example", 3))
+    proto.functions.append(
+        parser.parse_function('<opset_import: ["" : 17], domain: "org.example"> Twice (p) => (q) { q = Add(p, p) }')
+    )
+    mark(proto.functions[0], "function")
+    graph = proto.graph
+    mark(graph, "graph")
+    for number, node in enumerate(graph.node):
+        node.name = node.name or f"node_{number}"
+        mark(node, node.name)
+    for entry in (*graph.initializer, *graph.input, *graph.output):
+        mark(entry, entry.name)
+    for name, sizes in (("a", ["N", 8, 4, 4]), ("z", ["N", 8, 4, 4])):
+        graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes))
+        mark(graph.value_info[-1], name)
+    graph.input[0].type.tensor_type.shape.dim[0].denotation = "DATA_BATCH"
+    annotation = graph.quantization_annotation.add(tensor_name="a")
+    annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="b1")
+    return proto
+
+
+def carry_out(
+    proto: onnx.ModelProto, drop: list[int], dims: Mapping[str, int] | None = None
+) -> tuple[Model, Rewritten]:
+    analysis = analyse(Model.of(proto, dims or {"N": 2, "H": 4}))
+    (group,) = [group for group in analysis.prunable() if group.name.startswith("w1")]
+    return analysis.model, rewrite(analysis, Plan({group.name: np.asarray(drop)}, ""))
+
+
+@pytest.fixture(params=PATHS)
+def case(request):
+    """(way, original, rewritten)"""
+    build, drop = PATHS[request.param]
+    model, rewritten = carry_out(decorate(build()), drop)
+    return request.param, model, rewritten
+
+
+def test_each_net_takes_its_way_and_computes_the_masked_function(case):
+    way, model, rewritten = case
+    operators = {node.op_type for node in rewritten.proto.graph.node}
+    assert any(node.op_type == "Gather" and node.output[0] == "s" for node in rewritten.proto.graph.node) == (
+        way == "take"
+    )
+    assert ("Where" in operators) == (way == "blend")
+    assert ({"Mul", "Div"} <= operators) == (way == "scale")
+    verdict = validate(model, rewritten, model.inference.dims)
+    assert verdict.gap < 1e-5
+    assert Model.of(rewritten.proto).shape("a")[1] == 5
+
+
+def test_model_level_fields_survive(case):
+    _, model, rewritten = case
+    for name in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
+        assert getattr(rewritten.proto, name) == getattr(model.proto, name), name
+    for name in ("metadata_props", "opset_import", "functions"):
+        assert list(getattr(rewritten.proto, name)) == list(getattr(model.proto, name)), name
+
+
+def test_graph_level_fields_survive(case):
+    _, model, rewritten = case
+    old, new = model.proto.graph, rewritten.proto.graph
+    assert (new.name, new.doc_string) == (old.name, old.doc_string)
+    for name in ("metadata_props", "input", "output", "quantization_annotation"):
+        assert list(getattr(new, name)) == list(getattr(old, name)), name
+
+
+def test_every_surviving_node_keeps_its_name_outputs_documentation_and_metadata(case):
+    way, model, rewritten = case
+    nodes = {tuple(node.output): node for node in rewritten.proto.graph.node}
+    gone = {"take": {"r", "t"}}.get(way, set())
+    for old in model.proto.graph.node:
+        if old.output[0] in gone:
+            assert tuple(old.output) not in nodes
+            continue
+        new = nodes[tuple(old.output)]
+        assert (new.name, new.doc_string) == (old.name, old.doc_string)
+        assert list(new.metadata_props) == list(old.metadata_props)
+        assert (new.op_type == old.op_type) != (way == "take" and old.output[0] == "s")
+
+
+def test_every_surviving_initializer_keeps_its_name_documentation_and_metadata(case):
+    way, model, rewritten = case
+    stored = {tensor.name: tensor for tensor in rewritten.proto.graph.initializer}
+    gone = {"take": {"apart", "back"}}.get(way, set())
+    for old in model.proto.graph.initializer:
+        assert (old.name in stored) != (old.name in gone)
+        if old.name in stored:
+            assert stored[old.name].doc_string == old.doc_string
+            assert list(stored[old.name].metadata_props) == list(old.metadata_props)
+
+
+def test_recorded_shapes_are_those_of_the_pruned_model_and_keep_their_documentation(case):
+    _, _, rewritten = case
+    values = {value.name: value for value in rewritten.proto.graph.value_info}
+    assert set(values) == {"a", "z"}
+    for name, value in values.items():
+        assert value.type.tensor_type.shape.dim[1].dim_value in (5, 0)
+        assert value.doc_string == f"about {name}"
+        assert value.metadata_props[0].value == name
+    assert values["a"].type.tensor_type.shape.dim[1].dim_value == 5
+
+
+def test_the_original_is_not_changed_by_a_single_byte():
+    for build, drop in PATHS.values():
+        proto = decorate(build())
+        before = proto.SerializeToString()
+        carry_out(proto, drop)
+        assert proto.SerializeToString() == before
+
+
+def test_the_same_plan_gives_the_same_bytes(case):
+    way, _, rewritten = case
+    build, drop = PATHS[way]
+    assert carry_out(decorate(build()), drop)[1].proto.SerializeToString() == rewritten.proto.SerializeToString()
+
+
+def test_nothing_is_printed_while_rewriting(capfd):
+    for build, drop in PATHS.values():
+        carry_out(decorate(build()), drop)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_aligned_drop_keeps_the_shuffle():
+    model, rewritten = carry_out(shuffled(), [0, 4])
+    assert [node.op_type for node in rewritten.proto.graph.node] == [node.op_type for node in model.proto.graph.node]
+    assert validate(model, rewritten, {"N": 2}).gap < 1e-5
+
+
+def test_a_shape_recorded_for_a_constant_node_that_was_cut_is_refreshed():
+    proto = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[2,3] x) => (float[2,2] y) {
+           w = Constant<value = float[3,4] {1,2,3,4,5,6,7,8,9,1,2,3}>() a = MatMul(x, w)
+           v = Constant<value = float[4,2] {1,2,3,4,5,6,7,8}>()
+           y = MatMul(a, v) }"""
+    )
+    proto.graph.value_info.extend(
+        [helper.make_tensor_value_info("w", 1, [3, 4]), helper.make_tensor_value_info("a", 1, [2, 4])]
+    )
+    analysis = analyse(Model.of(proto))
+    (group,) = analysis.prunable()
+    rewritten = rewrite(analysis, Plan({group.name: np.asarray([1])}, ""))
+    for value in rewritten.proto.graph.value_info:
+        assert [d.dim_value for d in value.type.tensor_type.shape.dim] in ([3, 3], [2, 3], [])
+    assert validate(analysis.model, rewritten, {}).gap < 1e-6
+
+
+def test_constants_in_short_forms_are_cut_too():
+    proto = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[2,3] x) => (float[2,2] y) <float[3,4] w, float[4,2] v> {
+           a = MatMul(x, w) b = Constant<value_floats=[1.0, 2.0, 3.0, 4.0]>() c = Add(a, b) y = MatMul(c, v) }"""
+    )
+    for name, shape in (("w", (3, 4)), ("v", (4, 2))):
+        proto.graph.initializer.append(
+            numpy_helper.from_array(np.random.default_rng(0).standard_normal(shape).astype(np.float32), name)
+        )
+    del proto.graph.value_info[:]
+    analysis = analyse(Model.of(proto))
+    rewritten = rewrite(analysis, Plan({analysis.prunable()[0].name: np.asarray([1])}, ""))
+    assert Model.of(rewritten.proto).constant("b").tolist() == [1, 3, 4]
+    assert validate(analysis.model, rewritten, {}).gap < 1e-6
+
+
+# --- dead and dying nodes ----------------------------------------------------------------------------------------------------
+
+
+def test_what_was_dead_before_stays_and_what_rewriting_kills_is_gone():
+    proto = shuffled()
+    proto.graph.node.insert(1, helper.make_node("Relu", ["a"], ["unread"], name="dead"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "never_read"))
+    proto.graph.node.append(helper.make_node("Identity", ["back"], ["also_unread"], name="dead_too"))
+    _, rewritten = carry_out(proto, [0, 1, 6])
+    assert {"unread", "also_unread"} <= {node.output[0] for node in rewritten.proto.graph.node}
+    assert {"r", "t"}.isdisjoint({node.output[0] for node in rewritten.proto.graph.node})
+    stored = {tensor.name for tensor in rewritten.proto.graph.initializer}
+    assert {"never_read", "back"} <= stored
+    assert "apart" not in stored
+
+
+def test_shape_arithmetic_that_only_fed_a_replaced_shuffle_is_removed():
+    proto = net(
+        "float[N,3,4,4] x",
+        f"{WEIGHTS}, int64[1] zero = {{0}}, int64[4] rest = {{2, 4, 4, 4}}, int64[4] back = {{0, 8, 4, 4}}",
+        """a = Conv(x, w1, b1) n = Shape(a) batch = Gather(n, zero) target = Concat<axis=0>(batch, rest) r = Reshape(a, target)
+           t = Transpose<perm=[0,2,1,3,4]>(r) s = Reshape(t, back) z = Relu(s) y = Conv(z, w9, b9)""",
+    )()
+    model, rewritten = carry_out(proto, [0, 1, 6])
+    assert [node.op_type for node in rewritten.proto.graph.node] == ["Conv", "Gather", "Relu", "Conv"]
+    assert validate(model, rewritten, {"N": 3}).gap < 1e-5
+
+
+def test_what_only_a_branch_reads_survives_beside_a_replaced_shuffle():
+    proto = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[2,3,4,4] x, bool c) => (float[2,4,4,4] y) {
+           a = Conv(x, w1, b1) r = Reshape(a, apart) t = Transpose<perm=[0,2,1,3,4]>(r) s = Reshape(t, back) z = Conv(s, w9, b9)
+           y = If(c) <then_branch = yes () => (float[2,4,4,4] p) { p = Add(z, outer) },
+                      else_branch = no () => (float[2,4,4,4] q) { q = Mul(z, outer) }> }"""
+    )
+    proto.graph.initializer.extend(shuffled().graph.initializer)
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((4, 1, 1), np.float32), "outer"))
+    model, rewritten = carry_out(proto, [0, 1, 6])
+    assert "Gather" in {node.op_type for node in rewritten.proto.graph.node}
+    assert rewritten.proto.graph.node[-1] == proto.graph.node[-1]
+    assert validate(model, rewritten, {}).gap < 1e-5
+
+
+# --- shared tensors ----------------------------------------------------------------------------------------------------------
+
+
+shared = net(
+    "float[N,3,4,4] x",
+    "float[8,3,1,1] w, float[8] b, float[2,8,1,1] r1, float[2,8,1,1] r2, float[2,8,1,1] r3",
+    """a1 = Conv(x, w, b) a2 = Conv(x, w, b) a3 = Conv(x, w, b) z1 = Relu(a1) z2 = Relu(a2) z3 = Relu(a3)
+       y1 = Conv(z1, r1) y2 = Conv(z2, r2) y3 = Conv(z3, r3) s = Add(y1, y2) y = Add(s, y3)""",
+)
+
+
+def test_a_bias_that_loses_different_channels_is_duplicated_once_each():
+    proto = net(
+        "float[N,3,4,4] x",
+        "float[8,3,1,1] w1, float[8,3,1,1] w2, float[8,3,1,1] w3, float[8] b, float[2,8,1,1] r1, float[2,8,1,1] r2, float[2,8,1,1] r3",
+        """a1 = Conv(x, w1, b) a2 = Conv(x, w2, b) a3 = Conv(x, w3, b) z1 = Relu(a1) z2 = Relu(a2) z3 = Relu(a3)
+           y1 = Conv(z1, r1) y2 = Conv(z2, r2) y3 = Conv(z3, r3) s = Add(y1, y2) y = Add(s, y3)""",
+    )()
+    for number, node in enumerate(proto.graph.node):
+        node.name = f"n{number}"
+    analysis = analyse(Model.of(proto))
+    drop = {"w1[0]": np.asarray([0, 1]), "w2[0]": np.asarray([5]), "w3[0]": np.asarray([5])}
+    assert {group.name for group in analysis.prunable()} == set(drop)
+    rewritten = rewrite(analysis, Plan(drop, ""))
+    biases = {
+        tensor.name: tuple(tensor.dims) for tensor in rewritten.proto.graph.initializer if tensor.name.startswith("b")
+    }
+    assert sorted(biases.values()) == [(6,), (7,)]
+    read = [node.input[2] for node in rewritten.proto.graph.node if len(node.input) == 3]
+    assert read[1] == read[2] != read[0]
+    assert {tensor.source for tensor in rewritten.tensors if tensor.name in biases} == {"b"}
+    assert validate(analysis.model, rewritten, {"N": 2}).gap < 1e-5
+
+
+def test_an_uncut_use_of_a_shared_tensor_keeps_it_as_it_was():
+    proto = net(
+        "float[N,3,4,4] x",
+        "float[8,3,1,1] w1, float[8,3,1,1] w2, float[8] b, float[2,8,1,1] r1, float[2,8,1,1] r2",
+        "a1 = Conv(x, w1, b) a2 = Conv(x, w2, b) z1 = Relu(a1) z2 = Relu(a2) y1 = Conv(z1, r1) y2 = Conv(z2, r2) y = Add(y1, y2)",
+    )()
+    for number, node in enumerate(proto.graph.node):
+        node.name = f"n{number}"
+    original = Model.of(proto).constant("b")
+    analysis = analyse(Model.of(proto))
+    rewritten = rewrite(analysis, Plan({"w2[0]": np.asarray([3])}, ""))
+    after = Model.of(rewritten.proto)
+    assert (after.constant("b") == original).all()
+    assert rewritten.proto.graph.node[0].input[2] == "b"
+    assert (after.constant(rewritten.proto.graph.node[1].input[2]) == np.delete(original, 3)).all()
+
+
+def test_a_matrix_read_twice_is_one_tensor_and_both_readers_lose_the_same():
+    analysis = analyse(Model.of(shared()))
+    (group,) = analysis.prunable()
+    rewritten = rewrite(analysis, Plan({group.name: np.asarray([0, 7])}, ""))
+    assert {t.name: tuple(t.dims) for t in rewritten.proto.graph.initializer}["w"] == (6, 3, 1, 1)
+    assert validate(analysis.model, rewritten, {"N": 2}).gap < 1e-5
+
+
+# --- old and small formats ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "drop"),
+    [(plain, [1, 2, 5]), (shuffled, [0, 1, 6]), (shuffled, [0, 4]), (blended, [1, 2, 5]), (scaled, [1, 2, 5])],
+)
+def test_before_ir_4_initializers_and_graph_inputs_stay_in_step(build, drop):
+    proto = build()
+    proto.ir_version = 3
+    proto.graph.input.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in proto.graph.initializer
+    )
+    model, rewritten = carry_out(proto, drop)
+    graph = rewritten.proto.graph
+    declared = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input if v.name != "x"}
+    assert declared == {t.name: list(t.dims) for t in graph.initializer}
+    onnx.checker.check_model(rewritten.proto, full_check=True)
+    assert validate(model, rewritten, {"N": 2, "H": 4}).gap < 1e-5
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_half_and_double_weights_keep_their_type_and_values(kind):
+    proto = typed(kind)
+    analysis = analyse(Model.of(proto))
+    (group,) = analysis.prunable()
+    rewritten = rewrite(analysis, Plan({group.name: np.asarray([0, 3])}, ""))
+    for old, new in zip(proto.graph.initializer, rewritten.proto.graph.initializer, strict=True):
+        assert new.data_type == old.data_type == kind
+    assert (Model.of(rewritten.proto).constant("w") == np.delete(Model.of(proto).constant("w"), [0, 3], axis=1)).all()
+    assert validate(analysis.model, rewritten, {}).gap < 2e-2
+
+
+def test_bfloat16_weights_are_cut_bit_for_bit():
+    proto = typed(TensorProto.BFLOAT16)
+    analysis = analyse(Model.of(proto))
+    (group,) = analysis.prunable()
+    rewritten = rewrite(analysis, Plan({group.name: np.asarray([0, 3])}, ""))
+    bits = {
+        t.name: np.frombuffer(t.raw_data, np.uint16).reshape(tuple(t.dims)) for t in rewritten.proto.graph.initializer
+    }
+    before = {t.name: np.frombuffer(t.raw_data, np.uint16).reshape(tuple(t.dims)) for t in proto.graph.initializer}
+    assert {t.data_type for t in rewritten.proto.graph.initializer} == {TensorProto.BFLOAT16}
+    assert (bits["w"] == np.delete(before["w"], [0, 3], axis=1)).all()
+    assert (bits["v"] == np.delete(before["v"], [0, 3], axis=0)).all()
+    onnx.checker.check_model(rewritten.proto, full_check=True)
+
+
+@pytest.mark.parametrize("field", ["float_data", "raw_data"])
+def test_weights_are_cut_whichever_field_holds_them(field):
+    proto = typed(TensorProto.FLOAT)
+    for tensor in proto.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(
+            helper.make_tensor(
+                tensor.name,
+                1,
+                array.shape,
+                array.ravel() if field == "float_data" else array.tobytes(),
+                raw=field == "raw_data",
+            )
+        )
+    analysis = analyse(Model.of(proto))
+    rewritten = rewrite(analysis, Plan({analysis.prunable()[0].name: np.asarray([2])}, ""))
+    want, got = (
+        runtime.run(runtime.session(p), {"x": np.ones((2, 3), np.float32)})
+        for p in (mask(analysis.model, rewritten.removal), rewritten.proto)
+    )
+    assert difference(want[0], got[0]) < 1e-6
+
+
+def typed(kind: int) -> onnx.ModelProto:
+    """Two linear layers and a bias in a given float type."""
+    rng = np.random.default_rng(1)
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    stored = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(dtype), name)
+        for name, shape in (("w", (3, 6)), ("b", (6,)), ("v", (6, 2)))
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="first"),
+        helper.make_node("Add", ["a", "b"], ["c"], name="bias"),
+        helper.make_node("MatMul", ["c", "v"], ["y"], name="last"),
+    ]
+    x, y = helper.make_tensor_value_info("x", kind, [2, 3]), helper.make_tensor_value_info("y", kind, [2, 2])
+    graph = helper.make_graph(nodes, "typed", [x], [y], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_graphs_inside_branches_are_left_as_they_are():
+    proto = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[2,3] x, bool c) => (float[2,2] y) <float[3,4] w, float[4,2] v> {
+           a = MatMul(x, w) b = Relu(a) d = MatMul(b, v)
+           y = If(c) <then_branch = yes () => (float[2,2] p) { p = Identity(d) }, else_branch = no () => (float[2,2] q) { q = Neg(d) }> }"""
+    )
+    for name, shape in (("w", (3, 4)), ("v", (4, 2))):
+        proto.graph.initializer.append(
+            numpy_helper.from_array(np.random.default_rng(0).standard_normal(shape).astype(np.float32), name)
+        )
+    del proto.graph.value_info[:]
+    analysis = analyse(Model.of(proto))
+    rewritten = rewrite(analysis, Plan({"w[1]": np.asarray([0])}, ""))
+    assert [g.name for g in graphs(rewritten.proto.graph)] == [g.name for g in graphs(proto.graph)]
+    assert rewritten.proto.graph.node[-1] == proto.graph.node[-1]
+    assert validate(analysis.model, rewritten, {}).gap < 1e-6

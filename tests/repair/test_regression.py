@@ -1,0 +1,105 @@
+"""What repair in the order of the graph fits: the same from few columns as from their sums, and as numpy finds it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from command import MODELS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+import spa_onnx
+from spa_onnx.linalg.obs import missed, steer, steer_by_columns
+from spa_onnx.repair.regression import GatheredPairs, PairColumns, PairSums, pairs_of
+from spa_onnx.statistics import moments
+
+SIZES = st.tuples(
+    st.integers(1, 3), st.integers(1, 5), st.integers(2, 12), st.integers(1, 9), st.integers(0, 2**32 - 1)
+)
+"""blocks, rows, inputs, columns, seed."""
+
+
+def problem(blocks, rows, inputs, columns, seed):
+    """(W, X, Z, what is lost)."""
+    rng = np.random.default_rng(seed)
+    x, noise = rng.standard_normal((2, blocks, inputs, columns))
+    x += rng.uniform(-2, 2, (blocks, inputs, 1))
+    return rng.standard_normal((blocks, rows, inputs)), x, x + 0.1 * noise, rng.standard_normal((blocks, rows, columns))
+
+
+@settings(max_examples=50, deadline=None)
+@given(SIZES, st.booleans(), st.booleans(), st.sampled_from([0.01, 1.0]))
+def test_fits_are_the_same(sizes, with_lost, centred, damping):
+    weight, x, z, lost = problem(*sizes)
+    y = weight @ x + (lost if with_lost else 0)
+    columns = PairColumns(y, z)
+    assert pairs_of(weight, x, z, lost if with_lost else None).sums().count == columns.count == columns.sums().count
+    kept = [np.arange(block % 2, z.shape[1], 2) for block in range(len(z))]
+    start = [w[:, left] for w, left in zip(weight, kept, strict=True)]
+    other = [np.cos(w) for w in start]
+    some = [
+        pairs.fits(kept, centred=centred)
+        for pairs in (pairs_of(weight, x, z, lost if with_lost else None), columns, columns.sums())
+    ]
+    for first, second, third, near, far in zip(*some, start, other, strict=True):
+        best = first.steered(near, damping)
+        for fit in (second, third):
+            np.testing.assert_allclose(fit.steered(near, damping), best, rtol=1e-6, atol=1e-8)
+            assert fit.error(near) - fit.error(far) == pytest.approx(
+                first.error(near) - first.error(far), rel=1e-6, abs=1e-8
+            )
+    np.testing.assert_allclose(columns.lost(weight), columns.sums().lost(weight), atol=1e-9)
+    np.testing.assert_allclose(columns.lost(weight), (y - weight @ z).sum(axis=2), atol=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 8), st.integers(1, 6), st.floats(1e-3, 10), st.integers(0, 1000))
+def test_steering_is_least_squares_with_a_pull(rows, inputs, columns, damping, seed):
+    rng = np.random.default_rng(seed)
+    z, y, start = (rng.standard_normal(shape) for shape in ((inputs, columns), (rows, columns), (rows, inputs)))
+    strength = damping * np.square(z).sum() / inputs
+    stacked = np.concatenate([z.T, np.sqrt(strength) * np.eye(inputs)])
+    best = np.linalg.lstsq(stacked, np.concatenate([y.T, np.sqrt(strength) * start.T]), rcond=None)[0].T
+    np.testing.assert_allclose(steer_by_columns(y, z, start, damping), best, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(steer(y @ z.T / columns, z @ z.T / columns, start, damping), best, rtol=1e-6, atol=1e-8)
+    np.testing.assert_array_equal(steer_by_columns(y, np.zeros_like(z), start, damping), start)
+    (fit,) = PairColumns(y[None], z[None]).fits([np.arange(inputs)], centred=False)
+    assert fit.error(best) == pytest.approx(missed(best, y @ z.T / columns, z @ z.T / columns))
+
+
+def test_columns_are_merged_while_they_are_few():
+    weight, x, z, _ = problem(2, 3, 40, 8, 0)
+    first, second = (pairs_of(weight, x[:, :, some], z[:, :, some]) for some in (slice(5), slice(5, None)))
+    assert isinstance(first + second, PairColumns)
+    assert isinstance(first + second + second, PairSums)
+    np.testing.assert_allclose((first + second + second).wanted, (first.sums() + second.sums() + second.sums()).wanted)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SIZES, st.lists(st.integers(0, 60), max_size=6), st.booleans())
+def test_pieces_of_any_size_show_what_all_columns_show(sizes, cuts, with_lost):
+    weight, x, z, lost = problem(*sizes)
+    parts = (x, z, lost) if with_lost else (x, z)
+    gathered = GatheredPairs(weight)
+    for piece in zip(*(np.split(part, sorted(cuts), axis=2) for part in parts), strict=True):
+        gathered.add(*piece)
+    found, whole = gathered.pairs().sums(), pairs_of(weight, *parts).sums()
+    for name in ("target", "gram", "wanted", "repaired", "count"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-9, atol=1e-9)
+    assert GatheredPairs(weight).pairs() is None
+
+
+def test_a_network_is_pruned_alike_whichever_form_is_taken(monkeypatch):
+    """So few samples that the products behind the last pooling have few columns."""
+    data = np.load(MODELS / "digits_resnet.npz")
+    weights = []
+    for few in (4, 10**9):
+        monkeypatch.setattr(moments, "FEW", few)
+        cut = spa_onnx.prune(
+            MODELS / "digits_resnet.onnx", 0.4, data={"image": data["x"][:12]}, samples=12, check=False
+        )
+        weights.append({tensor.name: numpy_helper.to_array(tensor) for tensor in cut.model.graph.initializer})
+    assert weights[0].keys() == weights[1].keys()
+    for name, array in weights[0].items():
+        np.testing.assert_allclose(array, weights[1][name], rtol=1e-3, atol=1e-5)
