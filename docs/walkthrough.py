@@ -19,7 +19,7 @@ from spa_onnx.config import Settings
 from spa_onnx.execution import session as runtime
 from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Indices, Positions, Span
 from spa_onnx.model.model import Model
-from spa_onnx.operators import RULES, facts
+from spa_onnx.operators import OPERATORS, facts
 from spa_onnx.pipeline import prune
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import Rewritten, rewrite
@@ -236,7 +236,7 @@ def _json(value: object) -> str:
 
 def operators_block() -> str:
     """The operators that have a rule."""
-    return textwrap.fill(", ".join(sorted(RULES)), WIDTH)
+    return textwrap.fill(", ".join(sorted(OPERATORS)), WIDTH)
 
 
 def tolerances_block() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
     from spa_onnx.plan.plan import Plan, read_plan
     from spa_onnx.report.result import Report, Result
     from spa_onnx.scoring import CRITERIA
+
+os.environ.setdefault(
+    "ORT_DISABLE_TELEMETRY", "1"
+)  # onnxruntime 1.32 reports usage to its vendor unless this is set first
 
 __version__ = "0.1.0"
 __all__ = ["CRITERIA", "Plan", "Report", "Result", "SpaError", "apply_plan", "prune", "read_plan"]

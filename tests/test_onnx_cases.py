@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 import pytest
 from onnx_cases import VARIANTS, Case, driven, framed, frozen, node_cases, outcomes, stored_cases, tally
 
-from spa_onnx.operators import RULES
-from spa_onnx.operators.registry import Rule
+from spa_onnx.operators import OPERATORS
 
 pytestmark = pytest.mark.slow  # making the node tests alone takes seconds
 
@@ -86,7 +87,7 @@ def test_a_rule_that_frees_everything_is_caught(operator, monkeypatch):
 
         yield from (Free(Axis(n, d)) for n in (node.inputs[0], *node.outputs) for d in range(len(model.shape(n))))
 
-    monkeypatch.setitem(RULES, operator, Rule(careless, RULES[operator].parameters))
+    monkeypatch.setitem(OPERATORS, operator, replace(OPERATORS[operator], coupling=careless))
     cases = tuple(c for c in node_cases() if c.proto.graph.node[0].op_type == operator)
     kinds = tally(list(outcomes(cases, "framed")))
     assert kinds["wrong"] + kinds["traceback"] > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +22,7 @@ from spa_onnx.errors import RefusedError, SpaError
 from spa_onnx.execution import session as runtime
 from spa_onnx.model.facts import Axis, Coupling, Free, whole
 from spa_onnx.model.model import Model
-from spa_onnx.operators import FOLLOWERS, RULES
-from spa_onnx.operators.registry import Rule
+from spa_onnx.operators import OPERATORS
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan, check_plan
 from spa_onnx.plan.removal import taken
@@ -182,20 +181,20 @@ def broken_broadcasting(node, model):
 CAUGHT = (AssertionError, SpaError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
 """What the law, the tool itself or ONNX's checker says of a wrong result."""
 
-BROADCASTING = RULES["Mul"].function
+BROADCASTING = OPERATORS["Mul"].coupling
 BROKEN_RULES = {"Concat": broken_concat, "Gather": broken_gather, "Mul": broken_broadcasting}
 
 
 @pytest.mark.parametrize("operator", BROKEN_RULES)
 def test_a_wrong_rule_is_caught_by_the_same_networks(operator, monkeypatch):
-    monkeypatch.setitem(RULES, operator, Rule(BROKEN_RULES[operator], RULES[operator].parameters))
+    monkeypatch.setitem(OPERATORS, operator, replace(OPERATORS[operator], coupling=BROKEN_RULES[operator]))
     with pytest.raises(CAUGHT):
         run_examples(200, phases=(Phase.generate,))
 
 
 @pytest.mark.parametrize("operator", ["Slice", "Split", "Gather", "Reshape", "Conv", "Pad"])
 def test_a_missing_follower_is_caught_by_the_same_networks(operator, monkeypatch):
-    monkeypatch.delitem(FOLLOWERS, operator)
+    monkeypatch.setitem(OPERATORS, operator, replace(OPERATORS[operator], update=None))
     with pytest.raises(CAUGHT):
         run_examples(200, phases=(Phase.generate,))
 

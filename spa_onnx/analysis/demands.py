@@ -10,8 +10,7 @@ from spa_onnx.analysis.shuffle import Chain, chain_facts
 from spa_onnx.model.facts import Axis, Fact, Pin
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.operators import RULES, facts
-from spa_onnx.operators.updates import CORRECTED
+from spa_onnx.operators import facts, known
 from spa_onnx.operators.zeros import Zeros, sums_what_is_left
 
 
@@ -35,7 +34,7 @@ def _demanded(model: Model, reorderings: Sequence[Chain]) -> Iterator[Fact]:
             found: list[Fact] = list(chain_facts(chain, model))
             yield from found
             if zeros is not None:
-                zeros.chain(chain.outputs, found)
+                zeros.add_shuffle(chain.outputs, found)
         elif model.is_folded(node):
             yield from _weights_among_sizes(node, model)
         elif node.index not in inside:
@@ -43,7 +42,8 @@ def _demanded(model: Model, reorderings: Sequence[Chain]) -> Iterator[Fact]:
             yield from found
             yield from _computed_inputs(node, model)
             if zeros is not None:
-                yield from zeros.node(node, found, RULES[node.op].parameters if node.op in RULES else frozenset())
+                zeros.add_node(node, found)
+                yield from zeros.pins(node, found)
 
 
 def _kept(model: Model) -> Iterator[Pin]:
@@ -70,14 +70,14 @@ def _weights_among_sizes(node: Node, model: Model) -> Iterator[Pin]:
 
 def _computed_inputs(node: Node, model: Model) -> Iterator[Pin]:
     """Sizes that enter the arithmetic as numbers must stay what they are; so must those that a parameter is computed from."""
-    parameters = RULES[node.op].parameters if node.op in RULES else frozenset()
+    entry = known(node.op)
     for slot, name in enumerate(node.inputs):
         value = model.value(name) if name else None
-        if value is None or model.is_constant(name) or (slot in parameters and slot in CORRECTED.get(node.op, ())):
+        if value is None or model.is_constant(name) or (slot in entry.parameters and slot in entry.corrects):
             continue
         for axis in sorted(frozenset().union(*value.origin)):
             yield Pin(axis, f"{node.op} computes with its size", str(node))
-        if slot not in parameters:
+        if slot not in entry.parameters:
             yield from _pin_tensor(model, name, "computed from shapes", name)
 
 

@@ -17,6 +17,8 @@ from spa_onnx.model.facts import Axis, Coupling, Free, Indices, Span, same, whol
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import Shape
+from spa_onnx.model.traits import Moves, traits
+from spa_onnx.operators.reshaping import RESHAPE
 
 LONGEST = 8
 """Nodes between the first tensor of a chain and its last; real ones have three or four."""
@@ -76,7 +78,7 @@ def chains(model: Model) -> list[Chain]:
     taken: set[int] = set()
     for node in model.nodes:
         if (
-            node.op == "Reshape"
+            node.op == RESHAPE
             and node.index not in taken
             and not model.is_folded(node)
             and not model.is_constant(node.inputs[0])
@@ -151,10 +153,11 @@ def _is_home(layout: Layout, shape: Shape) -> bool:
 
 def _step(node: Node, given: Layout, model: Model) -> Layout | None:
     """The layout behind one node; None where the node does more than move or pick elements."""
-    if node.op == "Transpose":
+    moves = traits(node.op).moves
+    if moves is Moves.TRANSPOSE:
         perm = node.attributes.get("perm", tuple(range(len(given.axes)))[::-1])
         return Layout(tuple(given.axes[dim] for dim in perm), given.offset)
-    if node.op in ("Reshape", "Squeeze", "Unsqueeze", "Flatten"):
+    if moves is Moves.RESHAPE:
         shape = model.shape(node.outputs[0])
         return None if shape is None else _regroup(given, shape)
     if node.op == "Gather":

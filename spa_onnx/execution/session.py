@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -14,8 +13,9 @@ import onnx
 from spa_onnx.errors import RefusedError
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, feeds
-from spa_onnx.model.node import Node
-from spa_onnx.model.shapes import GUESSES, Shape, choose_dims
+from spa_onnx.model.shapes import GUESSES, choose_dims
+from spa_onnx.model.traits import Moves, traits
+from spa_onnx.operators import known
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -30,10 +30,6 @@ default_severity: ContextVar[int | None] = ContextVar("default_severity", defaul
 
 LARGEST_TOKEN = 50
 """Token ids and other integers are drawn below this, or below the size of the table that they index."""
-
-
-EMBEDDED: Mapping[int, int] = {0: 2, 1: 4, 8: 3}
-"""Inputs of EmbedLayerNormalization: ids of words, segments and positions -> the table that they index."""
 
 
 def feed_size(feed: Feed) -> int:
@@ -124,51 +120,11 @@ def _largest(model: Model, name: str) -> int:
         return 2
     bound = LARGEST_TOKEN
     for node in model.consumers.get(name, ()):
-        if node.op == "Gather" and node.input(1) == name:
-            shape = model.shape(node.inputs[0]) or ()
-            bound = min(bound, shape[int(node.attributes.get("axis", 0))] if shape else bound)
-        elif node.op == "com.microsoft.EmbedLayerNormalization":
-            tables = [node.input(table) for ids, table in EMBEDDED.items() if node.input(ids) == name]
-            bound = min([bound, *((model.shape(table) or (bound,))[0] for table in tables if table)])
-        elif node.op in COUNTS and node.input(COUNTS[node.op].slot) == name:
-            bound = min(
-                bound, COUNTS[node.op].positions(node, *(model.shape(tensor) or () for tensor in node.inputs[:2]))
-            )
-        elif node.op == "Cast":
+        bounds = known(node.op).bounds
+        bound = min([bound, *(bounds[slot](node, model) for slot in bounds if node.input(slot) == name)])
+        if traits(node.op).moves is Moves.CAST:
             bound = min(bound, _largest(model, node.outputs[0]))
     return max(bound, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Count:
-    """An input that counts positions. positions: how many there are at most, told the shapes of the first two inputs."""
-
-    slot: int
-    positions: Callable[[Node, Shape, Shape], int]
-
-
-def _keys(_: Node, __: Shape, keys: Shape) -> int:
-    """nonpad_kv_seqlen counts positions of the keys."""
-    return keys[-2] if len(keys) >= 2 else 1
-
-
-def _free_places(node: Node, cache: Shape, update: Shape) -> int:
-    """write_indices name places at which an update still fits into the cache."""
-    axis = int(node.attributes.get("axis", -2))
-    return cache[axis] - update[axis] + 1 if len(cache) >= 2 and len(update) >= 2 else 1
-
-
-def _steps(node: Node, sequences: Shape, _: Shape) -> int:
-    """sequence_lens count steps."""
-    return sequences[int(node.attributes.get("layout", 0))] if len(sequences) == 3 else 1
-
-
-COUNTS: Mapping[str, _Count] = {
-    "Attention": _Count(6, _keys),
-    "TensorScatter": _Count(2, _free_places),
-    **dict.fromkeys(("GRU", "LSTM", "RNN"), _Count(4, _steps)),
-}
-"""Operator -> its input that counts positions."""
 
 
 def _candidates(model: Model, given: Mapping[str, int]) -> Iterator[dict[str, int]]:

@@ -1,8 +1,8 @@
-"""Products Y = W X: the operators that read a group's channels through a weight, and so can be refitted when some of them go."""
+"""Linear layers Y = W X: the operators that read channels through a weight, and so can be refitted when some are removed."""
 
-from spa_onnx.layers.find import consumers
+from spa_onnx.layers.find import linear_layers
 from spa_onnx.layers.im2col import columns, outputs
-from spa_onnx.layers.layer import ROUNDING, Consumer, Key
-from spa_onnx.layers.weight_view import uses
+from spa_onnx.layers.layer import Columns, LayerKey, LinearLayer
+from spa_onnx.layers.weight_view import count_uses
 
-__all__ = ["ROUNDING", "Consumer", "Key", "columns", "consumers", "outputs", "uses"]
+__all__ = ["Columns", "LayerKey", "LinearLayer", "columns", "count_uses", "linear_layers", "outputs"]

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.layers.layer import Consumer
+from spa_onnx.layers.layer import Columns, LinearLayer
 from spa_onnx.linalg.blas import Matrix
 from spa_onnx.model.folding import Array
 
@@ -21,31 +21,31 @@ Draw: TypeAlias = "np.random.Generator | NDArray[np.uint32]"
 """How positions are chosen: drawn alike for all samples of a batch, or by a key of each sample, whatever batch it is in."""
 
 
-def columns(consumer: Consumer, data: Array, positions: int, draw: Draw) -> Matrix:
+def columns(layer: LinearLayer, data: Array, positions: int, draw: Draw) -> Matrix:
     """Inputs of randomly chosen positions, float64 (blocks, inputs, samples * positions).
 
-    data: the numbers of the consumer's input, with the samples along their first axis. positions: at most this many output positions per
+    data: the numbers of the layer's input, with the samples along their first axis. positions: at most this many output positions per
     sample, drawn without repetition; all of them where there are no more. Keys stand for samples; data with more rows than keys has
     several rows of each sample, one after the other.
     """
-    if consumer.node.op == "Conv":
-        return _patches(consumer, data, positions, draw)
-    if consumer.node.op == "ConvTranspose":
+    if layer.form.columns is Columns.WINDOWS:
+        return _patches(layer, data, positions, draw)
+    if layer.form.columns is Columns.PIXELS:
         return _points(data, positions, draw, 1)
     if isinstance(draw, np.random.Generator):
         rows = data.reshape(-1, data.shape[-1])
         return np.asarray(rows[_choose(len(rows), positions * len(data), draw)].T[None], dtype=np.float64)
-    return _rows(data, positions, draw, consumer.blocks)
+    return _rows(data, positions, draw, layer.blocks)
 
 
-def outputs(consumer: Consumer, data: Array, positions: int, draw: NDArray[np.uint32]) -> Matrix:
+def outputs(layer: LinearLayer, data: Array, positions: int, draw: NDArray[np.uint32]) -> Matrix:
     """The outputs of a Conv, Gemm or MatMul at the positions that `columns` chooses, float64 (blocks, rows, samples * positions).
 
     data: a tensor of the shape of the output.
     """
     return (
-        _points(data, positions, draw, consumer.blocks)
-        if consumer.node.op == "Conv"
+        _points(data, positions, draw, layer.blocks)
+        if layer.form.columns is Columns.WINDOWS
         else _rows(data, positions, draw, 1)
     )
 
@@ -105,14 +105,14 @@ def _take(data: Array, places: NDArray[np.int64], blocks: int) -> Matrix:
     return taken.reshape(blocks, -1, samples * count)
 
 
-def _patches(consumer: Consumer, data: Array, positions: int, draw: Draw) -> Matrix:
+def _patches(layer: LinearLayer, data: Array, positions: int, draw: Draw) -> Matrix:
     """Windows of a convolution's input, with its pads, strides and dilations: (groups, C/g * k, samples * positions)."""
-    kernel = consumer.shape[2:]
+    kernel = layer.shape[2:]
     rank = len(kernel)
-    strides = consumer.node.attributes.get("strides", (1,) * rank)
-    dilations = consumer.node.attributes.get("dilations", (1,) * rank)
+    strides = layer.node.attributes.get("strides", (1,) * rank)
+    dilations = layer.node.attributes.get("dilations", (1,) * rank)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    begin, end = _pads(consumer, data.shape[2:], strides, reach)
+    begin, end = _pads(layer, data.shape[2:], strides, reach)
     wide = [first + size + last for first, size, last in zip(begin, data.shape[2:], end, strict=True)]
     sizes = [(n - r) // s + 1 for n, r, s in zip(wide, reach, strides, strict=True)]
     corners, offsets = np.zeros(sizes, np.int64), np.zeros(kernel, np.int64)
@@ -127,7 +127,7 @@ def _patches(consumer: Consumer, data: Array, positions: int, draw: Draw) -> Mat
     chosen = corners.ravel()[_places(len(data), corners.size, positions, draw)]
     places = offsets.reshape(1, -1, 1) + chosen[:, None]
     padded = _padded(data, begin, wide, often=places[0].size >= prod(wide))
-    return _take(padded.reshape(*padded.shape[:2], -1), places, consumer.blocks)
+    return _take(padded.reshape(*padded.shape[:2], -1), places, layer.blocks)
 
 
 def _padded(data: Array, begin: Sequence[int], wide: Sequence[int], *, often: bool) -> Array:
@@ -153,13 +153,13 @@ def _padded(data: Array, begin: Sequence[int], wide: Sequence[int], *, often: bo
 
 
 def _pads(
-    consumer: Consumer, sizes: tuple[int, ...], strides: tuple[int, ...], reach: list[int]
+    layer: LinearLayer, sizes: tuple[int, ...], strides: tuple[int, ...], reach: list[int]
 ) -> tuple[list[int], list[int]]:
     """(begin, end) padding of each position axis; SAME splits what is missing, the odd one at the end (UPPER) or in front."""
     rank = len(sizes)
-    mode = consumer.node.attributes.get("auto_pad", "NOTSET")
+    mode = layer.node.attributes.get("auto_pad", "NOTSET")
     if mode not in AUTO_PADS:
-        pads = consumer.node.attributes.get("pads", (0,) * (2 * rank)) if mode == "NOTSET" else (0,) * (2 * rank)
+        pads = layer.node.attributes.get("pads", (0,) * (2 * rank)) if mode == "NOTSET" else (0,) * (2 * rank)
         return list(pads[:rank]), list(pads[rank:])
     missing = [max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(sizes, strides, reach, strict=True)]
     small, large = [m // 2 for m in missing], [m - m // 2 for m in missing]

@@ -1,59 +1,82 @@
-"""One product: Y = W X for every position, its input unfolded into columns X (inputs, positions), its weight a matrix W (rows, inputs).
+"""A linear layer: Y = W X at every position, with the input as columns X (inputs, positions) and the weight as a matrix W (rows, inputs).
 
-A grouped convolution is several such products side by side.
+A grouped convolution is several such layers side by side: its blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TypeAlias
 
 import numpy as np
 
-from spa_onnx.layers.weight_view import ROUNDING, Form
+from spa_onnx.layers.weight_view import WeightView
 from spa_onnx.linalg.blas import Matrix
 from spa_onnx.model.facts import Axis
-from spa_onnx.model.folding import Array
 from spa_onnx.model.node import Node
+from spa_onnx.model.traits import Array
 
-Key: TypeAlias = tuple[int, str]
-"""What tells a consumer from all others: its node's index, and the tensor that this reads as weight."""
+LayerKey: TypeAlias = tuple[int, str]
+"""What tells a linear layer from all others: the index of its node, and the tensor that the node reads as weight."""
+
+
+class Columns(Enum):
+    """Where the columns X lie in the input of a layer."""
+
+    WINDOWS = auto()
+    """The window of an image at each position of the output, as of Conv: features on axis 1."""
+    PIXELS = auto()
+    """The channels at each position of the input, as of ConvTranspose: features on axis 1."""
+    VECTORS = auto()
+    """Vectors along the last axis, once the input is arranged."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class MatrixForm:
     """How an operator stores its weight, and where it finds its inputs.
 
-    to_matrix: what is read -> float64 (blocks, rows, inputs); inputs count channels first, then positions of the kernel. to_tensor: its
-    inverse, told the shape of what is read. arranged: data -> the same numbers with the inputs along the last axis, where the columns are
-    vectors along one; None where they are windows or channels of images. linear: whether the output is no more than W X and a bias, its
-    rows along the axis where the operator usually has its features.
+    Args:
+        to_matrix: (layer, what it reads) -> float64 (blocks, rows, inputs); inputs count channels first, then positions of the kernel.
+        to_tensor: The inverse of `to_matrix`, which is also told the shape of what the layer reads.
+        arranged: (layer, input) -> the same numbers with the inputs along the last axis; for vectors alone.
+        columns: Where the columns lie in the input.
+        linear: Whether the output is no more than W X and a bias, its rows along the axis where the operator usually has its features.
     """
 
-    to_matrix: Callable[[Consumer, Matrix], Matrix]
-    to_tensor: Callable[[Consumer, Matrix, tuple[int, ...]], Matrix]
-    arranged: Callable[[Consumer, Array], Array] | None = None
+    to_matrix: Callable[[LinearLayer, Matrix], Matrix]
+    to_tensor: Callable[[LinearLayer, Matrix, tuple[int, ...]], Matrix]
+    arranged: Callable[[LinearLayer, Array], Array] | None = None
+    columns: Columns = Columns.VECTORS
     linear: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Consumer:
-    """One product with a constant weight.
+class LinearLayer:
+    """A linear layer with a constant weight.
 
-    node: the operator in its float form. data: the input tensor. form: the constant behind the weight. axis: the axis of the weight, as the
-    node reads it, over which the product sums. shape: of the weight as the node reads it. layout: how that is a matrix. blocks: products
-    side by side (groups of a convolution, directions of a recurrent layer). window: positions of the kernel that each input channel has.
-    bias: the constant that is added and that may be changed for this product's sake, or empty. scale: by what the product is multiplied.
-    step, zero: the input tensor holds (number / step + zero).
+    Args:
+        node: The operator in its float form.
+        data: The input tensor.
+        view: The constant behind the weight.
+        axis: The axis of the weight, as the node reads it, over which the layer sums.
+        shape: The shape of the weight as the node reads it.
+        form: How the weight is a matrix.
+        blocks: Layers side by side: groups of a convolution, directions of a recurrent layer.
+        window: Positions of the kernel that each input channel has.
+        bias: The constant that is added and that may change for the sake of this layer alone, or empty.
+        scale: The factor by which W X is multiplied.
+        step: The input tensor holds number / step + zero.
+        zero: See `step`.
     """
 
     node: Node
     data: str
-    form: Form
+    view: WeightView
     axis: Axis
     shape: tuple[int, ...]
-    layout: Layout = field(repr=False)
+    form: MatrixForm = field(repr=False)
     blocks: int = 1
     window: int = 1
     bias: str = ""
@@ -64,34 +87,28 @@ class Consumer:
     @property
     def weight(self) -> str:
         """The constant that holds the weight, by the name of its use."""
-        return self.form.constant
+        return self.view.constant
 
     @property
-    def key(self) -> Key:
-        """See `Key`."""
+    def key(self) -> LayerKey:
+        """See `LayerKey`."""
         return self.node.index, self.axis.tensor
 
     @property
     def inputs(self) -> int:
-        """How many inputs one product sums over."""
+        """How many inputs each row of W sums over."""
         return self.shape[self.axis.dim] * self.window
 
     def numbers(self, data: Array) -> Array:
-        """What the input tensor stands for, with the inputs along the last axis where columns are vectors along one."""
-        plain = (
-            data
-            if self.step == 1.0 and self.zero == 0.0
-            else np.asarray((data.astype(np.float32) - self.zero) * self.step)
-        )
-        return plain if self.layout.arranged is None else self.layout.arranged(self, plain)
+        """Return what the input tensor stands for, with the inputs along the last axis where columns are vectors."""
+        is_plain = self.step == 1.0 and self.zero == 0.0
+        plain = data if is_plain else np.asarray((data.astype(np.float32) - self.zero) * self.step)
+        return plain if self.form.arranged is None else self.form.arranged(self, plain)
 
     def matrix(self, weight: Array) -> Matrix:
-        """The constant's numbers as float64 (blocks, rows, inputs); inputs count channels first, then positions of the kernel."""
-        return self.scale * self.layout.to_matrix(self, self.form.there(weight).astype(np.float64))
+        """Return the weight as float64 (blocks, rows, inputs); inputs count channels first, then positions of the kernel."""
+        return self.scale * self.form.to_matrix(self, self.view.read(weight).astype(np.float64))
 
     def tensor(self, matrix: Matrix, like: Array) -> Array:
-        """The inverse of `matrix`: numbers of the constant's shape and type, which are those of `like`."""
-        return self.form.back(self.layout.to_tensor(self, matrix / self.scale, self.shape)).astype(like.dtype)
-
-
-__all__ = ["ROUNDING", "Consumer", "Key", "Layout"]
+        """Return the inverse of `matrix`: numbers in the shape and type of the constant, which are those of `like`."""
+        return self.view.store(self.form.to_tensor(self, matrix / self.scale, self.shape)).astype(like.dtype)

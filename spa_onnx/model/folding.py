@@ -13,7 +13,8 @@ import numpy as np
 
 from spa_onnx.model.facts import Axis
 from spa_onnx.model.node import Node
-from spa_onnx.model.numpy_ops import COMPUTED, NO_ARRAY, SIZED_BY, STRUCTURAL, TOGETHER, Array, slices
+from spa_onnx.model.numpy_ops import NO_ARRAY, slices
+from spa_onnx.model.traits import Array, Fold, traits
 
 Origin: TypeAlias = tuple[frozenset[Axis], ...]
 
@@ -58,15 +59,14 @@ def _shape_of(node: Node, shapes: Mapping[str, tuple[int, ...]], *, is_literal: 
     return [Value(np.asarray(shape[window], dtype=np.int64), tuple(axes[window]))]
 
 
-def _moved(node: Node, inputs: list[Value]) -> list[Value]:
-    """A structural operator, run once on the values and once on the numbers of the elements."""
-    function, moving = STRUCTURAL[node.op]
+def _moved(node: Node, fold: Fold, moved: slice, inputs: list[Value]) -> list[Value]:
+    """Evaluate an operator that moves elements, once on the values and once on the numbers of the elements."""
     arrays = [value.array for value in inputs]
     numbers, pool = list(arrays), list[frozenset[Axis]]()
-    for slot in range(*moving.indices(len(arrays))):
+    for slot in range(*moved.indices(len(arrays))):
         numbers[slot] = np.arange(len(pool), len(pool) + arrays[slot].size).reshape(arrays[slot].shape)
         pool += inputs[slot].origin
-    results, places = function(node, arrays), function(node, numbers)
+    results, places = fold.evaluate(node, arrays), fold.evaluate(node, numbers)
     if not isinstance(results, list):
         results, places = [results], [np.asarray(places)]
     alike = pool[:1] if len(set(pool)) == 1 else None
@@ -74,12 +74,12 @@ def _moved(node: Node, inputs: list[Value]) -> list[Value]:
     return [Value(np.asarray(r), origin) for r, origin in zip(results, origins, strict=True)]
 
 
-def _computed(node: Node, inputs: list[Value]) -> list[Value]:
-    """An operator that computes: element by element, with broadcasting, unless it is among TOGETHER."""
-    result = np.asarray(COMPUTED[node.op](node, [value.array for value in inputs]))
+def _computed(node: Node, fold: Fold, inputs: list[Value]) -> list[Value]:
+    """Evaluate an operator that computes: element by element, with broadcasting, unless all elements count together."""
+    result = np.asarray(fold.evaluate(node, [value.array for value in inputs]))
     every = frozenset().union(*(axes for value in inputs for axes in value.origin))
     given = [value for value in inputs if value.array.size]
-    if not every or node.op in TOGETHER or result.size > LONG or all(value.array.size == 1 for value in given):
+    if not every or fold.together or result.size > LONG or all(value.array.size == 1 for value in given):
         return [Value(result, (every,) * result.size)]
     places = [
         np.broadcast_to(np.arange(v.array.size).reshape(v.array.shape), result.shape).ravel().tolist() for v in given
@@ -99,34 +99,37 @@ def fold(
     known = {name: literal(array) for name, array in literals.items()}
     stretched: set[str] = set()  # known, but as long as an axis is large
     for node in nodes:
+        rule: Fold | None = None
         if node.op in ("Shape", "Size"):
             name = node.inputs[0]
             made = _shape_of(node, shapes, is_literal=name in known and name not in stretched)
-        elif node.op in STRUCTURAL or node.op in COMPUTED:
+        elif (rule := traits(node.op).fold) is not None:
             if not node.inputs or not all(name in known for name in node.inputs if name):
                 continue
-            made = _evaluate(node, [known[name] if name else NOTHING for name in node.inputs])
-            sized = node.inputs[SIZED_BY[node.op]] if node.op in SIZED_BY else ()
+            made = _evaluate(node, rule, [known[name] if name else NOTHING for name in node.inputs])
+            sized = () if rule.sized_by is None else node.inputs[rule.sized_by]
             if stretched.intersection(node.inputs) or not all(known[name].is_literal for name in sized if name):
                 stretched.update(node.outputs)
         else:
             continue
-        if made and all(value.array.size <= LIMIT for value in made) and not _is_data(node, made[0].array):
+        if made and all(value.array.size <= LIMIT for value in made) and not _is_data(rule, made[0].array):
             known.update(zip(node.outputs, made, strict=False))
     return known
 
 
-def _is_data(node: Node, made: Array) -> bool:
-    """Whether it fills a tensor with floats along several axes: the first state of a recurrent layer, say, and no list of sizes."""
-    return node.op in ("ConstantOfShape", "Expand") and made.dtype.kind == "f" and made.ndim > 1
+def _is_data(fold: Fold | None, made: Array) -> bool:
+    """Whether a tensor is filled with floats along several axes: the first state of a recurrent layer, not a list of sizes."""
+    return fold is not None and fold.fills and made.dtype.kind == "f" and made.ndim > 1
 
 
-def _evaluate(node: Node, inputs: list[Value]) -> list[Value]:
-    if node.op == "ConstantOfShape" and inputs[0].array.size and np.prod(inputs[0].array.astype(float)) > LIMIT:
+def _evaluate(node: Node, fold: Fold, inputs: list[Value]) -> list[Value]:
+    if fold.sized_by == slice(0, 1) and inputs[0].array.size and np.prod(inputs[0].array.astype(float)) > LIMIT:
         return []
     try:
         with np.errstate(divide="raise", invalid="raise"):
-            return _moved(node, inputs) if node.op in STRUCTURAL else _computed(node, inputs)
+            if fold.moved is None:
+                return _computed(node, fold, inputs)
+            return _moved(node, fold, fold.moved, inputs)
     except (ValueError, IndexError, KeyError, TypeError, ArithmeticError):
         return []
 

@@ -6,23 +6,10 @@ from collections.abc import Mapping
 
 import onnx
 
-CHOOSING = frozenset({"ArgMax", "Hardmax", "QLinearSoftmax", "Softmax"})
-"""Operators of whose output errors say little: most samples move it hardly at all, and those between two classes by much."""
+from spa_onnx.model.traits import Moves, operator_name, traits
 
-ARRANGING = frozenset(
-    {
-        "Cast",
-        "DequantizeLinear",
-        "Flatten",
-        "Identity",
-        "QuantizeLinear",
-        "Reshape",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
-"""Operators that arrange or round the numbers of their first input."""
+ARRANGING = frozenset({Moves.IDENTITY, Moves.CAST, Moves.ROUND, Moves.RESHAPE, Moves.TRANSPOSE})
+"""What operators between the logits and the output may do to the elements."""
 
 
 def logits(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -36,8 +23,11 @@ def logits(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 def _chosen_from(output: str, producer: Mapping[str, onnx.NodeProto]) -> str | None:
     """What operators choose from, the first of them, if such make the output and an operator computes it."""
     name, found = output, None
-    while name in producer and producer[name].op_type in ARRANGING | CHOOSING:
-        chooses = producer[name].op_type in CHOOSING
+    while name in producer:
+        known = traits(operator_name(producer[name].op_type, producer[name].domain))
+        chooses = known.chooses
+        if not chooses and known.moves not in ARRANGING:
+            break
         name = producer[name].input[0]
         found = name if chooses and name in producer else found
     return found

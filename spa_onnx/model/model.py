@@ -14,9 +14,9 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.model.folding import Array, Value
+from spa_onnx.model.folding import Value
 from spa_onnx.model.node import Node
-from spa_onnx.model.quantisation import SCALES, Packed, Quantisation, Surroundings, quantised_constants
+from spa_onnx.model.quantisation import Packed, Quantisation, Surroundings, quantised_constants, scales
 from spa_onnx.model.shapes import (
     GUESSES,
     UNKNOWN,
@@ -39,6 +39,7 @@ from spa_onnx.model.subgraphs import (
     read_inside,
     visible,
 )
+from spa_onnx.model.traits import Array, operator_name
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
@@ -219,7 +220,7 @@ class Model:
 
     @cached_property
     def _scales(self) -> frozenset[str]:
-        return frozenset(node.input(slot) for node in self.nodes for slot in SCALES.get(node.op, ()))
+        return frozenset(node.input(slot) for node in self.nodes for slot in scales(node))
 
     def constant(self, tensor: str) -> Array | None:
         """The value of a constant, or of a tensor computed from constants alone by shape arithmetic; else None."""
@@ -331,7 +332,7 @@ def _nodes(
             f"{tensor}@{name}:{slot}" if tensor in shared else tensor for slot, tensor in enumerate(proto.input)
         )
         source.update({use: tensor for use, tensor in zip(inputs, proto.input, strict=True) if use != tensor})
-        operator = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
+        operator = operator_name(proto.op_type, proto.domain)
         inner = bodies(proto, opened[proto.output[0]]) if proto.output[0] in opened else ()
         captures = () if inner else read_inside(proto)
         nodes.append(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spa_onnx.model.node import Node
-
-Array: TypeAlias = NDArray[Any]
+from spa_onnx.model.traits import Array, Evaluate
 
 NUMPY_TYPES = {
     1: np.float32,
@@ -28,18 +26,20 @@ NO_ARRAY: Array = np.zeros(0, np.int64)
 """What stands for an optional input that is left out: the operators here take it for an empty list."""
 
 
-def _axes(node: Node, arrays: Sequence[Array]) -> tuple[int, ...] | None:
+def axes_of(node: Node, arrays: Sequence[Array]) -> tuple[int, ...] | None:
     """The `axes` of Squeeze, Unsqueeze and Reduce*: an attribute in old operator sets, an input in new ones; None for all axes."""
     axes = arrays[1].ravel().tolist() if len(arrays) > 1 else node.attributes.get("axes", ())
     return tuple(int(a) for a in axes) or None
 
 
-def _unsqueeze(node: Node, arrays: Sequence[Array]) -> Array:
-    axes = _axes(node, arrays) or ()
+def unsqueeze(node: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Unsqueeze."""
+    axes = axes_of(node, arrays) or ()
     return np.expand_dims(arrays[0], axes)
 
 
-def _slice(node: Node, arrays: Sequence[Array]) -> Array:
+def slice_(node: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Slice."""
     index = [slice(None)] * arrays[0].ndim
     for axis, start, end, step in slices(node, arrays[1:]):
         index[axis % arrays[0].ndim] = slice(start, None if step < 0 and end < -arrays[0].shape[axis] else end, step)
@@ -58,7 +58,8 @@ def slices(node: Node, parameters: Sequence[Array | None]) -> list[tuple[int, in
     return list(zip(axes, starts, ends, steps or [1] * len(starts), strict=True))
 
 
-def _split(node: Node, arrays: Sequence[Array]) -> list[Array]:
+def split(node: Node, arrays: Sequence[Array]) -> list[Array]:
+    """Evaluate Split."""
     axis = int(node.attributes.get("axis", 0))
     sizes = arrays[1].tolist() if len(arrays) > 1 else list(node.attributes.get("split", ()))
     if not sizes:  # equal parts, the last of which may be smaller
@@ -66,12 +67,13 @@ def _split(node: Node, arrays: Sequence[Array]) -> list[Array]:
     return np.split(arrays[0], np.cumsum(sizes)[:-1], axis)
 
 
-def _reshape(_: Node, arrays: Sequence[Array]) -> Array:
+def reshape(_: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Reshape."""
     shape = [arrays[0].shape[i] if s == 0 else int(s) for i, s in enumerate(arrays[1])]
     return arrays[0].reshape(shape)
 
 
-def _divide(_: Node, arrays: Sequence[Array]) -> Array:
+def divide(_: Node, arrays: Sequence[Array]) -> Array:
     """ONNX Div truncates integers towards zero."""
     a, b = arrays
     if a.dtype.kind == "f":
@@ -79,7 +81,7 @@ def _divide(_: Node, arrays: Sequence[Array]) -> Array:
     return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
 
 
-def _clip(node: Node, arrays: Sequence[Array]) -> Array:
+def clip(node: Node, arrays: Sequence[Array]) -> Array:
     """Bounds are attributes before opset 11, then inputs that may be left out."""
     given = [*arrays[1:], NO_ARRAY, NO_ARRAY]
     low, high = (
@@ -89,23 +91,24 @@ def _clip(node: Node, arrays: Sequence[Array]) -> Array:
     return arrays[0] if low is None and high is None else np.asarray(np.clip(arrays[0], low, high), arrays[0].dtype)
 
 
-def _one_hot(node: Node, arrays: Sequence[Array]) -> Array:
+def one_hot(node: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate OneHot."""
     index, depth, values = arrays
     places = np.arange(int(depth.item())) == np.expand_dims(index % int(depth.item()), -1)
     return np.moveaxis(np.where(places, values[1], values[0]), -1, int(node.attributes.get("axis", -1)))
 
 
-def _constant_of_shape(node: Node, arrays: Sequence[Array]) -> Array:
+def constant_of_shape(node: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate ConstantOfShape."""
     fill = np.asarray(node.attributes.get("value", np.float32(0.0)))
     return np.full(arrays[0].astype(int).tolist(), fill.ravel()[0], dtype=fill.dtype)
 
 
-Fold: TypeAlias = Callable[[Node, Sequence[Array]], "Array | list[Array]"]
+def reduction(function: Callable[..., Any]) -> Evaluate:
+    """Return the evaluation of a Reduce* operator by a numpy reduction."""
 
-
-def _reduction(function: Callable[..., Any]) -> Fold:
     def run(node: Node, arrays: Sequence[Array]) -> Array:
-        axes = _axes(node, arrays)
+        axes = axes_of(node, arrays)
         if axes is None and node.attributes.get("noop_with_empty_axes"):
             return arrays[0]
         return np.asarray(function(arrays[0], axis=axes, keepdims=bool(node.attributes.get("keepdims", 1))))
@@ -113,68 +116,67 @@ def _reduction(function: Callable[..., Any]) -> Fold:
     return run
 
 
-STRUCTURAL: dict[str, tuple[Fold, slice]] = {
-    "Identity": (lambda _, a: a[0], slice(0, 1)),
-    "Gather": (lambda n, a: np.take(a[0], a[1].astype(np.int64), axis=int(n.attributes.get("axis", 0))), slice(0, 1)),
-    "Concat": (lambda n, a: np.concatenate(a, axis=int(n.attributes["axis"])), slice(0, None)),
-    "Slice": (_slice, slice(0, 1)),
-    "Squeeze": (lambda n, a: np.squeeze(a[0], _axes(n, a)), slice(0, 1)),
-    "Unsqueeze": (_unsqueeze, slice(0, 1)),
-    "Reshape": (_reshape, slice(0, 1)),
-    "Transpose": (lambda n, a: np.transpose(a[0], n.attributes.get("perm")), slice(0, 1)),
-    "Split": (_split, slice(0, 1)),
-    "Expand": (lambda _, a: a[0] * np.ones(a[1].tolist(), a[0].dtype), slice(0, 1)),
-    "Tile": (lambda _, a: np.tile(a[0], a[1].tolist()), slice(0, 1)),
-}
-"""Operators that only move elements, with the inputs whose elements they move."""
+def elementwise(function: Callable[..., Any]) -> Evaluate:
+    """Return the evaluation of an elementwise operator by a numpy function of its inputs."""
+    return lambda _, arrays: np.asarray(function(*arrays))
 
-COMPUTED: dict[str, Fold] = {
-    "Cast": lambda n, a: a[0].astype(NUMPY_TYPES[n.attributes["to"]]),
-    "Add": lambda _, a: np.asarray(a[0] + a[1]),
-    "Sub": lambda _, a: np.asarray(a[0] - a[1]),
-    "Mul": lambda _, a: np.asarray(a[0] * a[1]),
-    "Div": _divide,
-    "Mod": lambda n, a: np.asarray((np.fmod if n.attributes.get("fmod") else np.mod)(a[0], a[1])),
-    "Abs": lambda _, a: np.asarray(np.abs(a[0])),
-    "Clip": _clip,
-    "Neg": lambda _, a: np.asarray(-a[0]),
-    "Floor": lambda _, a: np.asarray(np.floor(a[0])),
-    "Ceil": lambda _, a: np.asarray(np.ceil(a[0])),
-    "Round": lambda _, a: np.asarray(np.rint(a[0])),
-    "Sqrt": lambda _, a: np.asarray(np.sqrt(a[0])),
-    "Pow": lambda _, a: np.asarray(np.power(a[0], a[1]), dtype=a[0].dtype),
-    "Max": lambda _, a: reduce(np.maximum, a),
-    "Min": lambda _, a: reduce(np.minimum, a),
-    "Equal": lambda _, a: np.asarray(a[0] == a[1]),
-    "Greater": lambda _, a: np.asarray(a[0] > a[1]),
-    "Less": lambda _, a: np.asarray(a[0] < a[1]),
-    "GreaterOrEqual": lambda _, a: np.asarray(a[0] >= a[1]),
-    "LessOrEqual": lambda _, a: np.asarray(a[0] <= a[1]),
-    "And": lambda _, a: np.asarray(a[0] & a[1]),
-    "Or": lambda _, a: np.asarray(a[0] | a[1]),
-    "Not": lambda _, a: np.asarray(~a[0]),
-    "Where": lambda _, a: np.where(a[0], a[1], a[2]),
-    "ReduceProd": _reduction(np.prod),
-    "ReduceSum": _reduction(np.sum),
-    "ReduceMax": _reduction(np.max),
-    "ReduceMin": _reduction(np.min),
-    "Range": lambda _, a: np.arange(a[0].item(), a[1].item(), a[2].item(), dtype=a[0].dtype),
-    "ConstantOfShape": _constant_of_shape,
-    "OneHot": _one_hot,
-}
-"""Operators that compute."""
 
-TOGETHER = {"ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin", "Range", "ConstantOfShape", "OneHot"}
-"""Those of COMPUTED in whose result every element depends on every element given."""
+def two_at_a_time(function: Callable[..., Any]) -> Evaluate:
+    """Return the evaluation of an operator with any number of inputs, two at a time."""
+    return lambda _, arrays: reduce(function, arrays)
 
-SIZED_BY: Mapping[str, slice] = {
-    "ConstantOfShape": slice(0, 1),
-    "Expand": slice(1, 2),
-    "OneHot": slice(1, 2),
-    "Range": slice(0, 3),
-    "Reshape": slice(1, 2),
-    "Slice": slice(1, 5),
-    "Split": slice(1, 2),
-    "Tile": slice(1, 2),
-}
-"""Operator -> the inputs whose values say how large its result is."""
+
+def identity(_: Node, arrays: Sequence[Array]) -> Array:
+    """Return the first input."""
+    return arrays[0]
+
+
+def gather(node: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Gather."""
+    return np.take(arrays[0], arrays[1].astype(np.int64), axis=int(node.attributes.get("axis", 0)))
+
+
+def concat(node: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Concat."""
+    return np.concatenate(arrays, axis=int(node.attributes["axis"]))
+
+
+def squeeze(node: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Squeeze."""
+    return np.squeeze(arrays[0], axes_of(node, arrays))
+
+
+def transpose(node: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Transpose."""
+    return np.transpose(arrays[0], node.attributes.get("perm"))
+
+
+def expand(_: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Expand."""
+    return np.asarray(arrays[0] * np.ones(arrays[1].tolist(), arrays[0].dtype))
+
+
+def tile(_: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Tile."""
+    return np.tile(arrays[0], arrays[1].tolist())
+
+
+def cast(node: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Cast."""
+    return arrays[0].astype(NUMPY_TYPES[node.attributes["to"]])
+
+
+def modulo(node: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Mod."""
+    return np.asarray((np.fmod if node.attributes.get("fmod") else np.mod)(arrays[0], arrays[1]))
+
+
+def power(_: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Pow."""
+    return np.asarray(np.power(arrays[0], arrays[1]), dtype=arrays[0].dtype)
+
+
+def range_(_: Node, arrays: Sequence[Array]) -> Array:
+    """Evaluate Range."""
+    start, limit, delta = (array.item() for array in arrays)
+    return np.arange(start, limit, delta, dtype=arrays[0].dtype)

@@ -7,92 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.model.node import Node
-from spa_onnx.model.numpy_ops import Array
+from spa_onnx.model.traits import Array, Moves, Operand, Quantised, traits
+
+CARRIERS = frozenset({Moves.IDENTITY, Moves.RESHAPE, Moves.TRANSPOSE, Moves.PICK})
+"""Behind operators that move elements a quantised constant is still what it was, if one scale holds for all of it."""
 
 
-class Operand(NamedTuple):
-    """Input positions of a quantised operand, of its scale and of its zero point; -1 where there is none.
-
-    axis: the dimension along which a vector of scales has its entries; None where an attribute says so.
-    """
-
-    data: int
-    scale: int
-    zero: int
-    axis: int | None = None
-
-
-class FloatForm(NamedTuple):
-    """The float operator that a quantised one computes, and the input positions that are its operands."""
-
-    operator: str
-    slots: tuple[int, ...]
-
-
-FLOAT_FORMS: Mapping[str, FloatForm] = {
-    "ConvInteger": FloatForm("Conv", (0, 1)),
-    "MatMulInteger": FloatForm("MatMul", (0, 1)),
-    "QLinearConv": FloatForm("Conv", (0, 3, 8)),
-    "QLinearMatMul": FloatForm("MatMul", (0, 3)),
-    "com.microsoft.DynamicQuantizeMatMul": FloatForm("MatMul", (0, 1)),
-    "com.microsoft.MatMulIntegerToFloat": FloatForm("MatMul", (0, 1)),
-    "com.microsoft.QGemm": FloatForm("Gemm", (0, 3, 6)),
-    "com.microsoft.QLinearAdd": FloatForm("Add", (0, 3)),
-    "com.microsoft.QLinearAveragePool": FloatForm("AveragePool", (0,)),
-    "com.microsoft.QLinearConcat": FloatForm("Concat", tuple(range(2, 300, 3))),
-    "com.microsoft.QLinearGlobalAveragePool": FloatForm("GlobalAveragePool", (0,)),
-    "com.microsoft.QLinearLeakyRelu": FloatForm("LeakyRelu", (0,)),
-    "com.microsoft.QLinearMul": FloatForm("Mul", (0, 3)),
-    "com.microsoft.QLinearSigmoid": FloatForm("Sigmoid", (0,)),
-    "com.microsoft.QLinearSoftmax": FloatForm("Softmax", (0,)),
-    "com.microsoft.QLinearWhere": FloatForm("Where", (0, 1, 4)),
-}
-"""Operator -> the float operator that it is."""
-
-ADDED: Mapping[str, int] = {"com.microsoft.DynamicQuantizeMatMul": 4, "com.microsoft.MatMulIntegerToFloat": 6}
-"""Operator -> the position of a float vector that it adds to each row of its result."""
-
-OPERANDS: Mapping[str, tuple[Operand, ...]] = {
-    "ConvInteger": (Operand(0, -1, 2), Operand(1, -1, 3, 0)),
-    "DequantizeLinear": (Operand(0, 1, 2),),
-    "MatMulInteger": (Operand(0, -1, 2, -2), Operand(1, -1, 3, -1)),
-    "QLinearConv": (Operand(0, 1, 2), Operand(3, 4, 5, 0)),
-    "QLinearMatMul": (Operand(0, 1, 2, -2), Operand(3, 4, 5, -1)),
-    "com.microsoft.DequantizeLinear": (Operand(0, 1, 2),),
-    "com.microsoft.DynamicQuantizeLSTM": (Operand(1, 8, 9, -1), Operand(2, 10, 11, -1)),
-    "com.microsoft.DynamicQuantizeMatMul": (Operand(1, 2, 3, -1),),
-    "com.microsoft.MatMulIntegerToFloat": (Operand(0, 2, 4, -2), Operand(1, 3, 5, -1)),
-    "com.microsoft.QGemm": (Operand(0, 1, 2), Operand(3, 4, 5, -1)),
-    "com.microsoft.QLinearAdd": (Operand(0, 1, 2), Operand(3, 4, 5)),
-    "com.microsoft.QLinearConcat": tuple(Operand(slot, slot + 1, slot + 2) for slot in range(2, 300, 3)),
-    "com.microsoft.QLinearMul": (Operand(0, 1, 2), Operand(3, 4, 5)),
-}
-"""Operator -> its quantised operands, those without a scale being multiplied by it further on."""
-
-BIASES: Mapping[str, tuple[int, int, int]] = {"QLinearConv": (8, 1, 4), "com.microsoft.QGemm": (6, 1, 4)}
-"""Operator -> the positions of its integer bias, and of the two scales whose product is the bias's scale."""
-
-SCALES: Mapping[str, frozenset[int]] = {
-    **{
-        operator: frozenset(slot for operand in operands for slot in operand[1:3] if slot >= 0)
-        for operator, operands in OPERANDS.items()
-    },
-    "QLinearConv": frozenset({1, 2, 4, 5, 6, 7}),
-    "QLinearMatMul": frozenset({1, 2, 4, 5, 6, 7}),
-    "QuantizeLinear": frozenset({1, 2}),
-    "com.microsoft.MatMulNBits": frozenset({2, 3}),
-    "com.microsoft.QuantizeLinear": frozenset({1, 2}),
-}
-"""Operator -> the positions of scales and zero points, which are no weights."""
-
-CARRIERS = frozenset({"Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators that move numbers: behind them a quantised constant is still what it was, if one scale holds for all of it."""
+def scales(node: Node) -> frozenset[int]:
+    """Return the input positions of scales and zero points, which are no weights."""
+    found = traits(node.op).quantised
+    return frozenset() if found is None else found.all_scales()
 
 
 def float_form(node: Node) -> tuple[str, Node] | None:
@@ -100,8 +29,8 @@ def float_form(node: Node) -> tuple[str, Node] | None:
 
     An operator that works on images with the channels last has none.
     """
-    form = FLOAT_FORMS.get(node.op)
-    if form is None or node.attributes.get("channels_last"):
+    form = traits(node.op).quantised
+    if form is None or not form.operator or node.attributes.get("channels_last"):
         return None
     inputs = tuple(node.inputs[slot] for slot in form.slots if slot < len(node.inputs))
     return form.operator, replace(node, inputs=inputs)
@@ -259,7 +188,7 @@ class Surroundings:
 
     def behind_carriers(self, name: str) -> str:
         """The constant that a tensor is a rearrangement of, or the tensor itself."""
-        while name in self.producer and self.producer[name].op in CARRIERS:
+        while name in self.producer and traits(self.producer[name].op).moves in CARRIERS:
             name = self.producer[name].inputs[0]
         return name
 
@@ -271,9 +200,10 @@ def quantised_constants(nodes: tuple[Node, ...], around: Surroundings) -> Iterat
             packed_weight = _packed(node, around.constant)
             if packed_weight is not None:
                 yield node.inputs[1], packed_weight
-        if node.op in BIASES:
-            yield from _bias(node, around)
-        for operand in OPERANDS.get(node.op, ()):
+        found = traits(node.op).quantised or Quantised()
+        if found.bias is not None:
+            yield from _bias(node, found.bias, around)
+        for operand in found.operands:
             name = node.input(operand.data)
             array = around.constant(name) if name else None
             if array is None and name:
@@ -282,15 +212,15 @@ def quantised_constants(nodes: tuple[Node, ...], around: Surroundings) -> Iterat
                 if array is None or not _is_uniform(node, operand, around):
                     continue
             if array is not None:
-                found = _made(node, operand, array, around)
-                if found is not None:
-                    yield name, found
+                meaning = _made(node, operand, array, around)
+                if meaning is not None:
+                    yield name, meaning
 
 
-def _bias(node: Node, around: Surroundings) -> Iterator[tuple[str, Quantisation]]:
+def _bias(node: Node, slots: tuple[int, int, int], around: Surroundings) -> Iterator[tuple[str, Quantisation]]:
     """A bias in steps of what the product of input and weight is in."""
-    name, *scales = (node.input(slot) for slot in BIASES[node.op])
-    factors = [around.constant(scale) for scale in scales]
+    name, *factor_names = (node.input(slot) for slot in slots)
+    factors = [around.constant(factor) for factor in factor_names]
     array = around.constant(name) if name else None
     if array is not None and factors[0] is not None and factors[1] is not None and array.ndim == 1:
         product = factors[0].astype(np.float64) * factors[1]

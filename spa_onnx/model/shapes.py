@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.model.contrib_shapes import stand_ins
+from spa_onnx.model.contrib_shapes import shape_equivalents
 from spa_onnx.model.folding import Array, Value, fold
 from spa_onnx.model.node import Node
 from spa_onnx.model.subgraphs import Opened, border, looked_into, nested
@@ -161,7 +161,7 @@ def _add_operators(graph: onnx.GraphProto, source: onnx.GraphProto, ranks: dict[
                 _add_operators(graph, inner, ranks, opened)
             graph.node.extend(around.after)
         else:
-            graph.node.extend(stand_ins(node, ranks))
+            graph.node.extend(shape_equivalents(node, ranks))
 
 
 def constant_tensor(node: onnx.NodeProto) -> TensorProto | None:

@@ -1,12 +1,16 @@
-"""All that is known about operators, one file per family; importing this package fills the tables."""
+"""All that is known about operators, one file per family. Importing this package registers them."""
 
 from spa_onnx.operators import (
     attention,
+    contrib_attention,
     conv,
+    einsum,
     elementwise,
+    experts,
     indexing,
     linear,
     normalization,
+    padding,
     pooling,
     quantised,
     recurrent,
@@ -15,23 +19,27 @@ from spa_onnx.operators import (
     slicing,
     subgraphs,
 )
-from spa_onnx.operators.registry import RULES, facts
-from spa_onnx.operators.updates import FOLLOWERS
+from spa_onnx.operators.registry import OPERATORS, facts, known, register
 
 __all__ = [
-    "FOLLOWERS",
-    "RULES",
+    "OPERATORS",
     "attention",
+    "contrib_attention",
     "conv",
+    "einsum",
     "elementwise",
+    "experts",
     "facts",
     "indexing",
+    "known",
     "linear",
     "normalization",
+    "padding",
     "pooling",
     "quantised",
     "recurrent",
     "reduction",
+    "register",
     "reshaping",
     "slicing",
     "subgraphs",

@@ -8,22 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from spa_onnx.model.contrib_shapes import like_first
 from spa_onnx.model.facts import Axis, Batches, Choice, Coupling, Fact, Option, Pin, Span, same
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.operators.registry import rule
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute, follow
-
-MULTI_HEAD, GROUPED, FUSED = (
-    "com.microsoft.MultiHeadAttention",
-    "com.microsoft.GroupQueryAttention",
-    "com.microsoft.Attention",
-)
-DECODER = "com.microsoft.DecoderMaskedMultiHeadAttention"
-ROTARY = ("RotaryEmbedding", "com.microsoft.RotaryEmbedding", "com.microsoft.MRotaryEmbedding")
+from spa_onnx.operators.macs import axes_of
+from spa_onnx.operators.registry import register
+from spa_onnx.operators.updates import Cut, Edit, SetAttribute
+from spa_onnx.operators.zeros import first, values
 
 
-class Part(NamedTuple):
+class HeadSpan(NamedTuple):
     """The `width` indices from `start` on of an axis, an equal share for every head: query heads, or (`shared`) key-value heads."""
 
     axis: Axis
@@ -32,34 +27,38 @@ class Part(NamedTuple):
     shared: bool
 
 
-def _part(model: Model, tensor: str, *, shared: bool = False) -> Part:
+def head_span(model: Model, tensor: str, *, shared: bool = False) -> HeadSpan:
     """Heads on the last axis of three, on axis 1 of four, on axis 2 of five: (batch, positions, heads, 3, width), (2, batch, heads ...)."""
     shape = model.shape(tensor) or ()
     axis = Axis(tensor, 1 if len(shape) == 4 else len(shape) - 1 if len(shape) < 4 else 2)
-    return Part(axis, 0, shape[axis.dim], shared)
+    return HeadSpan(axis, 0, shape[axis.dim], shared)
 
 
-def _parts(model: Model, tensors: Sequence[str], *, shared: bool = False) -> list[Part]:
+def head_spans(model: Model, tensors: Sequence[str], *, shared: bool = False) -> list[HeadSpan]:
     """Those of the tensors that are there."""
-    return [_part(model, tensor, shared=shared) for tensor in tensors if tensor and model.shape(tensor) is not None]
+    return [head_span(model, tensor, shared=shared) for tensor in tensors if tensor and model.shape(tensor) is not None]
 
 
-def _added(model: Model, tensor: str, heads: int) -> list[Part]:
+def added_to_scores(model: Model, tensor: str, heads: int) -> list[HeadSpan]:
     """What is added to the scores, (... heads or 1, positions, positions)."""
     shape = model.shape(tensor) or ()
-    return [Part(Axis(tensor, len(shape) - 3), 0, heads, shared=False)] if len(shape) > 2 and shape[-3] == heads else []
+    return (
+        [HeadSpan(Axis(tensor, len(shape) - 3), 0, heads, shared=False)]
+        if len(shape) > 2 and shape[-3] == heads
+        else []
+    )
 
 
-def _consecutive(model: Model, axis: Axis, shares: Sequence[int], shared: Sequence[bool]) -> list[Part]:
+def consecutive(model: Model, axis: Axis, shares: Sequence[int], shared: Sequence[bool]) -> list[HeadSpan]:
     """Queries, keys and values behind each other on one axis."""
     unit = (model.shape(axis.tensor) or ())[axis.dim] // sum(shares)
     return [
-        Part(axis, unit * sum(shares[:i]), unit * share, one)
+        HeadSpan(axis, unit * sum(shares[:i]), unit * share, one)
         for i, (share, one) in enumerate(zip(shares, shared, strict=True))
     ]
 
 
-def _heads(node: Node, queries: int, count: int, parts: Sequence[Part]) -> Iterator[Fact]:
+def heads(node: Node, queries: int, count: int, parts: Sequence[HeadSpan]) -> Iterator[Fact]:
     """What goes: a key-value head with all its query heads, or the same query head of every key-value head, none of which goes then."""
     each = queries // count
     whole = [Span(p.axis, count, start=p.start, inner=p.width // count) for p in parts]
@@ -90,12 +89,13 @@ def _together(spans: Sequence[Span], why: str) -> tuple[Coupling, ...]:
     return tuple(Coupling(spans[0], other, why) for other in spans[1:])
 
 
-def _rows(node: Node, model: Model, x: str, y: str, *dims: int) -> Iterator[Coupling]:
+def rows(node: Node, model: Model, x: str, y: str, *dims: int) -> Iterator[Coupling]:
+    """Yield the couplings of axes along which each row is worked on by itself."""
     for dim in dims:
         yield from same(Axis(x, dim), Axis(y, dim), (model.shape(x) or ())[dim], f"{node} works on each row")
 
 
-def _batch(node: Node, model: Model, tensors: Iterable[str]) -> Iterator[Coupling]:
+def same_batch(node: Node, model: Model, tensors: Iterable[str]) -> Iterator[Coupling]:
     """Sample k of every tensor whose first axis is the batch."""
     y = Axis(node.outputs[0], 0)
     size = (model.shape(y.tensor) or ())[0]
@@ -104,7 +104,7 @@ def _batch(node: Node, model: Model, tensors: Iterable[str]) -> Iterator[Couplin
             yield from same(Axis(name, 0), y, size, f"batch of {node}")
 
 
-def _count(node: Node, model: Model) -> tuple[int, int]:
+def head_counts(node: Node, model: Model) -> tuple[int, int]:
     """(query heads, key-value heads)."""
     shapes = [model.shape(name) or () for name in node.inputs[:2]]
     queries = node.attributes.get("q_num_heads", node.attributes.get("num_heads", 0)) or shapes[0][1]
@@ -112,80 +112,16 @@ def _count(node: Node, model: Model) -> tuple[int, int]:
     return int(queries), int(node.attributes.get("kv_num_heads", 0)) or (shapes[1][1] if own_axis else int(queries))
 
 
-@rule("Attention")
 def attention(node: Node, model: Model) -> Iterator[Fact]:
     """Y = softmax(Q K' * scale + mask) V for each head; several query heads may share a key-value head."""
-    queries, count = _count(node, model)
-    yield from _batch(node, model, (*node.inputs[:3], *node.inputs[4:], *node.outputs))
-    yield from _batch(node, model, [name for name in node.inputs[3:4] if len(model.shape(name) or ()) == 4])
-    asked = _parts(model, (node.inputs[0], node.outputs[0], *node.outputs[3:]))
-    shared = _parts(model, (*node.inputs[1:3], *node.inputs[4:6], *node.outputs[1:3]), shared=True)
-    yield from _heads(node, queries, count, [*asked, *_added(model, node.input(3), queries), *shared])
+    queries, count = head_counts(node, model)
+    yield from same_batch(node, model, (*node.inputs[:3], *node.inputs[4:], *node.outputs))
+    yield from same_batch(node, model, [name for name in node.inputs[3:4] if len(model.shape(name) or ()) == 4])
+    asked = head_spans(model, (node.inputs[0], node.outputs[0], *node.outputs[3:]))
+    shared = head_spans(model, (*node.inputs[1:3], *node.inputs[4:6], *node.outputs[1:3]), shared=True)
+    yield from heads(node, queries, count, [*asked, *added_to_scores(model, node.input(3), queries), *shared])
 
 
-@rule(MULTI_HEAD)
-def multi_head(node: Node, model: Model) -> Iterator[Fact]:
-    """As Attention; keys and values may be packed with the queries, and one bias holds theirs behind each other."""
-    queries, _ = _count(node, model)
-    yield from _rows(node, model, node.inputs[0], node.outputs[0], 0, 1)
-    parts = _parts(model, (*node.inputs[:3], *node.inputs[6:8], *node.outputs))
-    yield from _heads(
-        node, queries, queries, [*parts, *_biases(node, model, 3), *_added(model, node.input(5), queries)]
-    )
-
-
-@rule(DECODER)
-def decoder(node: Node, model: Model) -> Iterator[Fact]:
-    """As MultiHeadAttention for one new position; without keys, the first input holds all three behind each other."""
-    queries, _ = _count(node, model)
-    x, y = node.inputs[0], node.outputs[0]
-    yield from _rows(node, model, x, y, 0, 1)
-    packed = [] if node.input(1) else _consecutive(model, Axis(x, 2), (1, 1, 1), (False,) * 3)
-    given = node.inputs[:3] if node.input(1) else ()
-    parts = _parts(model, (*given, *node.inputs[5:7], *node.outputs))
-    yield from _heads(
-        node, queries, queries, [*packed, *parts, *_biases(node, model, 10), *_added(model, node.input(4), queries)]
-    )
-
-
-def _biases(node: Node, model: Model, slot: int) -> list[Part]:
-    """A vector at this input position: as long as the queries, as the keys, which are alike, and as the values."""
-    if not node.input(slot):
-        return []
-    (total,), shape = model.shape(node.inputs[slot]) or (0,), model.shape(node.inputs[0]) or ()
-    queries = shape[2] * shape[4] if len(shape) == 5 else shape[2] if node.input(1) else total // 3
-    return _consecutive(model, Axis(node.inputs[slot], 0), (queries, queries, total - 2 * queries), (False,) * 3)
-
-
-@rule(GROUPED)
-def grouped(node: Node, model: Model) -> Iterator[Fact]:
-    """As Attention with a rotary embedding and a cache; without keys, the first input holds all three behind each other."""
-    queries, count = _count(node, model)
-    x, y = node.inputs[0], node.outputs[0]
-    yield from _rows(node, model, x, y, 0, 1)
-    given = node.inputs[1:3] if node.input(1) else ()
-    asked = _parts(model, (x, y, *node.outputs[3:])) if given else _parts(model, (y, *node.outputs[3:]))
-    packed = [] if given else _consecutive(model, Axis(x, 2), (queries, count, count), (False, True, True))
-    shared = _parts(model, (*given, *node.inputs[3:5], *node.outputs[1:3]), shared=True)
-    sinks = [Part(Axis(node.input(11), 0), 0, queries, shared=False)] if node.input(11) else []
-    yield from _heads(node, queries, count, [*asked, *packed, *shared, *sinks, *_added(model, node.input(10), queries)])
-
-
-@rule(FUSED)
-def fused(node: Node, model: Model) -> Iterator[Fact]:
-    """Q, K, V = x W + b, then as Attention: W holds the columns of the three behind each other."""
-    x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
-    shares = tuple(int(size) for size in node.attributes.get("qkv_hidden_sizes", (1, 1, 1)))
-    yield from _rows(node, model, x, y, 0, 1)
-    yield from same(Axis(x, 2), Axis(w, 0), (model.shape(x) or ())[2], f"{node} sums over it")
-    columns = [Axis(w, 1), *([Axis(node.input(2), 0)] if node.input(2) else [])]
-    weights = [part for axis in columns for part in _consecutive(model, axis, shares, (False,) * 3)]
-    queries = int(node.attributes["num_heads"])
-    parts = _parts(model, (node.input(4), *node.outputs))
-    yield from _heads(node, queries, queries, [*weights, *parts, *_added(model, node.input(5), queries)])
-
-
-@rule(*ROTARY)
 def rotary(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x turned by angles that depend on the position and on the index inside a head: whole heads go."""
     x, y = node.inputs[0], node.outputs[0]
@@ -193,14 +129,14 @@ def rotary(node: Node, model: Model) -> Iterator[Fact]:
     cached = node.inputs[1:3] if node.op == "RotaryEmbedding" else node.inputs[2:4]
     places = node.input(3 if node.op == "RotaryEmbedding" else 1)
     ranked = [name for name in (*cached, places) if len(model.shape(name) or ()) == (2 if name == places else 3)]
-    yield from _batch(node, model, (x, *ranked))
+    yield from same_batch(node, model, (x, *ranked))
     positions = len(shape) - 2
     for name, dim in ((x, positions), *((name, 1) for name in ranked)):
         yield from same(
             Axis(name, dim), Axis(y, positions), shape[positions], f"{node} turns each position by its own angles"
         )
     if len(shape) == 4:
-        yield from _rows(node, model, x, y, 1)
+        yield from rows(node, model, x, y, 1)
         return
     angles = model.shape(cached[0]) or (1,)
     count = int(node.attributes.get("num_heads", 0)) or shape[2] // (2 * angles[-1])
@@ -208,12 +144,11 @@ def rotary(node: Node, model: Model) -> Iterator[Fact]:
     yield Coupling(before, after, f"{node} turns the indices of head k together")
 
 
-@follow("Attention", MULTI_HEAD, DECODER, GROUPED, FUSED, *ROTARY)
-def heads_follow(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_heads(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     """Every count of heads, and the hidden sizes, shrink as the result or the keys do."""
     for name in ("num_heads", "q_num_heads", "kv_num_heads", "qkv_hidden_sizes"):
         value = node.attributes.get(name)
-        part = _part(model, node.input(1) if name == "kv_num_heads" and node.input(1) else node.outputs[0])
+        part = head_span(model, node.input(1) if name == "kv_num_heads" and node.input(1) else node.outputs[0])
         left = cut.after(part.axis.tensor)[part.axis.dim]
         if value and left != part.width:
             shrunk = (
@@ -222,3 +157,38 @@ def heads_follow(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
                 else value * left // part.width
             )
             yield SetAttribute(name, shrunk)
+
+
+def attention_macs(node: Node, model: Model) -> list[list[Axis]]:
+    """Queries times keys, and weights times values; keys of a cache are not counted. Packed queries are as wide as the result."""
+    result = axes_of(model, node.outputs[0])
+    queries = axes_of(model, node.inputs[0]) if node.input(1) else result
+    keys = node.input(1) or node.outputs[0]
+    positions = Axis(keys, 2 if len(model.shape(keys) or ()) == 4 else 1)
+    return [[*queries, positions], [*result, positions]]
+
+
+def key_positions(node: Node, model: Model) -> int:
+    """Return how many positions the keys have."""
+    keys = model.shape(node.inputs[1]) or ()
+    return keys[-2] if len(keys) >= 2 else 1
+
+
+register(
+    "Attention",
+    coupling=attention,
+    update=update_heads,
+    zero=values,
+    macs=attention_macs,
+    not_refitted="it has no weights",
+    bounds={6: key_positions},
+)
+register("RotaryEmbedding", coupling=rotary, update=update_heads, zero=first)
+register(
+    "com.microsoft.RotaryEmbedding",
+    "com.microsoft.MRotaryEmbedding",
+    coupling=rotary,
+    update=update_heads,
+    zero=first,
+    shape=like_first(),
+)

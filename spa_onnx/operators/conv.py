@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
 
+from spa_onnx.layers.find import own_bias, weight_of
+from spa_onnx.layers.layer import Columns, LinearLayer, MatrixForm
+from spa_onnx.linalg.blas import Matrix
+from spa_onnx.model.contrib_shapes import without_activation
 from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Option, Pin, Positions, Span, same
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.operators.elementwise import broadcast
-from spa_onnx.operators.registry import rule
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute, follow
+from spa_onnx.operators.macs import axes_of
+from spa_onnx.operators.registry import Held, register
+from spa_onnx.operators.updates import Cut, Edit, SetAttribute
+from spa_onnx.operators.zeros import affine
+
+CONV, CONV_TRANSPOSE = "Conv", "ConvTranspose"
 
 ENOUGH = 16
 """Channels of a group that leave a choice, also in multiples of 8."""
 
 
-@rule("Conv", "com.microsoft.FusedConv")
 def conv(node: Node, model: Model) -> Iterator[Fact]:
     """Y[n, m] = B[m] + sum_c W[m, c] * X[n, c]; with groups, block g of Y reads block g of X through W[block g]. FusedConv may add Z."""
     x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -48,7 +57,6 @@ def conv(node: Node, model: Model) -> Iterator[Fact]:
     yield _grouped(node, aligned, blocks, groups, inputs)
 
 
-@rule("ConvTranspose")
 def conv_transpose(node: Node, model: Model) -> Iterator[Fact]:
     """Y[n, m] = B[m] + sum_c W[c, m] * X[n, c]; W is (inputs, outputs / groups, ...), so axis 0 is the input in full."""
     x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -77,12 +85,11 @@ def conv_transpose(node: Node, model: Model) -> Iterator[Fact]:
     yield _grouped(node, aligned, blocks, groups, inputs)
 
 
-@follow("Conv", "ConvTranspose", "com.microsoft.FusedConv")
-def conv_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+def update_conv(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
     """The number of groups is what the channels that are left make of it."""
     if int(node.attributes.get("group", 1)) == 1:
         return
-    channels = cut.after(node.outputs[0] if node.op == "ConvTranspose" else node.inputs[0])[1]
+    channels = cut.after(node.outputs[0] if node.op == CONV_TRANSPOSE else node.inputs[0])[1]
     groups = channels // cut.after(node.inputs[1])[1]
     if groups != node.attributes["group"]:
         yield SetAttribute("group", groups)
@@ -134,3 +141,120 @@ def _bias(node: Node, filters: int) -> Iterator[Coupling]:
 
 def _size(model: Model, tensor: str, dim: int) -> int:
     return (model.shape(tensor) or ())[dim]
+
+
+def conv_macs(node: Node, model: Model) -> list[list[Axis]]:
+    """Each output element sums over one filter: W without its first axis."""
+    return [[*axes_of(model, node.outputs[0]), *axes_of(model, node.inputs[1])[1:]]]
+
+
+def conv_transpose_macs(node: Node, model: Model) -> list[list[Axis]]:
+    """Each input element spreads over one filter: W without its first axis."""
+    return [[*axes_of(model, node.inputs[0]), *axes_of(model, node.inputs[1])[1:]]]
+
+
+def _same_order(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
+    return matrix.reshape(shape)
+
+
+FILTERS = MatrixForm(
+    lambda layer, weight: weight.reshape(layer.blocks, weight.shape[0] // layer.blocks, -1),
+    _same_order,
+    columns=Columns.WINDOWS,
+)
+"""(M, C/g, k...) is (g, M/g, C/g * k)."""
+
+SPREADING = MatrixForm(
+    lambda _, weight: weight.reshape(weight.shape[0], -1).T[None],
+    lambda _, matrix, shape: matrix[0].T.reshape(shape),
+    columns=Columns.PIXELS,
+    linear=False,
+)
+"""(C, M, k...) is (1, M * k, C): every position of the input is spread over M * k outputs."""
+
+
+def conv_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
+    """Yield a convolution; a depthwise one sums over no channels."""
+    found = weight_of(model, node.inputs[1])
+    if found is None or len(found[1]) < 3 or found[1][1] == 1:
+        return
+    view, shape = found
+    yield LinearLayer(
+        node,
+        node.inputs[0],
+        view,
+        Axis(node.inputs[1], 1),
+        shape,
+        replace(FILTERS, linear=not node.attributes.get("activation")),
+        blocks=int(node.attributes.get("group", 1)),
+        window=prod(shape[2:]),
+        bias=own_bias(model, node.input(2)),
+    )
+
+
+def conv_transpose_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
+    """Yield a transposed convolution without groups.
+
+    Its bias takes no part where kernels are larger than one: a position that few of them reach gets but a part of the mean.
+    """
+    found = weight_of(model, node.inputs[1])
+    if found is None or int(node.attributes.get("group", 1)) > 1:
+        return
+    view, shape = found
+    bias = own_bias(model, node.input(2)) if prod(shape[2:]) == 1 else ""
+    yield LinearLayer(node, node.inputs[0], view, Axis(node.inputs[1], 0), shape, SPREADING, bias=bias)
+
+
+def deform_conv(node: Node, model: Model) -> Iterator[Fact]:
+    """A convolution whose windows are moved by offsets: X is (N, C, ...), W (M, C/g, k...), the offsets (N, d * 2 * k, ...).
+
+    Each of d offset groups moves C/d channels, so these stay as many: with several offset groups X keeps its channels. The optional
+    mask has one factor for each place of the kernel and each offset group.
+    """
+    x, w, offset, bias, mask = node.inputs[0], node.inputs[1], node.inputs[2], node.input(3), node.input(4)
+    y, channels, filters = node.outputs[0], _size(model, x, 1), _size(model, w, 0)
+    yield from _frame(node, model)
+    for moved in filter(None, (offset, mask)):
+        yield from same(Axis(moved, 0), Axis(y, 0), _size(model, y, 0), f"batch of {node}")
+        yield Pin(Axis(moved, 1), f"{node.op} has some for each place of its kernel", str(node))
+        for dim in range(2, len(model.shape(moved) or ())):
+            yield Positions(Axis(moved, dim))
+    if bias:
+        yield from same(Axis(y, 1), Axis(bias, 0), filters, f"{node} adds bias k to channel k")
+    if int(node.attributes.get("group", 1)) > 1:
+        return
+    yield from same(Axis(w, 0), Axis(y, 1), filters, f"{node} writes channel k with W[k]")
+    if int(node.attributes.get("offset_group", 1)) == 1:
+        yield from same(Axis(x, 1), Axis(w, 1), channels, f"{node} reads channel k of its input through W[:, k]")
+
+
+def deform_keeps_zero(_: Node, __: Model, held: Held) -> bool:
+    """Return whether filters and biases are zero, wherever the windows lie."""
+    return True in held[:2] and held[3:4] != [False]
+
+
+register(CONV, coupling=conv, update=update_conv, zero=affine, macs=conv_macs, layer=conv_layer)
+register(
+    "com.microsoft.FusedConv",
+    coupling=conv,
+    update=update_conv,
+    zero=affine,
+    macs=conv_macs,
+    layer=conv_layer,
+    shape=without_activation(CONV),
+)
+register(
+    CONV_TRANSPOSE,
+    coupling=conv_transpose,
+    update=update_conv,
+    zero=affine,
+    macs=conv_transpose_macs,
+    layer=conv_transpose_layer,
+)
+register(
+    "DeformConv",
+    coupling=deform_conv,
+    zero=deform_keeps_zero,
+    macs=conv_macs,
+    not_refitted="its windows depend on the input",
+)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
+
+from spa_onnx.model import numpy_ops
+from spa_onnx.model.contrib_shapes import like_first, sum_of_inputs
 from spa_onnx.model.facts import Axis, Coupling, Fact, Free, same
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.operators.registry import rule
+from spa_onnx.model.traits import Fold, Moves
+from spa_onnx.operators.registry import register
+from spa_onnx.operators.zeros import all_but_first, any_input, bounded, every_input, first
 
-UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh Binarizer BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid "
-    "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh "
-    "Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu com.microsoft.Gelu com.microsoft.QuickGelu"
+UNARY_KEEPING_ZERO = (
+    "Asin Asinh Atan Atanh Celu Elu Erf Gelu HardSwish LeakyRelu Mish Relu Selu Shrink Sign Sin Sinh Softsign Swish Tan Tanh ThresholdedRelu"
 ).split()
-"""y = f(x), the same f for every element."""
+"""y = f(x), the same f for every element, with f(0) = 0. Those that shape arithmetic evaluates are registered by themselves."""
 
-BROADCASTING = (
-    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul "
-    "Or Pow PRelu Sub Sum Where Xor com.microsoft.BiasGelu com.microsoft.FastGelu"
+UNARY_MOVING_ZERO = (
+    "Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid IsInf IsNaN Log Reciprocal Sigmoid Softplus ai.onnx.ml.Binarizer"
 ).split()
-"""y = f(a, b, ...), axes aligned from the last; size 1 is stretched."""
+"""y = f(x), with f(0) other than 0."""
 
 
 def broadcast(node: Node, model: Model, inputs: Sequence[str], output: str, ignore: int = 0) -> Iterator[Coupling]:
@@ -38,19 +42,16 @@ def broadcast(node: Node, model: Model, inputs: Sequence[str], output: str, igno
                 )
 
 
-@rule(*UNARY)
 def unary(node: Node, model: Model) -> Iterator[Fact]:
     """y[i] = f(x[i])."""
     yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
 
 
-@rule(*BROADCASTING)
 def broadcasting(node: Node, model: Model) -> Iterator[Fact]:
     """y[i] = f(a[i], b[i], ...) with broadcasting; the outputs' shape is the largest."""
     yield from broadcast(node, model, [name for name in node.inputs if name], node.outputs[0])
 
 
-@rule("CastLike")
 def cast_like(node: Node, model: Model) -> Iterator[Fact]:
     """y[i] = x[i] in the type of the second input, of which nothing else matters."""
     yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
@@ -58,15 +59,13 @@ def cast_like(node: Node, model: Model) -> Iterator[Fact]:
         yield Free(Axis(node.inputs[1], dim))
 
 
-@rule("Clip", "Dropout", parameters=(1, 2))
-def bounded(node: Node, model: Model) -> Iterator[Fact]:
+def clip_or_dropout(node: Node, model: Model) -> Iterator[Fact]:
     """y[i] = f(x[i]); the bounds of Clip and the ratio of Dropout are scalars. Dropout's mask has the shape of x."""
     for output in node.outputs:
         if output and model.shape(output) is not None:
             yield from broadcast(node, model, [node.inputs[0]], output)
 
 
-@rule("CumSum", parameters=(1,))
 def running_sum(node: Node, model: Model) -> Iterator[Fact]:
     """y[i] = sum of x up to i along one axis, which must stay whole; every other axis is carried through."""
     x, y = node.inputs[0], node.outputs[0]
@@ -76,3 +75,56 @@ def running_sum(node: Node, model: Model) -> Iterator[Fact]:
     for dim, size in enumerate(shape):
         if dim != int(axis.item()) % len(shape):
             yield from same(Axis(x, dim), Axis(y, dim), size, f"{node} runs over another axis")
+
+
+_FUSED_SUMS = ("com.microsoft.BiasGelu", "com.microsoft.FastGelu")
+
+
+def _folds(function: Callable[..., Any]) -> Fold:
+    return Fold(numpy_ops.elementwise(function))
+
+
+register(*UNARY_KEEPING_ZERO, coupling=unary, zero=first)
+register(*UNARY_MOVING_ZERO, coupling=unary)
+register("com.microsoft.Gelu", "com.microsoft.QuickGelu", coupling=unary, zero=first, shape=like_first())
+register("Identity", coupling=unary, zero=first, moves=Moves.IDENTITY, fold=Fold(numpy_ops.identity, slice(0, 1)))
+register("Cast", coupling=unary, zero=first, moves=Moves.CAST, fold=Fold(numpy_ops.cast))
+register("CastLike", coupling=cast_like, zero=first)
+register("Not", coupling=unary, fold=_folds(np.invert))
+for _name, _function in (
+    ("Abs", np.abs),
+    ("Ceil", np.ceil),
+    ("Floor", np.floor),
+    ("Neg", np.negative),
+    ("Round", np.rint),
+    ("Sqrt", np.sqrt),
+):
+    register(_name, coupling=unary, zero=first, fold=_folds(_function))
+
+register("Sum", "Mean", "BitwiseOr", "BitwiseXor", "Xor", coupling=broadcasting, zero=every_input)
+register(*_FUSED_SUMS, coupling=broadcasting, zero=every_input, shape=sum_of_inputs)
+register("Add", coupling=broadcasting, zero=every_input, fold=_folds(np.add))
+register("Sub", coupling=broadcasting, zero=every_input, fold=_folds(np.subtract))
+register("Max", coupling=broadcasting, zero=every_input, fold=Fold(numpy_ops.two_at_a_time(np.maximum)))
+register("Min", coupling=broadcasting, zero=every_input, fold=Fold(numpy_ops.two_at_a_time(np.minimum)))
+register("Or", coupling=broadcasting, zero=every_input, fold=_folds(np.bitwise_or))
+register("Mul", coupling=broadcasting, zero=any_input, fold=_folds(np.multiply))
+register("And", coupling=broadcasting, zero=any_input, fold=_folds(np.bitwise_and))
+register("BitwiseAnd", coupling=broadcasting, zero=any_input)
+register("BitShift", "PRelu", coupling=broadcasting, zero=first)
+register("Div", coupling=broadcasting, zero=first, fold=Fold(numpy_ops.divide), unmasked=(1,))
+register("Mod", coupling=broadcasting, zero=first, fold=Fold(numpy_ops.modulo), unmasked=(1,))
+register("Pow", coupling=broadcasting, zero=first, fold=Fold(numpy_ops.power), unmasked=(1,))
+register("Where", coupling=broadcasting, zero=all_but_first, fold=_folds(np.where))
+for _name, _compare in (
+    ("Equal", np.equal),
+    ("Greater", np.greater),
+    ("GreaterOrEqual", np.greater_equal),
+    ("Less", np.less),
+    ("LessOrEqual", np.less_equal),
+):
+    register(_name, coupling=broadcasting, fold=_folds(_compare))
+
+register("Clip", coupling=clip_or_dropout, parameters=(1, 2), zero=bounded, fold=Fold(numpy_ops.clip))
+register("Dropout", coupling=clip_or_dropout, parameters=(1, 2), zero=first, moves=Moves.DROPOUT)
+register("CumSum", coupling=running_sum, parameters=(1,), zero=first)

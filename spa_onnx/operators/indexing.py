@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from spa_onnx.model import numpy_ops
 from spa_onnx.model.facts import Axis, Coupling, Fact, Positions, same
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.operators.registry import rule
+from spa_onnx.model.traits import Fold
+from spa_onnx.operators.registry import Held, register
+from spa_onnx.operators.zeros import first
 
 PICKS = "picks from it by index, so every index keeps its place"
 """Said of the axes that the indices name."""
@@ -21,7 +24,6 @@ def _matched(node: Node, model: Model, pairs: Iterator[tuple[Axis, Axis]]) -> It
             yield from same(a, b, size, f"{node} picks along other axes")
 
 
-@rule("GatherElements", "ScatterElements", "Scatter", silence=PICKS)
 def elements(node: Node, model: Model) -> Iterator[Fact]:
     """y[i, j] = x[index[i, j], j]; scattering, y = x but y[index[i, j], j] = updates[i, j]."""
     x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -33,7 +35,6 @@ def elements(node: Node, model: Model) -> Iterator[Fact]:
     yield from _matched(node, model, ((Axis(index, d), Axis(t, d)) for t in (x, *node.inputs[2:], y) for d in others))
 
 
-@rule("GatherND", silence=PICKS)
 def gather_nd(node: Node, model: Model) -> Iterator[Fact]:
     """y[b, i] = x[b, index[b, i]]: the last axis of the index names positions on k axes of x; the axes behind those are carried."""
     x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -46,7 +47,6 @@ def gather_nd(node: Node, model: Model) -> Iterator[Fact]:
     )
 
 
-@rule("ScatterND", silence=PICKS)
 def scatter_nd(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x but y[index[i]] = updates[i]: the last axis of the index names positions on k axes of x; the axes behind those are carried."""
     x, index, updates, y = *node.inputs[:3], node.outputs[0]
@@ -56,7 +56,6 @@ def scatter_nd(node: Node, model: Model) -> Iterator[Fact]:
         yield from _matched(node, model, ((Axis(tensor, d + shift), Axis(y, d)) for d in behind))
 
 
-@rule("TensorScatter")
 def tensor_scatter(node: Node, model: Model) -> Iterator[Fact]:
     """Y = the cache with an update written to some positions along one axis; all other axes are carried."""
     cache, update, y = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -68,7 +67,6 @@ def tensor_scatter(node: Node, model: Model) -> Iterator[Fact]:
     yield from _matched(node, model, ((Axis(x, d), Axis(y, d)) for x in (cache, update) for d in others))
 
 
-@rule("OneHot", parameters=(1, 2))
 def one_hot(node: Node, model: Model) -> Iterator[Fact]:
     """y[i, k] = on where index[i] is k, else off: the axis of k is as long as there are values and stays."""
     index, y = node.inputs[0], node.outputs[0]
@@ -77,14 +75,45 @@ def one_hot(node: Node, model: Model) -> Iterator[Fact]:
     yield from _matched(node, model, ((Axis(index, d - (d > axis)), Axis(y, d)) for d in range(rank) if d != axis))
 
 
-@rule("Trilu", parameters=(1,))
 def triangle(node: Node, model: Model) -> Iterator[Fact]:
     """Y = one triangle of the last two axes of x, which say where it is; the others are carried."""
     x, y = node.inputs[0], node.outputs[0]
     yield from _matched(node, model, ((Axis(x, d), Axis(y, d)) for d in range(len(model.shape(x) or ()) - 2)))
 
 
-@rule("Range", parameters=(0, 1, 2))
 def count(node: Node, _: Model) -> Iterator[Fact]:
     """Y = start, start + delta ...: positions, whose number follows from data or from a size that stays."""
     yield Positions(Axis(node.outputs[0], 0))
+
+
+def keeps_scattered(node: Node, _: Model, held: Held) -> bool:
+    """Return whether a scatter keeps zero: what it writes to and what it writes are zero."""
+    written = 1 if node.op == "TensorScatter" else 2
+    return bool(held[0] and held[written])
+
+
+def free_places(node: Node, model: Model) -> int:
+    """Return how many positions of a cache an update can be written to."""
+    cache, update = (model.shape(name) or () for name in node.inputs[:2])
+    axis = int(node.attributes.get("axis", -2))
+    return cache[axis] - update[axis] + 1 if len(cache) >= 2 and len(update) >= 2 else 1
+
+
+register("GatherElements", coupling=elements, unsaid=PICKS, zero=first)
+register("ScatterElements", "Scatter", coupling=elements, unsaid=PICKS, zero=keeps_scattered)
+register("GatherND", coupling=gather_nd, unsaid=PICKS, zero=first)
+register("ScatterND", coupling=scatter_nd, unsaid=PICKS, zero=keeps_scattered)
+register("TensorScatter", coupling=tensor_scatter, zero=keeps_scattered, bounds={2: free_places})
+register(
+    "OneHot",
+    coupling=one_hot,
+    parameters=(1, 2),
+    fold=Fold(numpy_ops.one_hot, together=True, sized_by=slice(1, 2)),
+)
+register("Trilu", coupling=triangle, parameters=(1,), zero=first)
+register(
+    "Range",
+    coupling=count,
+    parameters=(0, 1, 2),
+    fold=Fold(numpy_ops.range_, together=True, sized_by=slice(0, 3)),
+)

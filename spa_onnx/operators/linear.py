@@ -1,17 +1,28 @@
-"""Gemm, MatMul and Einsum, with a constant on either side or none: https://onnx.ai/onnx/operators/onnx__MatMul.html."""
+"""Gemm and MatMul, with a constant on either side or none: https://onnx.ai/onnx/operators/onnx__MatMul.html."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import prod
 
-from spa_onnx.model.facts import Axis, Batches, Coupling, Fact, Normalises, Span, same, whole
+import numpy as np
+from onnx import NodeProto, helper
+
+from spa_onnx.layers.find import own_bias, weight_of
+from spa_onnx.layers.layer import LinearLayer, MatrixForm
+from spa_onnx.linalg.blas import Matrix
+from spa_onnx.model.contrib_shapes import integer, without_activation
+from spa_onnx.model.facts import Axis, Batches, Fact, same
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
+from spa_onnx.model.traits import Array
 from spa_onnx.operators.elementwise import broadcast
-from spa_onnx.operators.registry import rule
+from spa_onnx.operators.macs import axes_of
+from spa_onnx.operators.registry import register
+from spa_onnx.operators.zeros import affine, any_input
 
 
-@rule("Gemm", "com.microsoft.FusedGemm")
 def gemm(node: Node, model: Model) -> Iterator[Fact]:
     """Y = alpha * A' B' + beta * C, with A' (M, K) and B' (K, N), transposed where the attributes say so."""
     a, b, y = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -33,7 +44,6 @@ def _logical(rank: int, *, swapped: bool, shifted: bool) -> list[int]:
     return [*axes[:-2], *axes[:-3:-1]] if swapped and rank > 1 else axes
 
 
-@rule("MatMul", "com.microsoft.FusedMatMul", "com.microsoft.TransposeMatMul")
 def matmul(node: Node, model: Model) -> Iterator[Fact]:
     """numpy.matmul: the last axis of A meets the axis before the last of B; axes in front broadcast. FusedMatMul may reorder either."""
     a, b, y = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -66,45 +76,135 @@ def matmul(node: Node, model: Model) -> Iterator[Fact]:
                 yield Batches(Axis(y, dim))
 
 
-@rule("Einsum")
-def einsum(node: Node, model: Model) -> Iterator[Fact]:
-    """One letter, one index: axes with the same letter lose the same. Letters that the result lacks are summed over."""
-    terms, _, result = str(node.attributes["equation"]).replace(" ", "").partition("->")
-    if not result or "." in terms + result:
+def gemm_macs(node: Node, model: Model) -> list[list[Axis]]:
+    """Each output element sums over the axis that A' has in common with B'."""
+    return [[*axes_of(model, node.outputs[0]), Axis(node.inputs[0], 0 if node.attributes.get("transA") else 1)]]
+
+
+def matmul_macs(node: Node, model: Model) -> list[list[Axis]]:
+    """As Gemm; fused ones may swap the last two axes of the left side, and have its first axis put before those."""
+    axes = axes_of(model, node.inputs[0])
+    swapped = axes[0] if node.attributes.get("transBatchA") else axes[-2:][0]
+    return [[*axes_of(model, node.outputs[0]), swapped if node.attributes.get("transA") else axes[-1]]]
+
+
+def as_it_is(_: LinearLayer, data: Array) -> Array:
+    """Return data that has its inputs along the last axis already."""
+    return data
+
+
+def _swapped(_: LinearLayer, data: Array) -> Array:
+    return np.asarray(data.swapaxes(-1, -2))
+
+
+def _rows(layer: LinearLayer, weight: Matrix) -> Matrix:
+    """(..., K, N) is (1, N, K), and so is (..., N, K) where the axis that is summed over is the last; (K,) is one row."""
+    turned = weight if weight.ndim == 1 or layer.axis.dim == weight.ndim - 1 else weight.swapaxes(-1, -2)
+    return np.asarray(turned.reshape(1, -1, turned.shape[-1]))
+
+
+def _from_rows(layer: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
+    last = len(shape) == 1 or layer.axis.dim == len(shape) - 1
+    return np.asarray((matrix[0] if last else matrix[0].T).reshape(shape))
+
+
+ROWS = MatrixForm(_rows, _from_rows, as_it_is)
+
+
+def _beside(node: Node, *, data_first: bool) -> MatrixForm:
+    """The form of a matrix that stands right of the data, or left of it. data_first: whether its rows are the data's last axis."""
+    linear = data_first and not node.attributes.get("activation")
+    return replace(ROWS, arranged=as_it_is if data_first else _swapped, linear=linear)
+
+
+def gemm_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
+    """Yield Y = alpha A' B' + beta C with a constant B."""
+    found = weight_of(model, node.inputs[1])
+    if found is None:
         return
-    where: dict[str, list[Axis]] = {}
-    for name, term in zip((*node.inputs, node.outputs[0]), (*terms.split(","), result), strict=True):
-        for dim, letter in enumerate(term):
-            where.setdefault(letter, []).append(Axis(name, dim))
-    for letter, axes in where.items():
-        sizes = [(model.shape(axis.tensor) or ())[axis.dim] for axis in axes]
-        for axis, size in zip(axes[1:], sizes[1:], strict=True):
-            if size == sizes[0]:
-                yield from same(axes[0], axis, size, f"{node} calls both {letter}")
-        if len(axes) == 1:
-            yield Normalises(axes[0], node.name, f"{node.op} sums over it")
-        if letter in result and sum(not model.is_constant(axis.tensor) for axis in axes[:-1]) > 1:
-            yield Batches(axes[-1])
+    view, shape = found
+    is_bias = node.attributes.get("beta", 1.0) == 1.0 and len(model.shape(node.input(2)) or ()) == 1
+    yield LinearLayer(
+        node,
+        node.inputs[0],
+        view,
+        Axis(node.inputs[1], 1 if node.attributes.get("transB") else 0),
+        shape,
+        _beside(node, data_first=not node.attributes.get("transA")),
+        bias=own_bias(model, node.input(2)) if is_bias else "",
+        scale=float(node.attributes.get("alpha", 1.0)),
+    )
 
 
-@rule("com.microsoft.MoE")
-def experts(node: Node, model: Model) -> Iterator[Fact]:
-    """For each token, the sum of y = act(x W1') * (x W3') W2' over the experts that its row of scores picks; the experts stay.
+def matmul_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
+    """Yield a product with a constant matrix on either side, or a vector; FusedMatMul may transpose and scale."""
+    for slot in (1, 0):
+        found, data = weight_of(model, node.inputs[slot]), model.shape(node.inputs[1 - slot]) or ()
+        side, other = "AB"[slot], "BA"[slot]
+        if found is None or len(data) < 2 or prod(found[1][:-2]) != 1:
+            continue
+        if any(node.attributes.get(f"transBatch{letter}") for letter in "AB"):
+            return
+        view, shape = found
+        turned = bool(node.attributes.get(f"trans{side}"))
+        inner = len(shape) - (2 if (slot == 1) != turned else 1) if len(shape) > 1 else 0
+        yield LinearLayer(
+            node,
+            node.inputs[1 - slot],
+            view,
+            Axis(node.inputs[slot], inner),
+            shape,
+            _beside(node, data_first=(slot == 1) != bool(node.attributes.get(f"trans{other}"))),
+            bias=_added_bias(node, model, shape) if slot == 1 else "",
+            scale=float(node.attributes.get("alpha", 1.0)),
+        )
+        return
 
-    W1 and W3 are (experts, inner, features), W2 is (experts, features, inner). Fused, W1 has the rows of W3 beside or behind its own.
-    """
-    x, y, (w1, b1, w2, b2, w3, b3) = node.inputs[0], node.outputs[0], (node.input(slot) for slot in range(2, 8))
-    shape, count = model.shape(x) or (), (model.shape(w2) or ())[2]
-    last = len(shape) - 1
-    fusion = int(node.attributes.get("swiglu_fusion", 0))
-    inner, outer = {0: (1, 1), 1: (2, 1), 2: (1, 2)}[fusion]
-    for dim in range(last):
-        yield from same(Axis(x, dim), Axis(y, dim), shape[dim], f"row of {node}")
-    for axis in (Axis(w1, 2), *([Axis(w3, 2)] if w3 else [])):
-        yield from same(Axis(x, last), axis, shape[last], f"{node} sums over it")
-    for axis in (Axis(w2, 1), *([Axis(b2, 1)] if b2 else [])):
-        yield from same(axis, Axis(y, last), shape[last], f"{node} writes feature k with it")
-    for tensor, beside, behind in ((w1, inner, outer), (b1, inner, outer), (w3, 1, 1), (b3, 1, 1)):
-        if tensor:
-            rows = Span(Axis(tensor, 1), count, inner=beside, outer=behind, period=count)
-            yield Coupling(whole(Axis(w2, 2), count), rows, f"every expert of {node} has one inner width")
+
+def _added_bias(node: Node, model: Model, shape: tuple[int, ...]) -> str:
+    """The bias of a MatMul: a constant vector added right behind it, as exporters write a linear layer."""
+    behind = model.consumers.get(node.outputs[0], ())
+    if len(behind) != 1 or behind[0].op != "Add" or node.outputs[0] in model.outputs:
+        return ""
+    columns = (model.shape(node.outputs[0]) or shape)[-1]
+    vectors = (name for name in behind[0].inputs if model.shape(name) == (columns,))
+    return next(filter(None, (own_bias(model, name) for name in vectors)), "")
+
+
+def _operand(node: NodeProto, side: str, rank: int, letters: str) -> str:
+    """Its axes in an Einsum: `letters` for the last two as multiplied, dots for the batch, which may stand between them."""
+    swap = integer(node, f"trans{side}")
+    first, second = (letters[1], letters[0]) if swap else (letters[0], letters[1])
+    if rank == 2:
+        return first + second
+    return f"{first}...{second}" if integer(node, f"transBatch{side}") else f"...{first}{second}"
+
+
+def matmul_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], ranks: Mapping[str, int]) -> Iterator[NodeProto]:
+    """Yield an Einsum with the shapes of a FusedMatMul."""
+    left, right = (
+        _operand(node, side, ranks.get(name, 3), letters)
+        for side, name, letters in zip("AB", x, ("ij", "jk"), strict=True)
+    )
+    yield helper.make_node("Einsum", list(x), [y[0]], equation=f"{left},{right}->...ik")
+
+
+register("Gemm", coupling=gemm, zero=affine, macs=gemm_macs, layer=gemm_layer)
+register(
+    "com.microsoft.FusedGemm",
+    coupling=gemm,
+    zero=affine,
+    macs=gemm_macs,
+    layer=gemm_layer,
+    shape=without_activation("Gemm"),
+)
+register("MatMul", coupling=matmul, zero=any_input, macs=matmul_macs, layer=matmul_layer)
+register(
+    "com.microsoft.FusedMatMul",
+    "com.microsoft.TransposeMatMul",
+    coupling=matmul,
+    zero=any_input,
+    macs=matmul_macs,
+    layer=matmul_layer,
+    shape=matmul_shapes,
+)

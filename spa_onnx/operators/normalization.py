@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+from onnx import NodeProto, helper
+
+from spa_onnx.model.contrib_shapes import first_of_axis, like_first
 from spa_onnx.model.facts import Axis, Coupling, Fact, Normalises, Span, same
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.operators.elementwise import broadcast
-from spa_onnx.operators.registry import rule
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute, follow
+from spa_onnx.operators.registry import UNBOUNDED, Bound, register
+from spa_onnx.operators.updates import Cut, Edit, SetAttribute
+from spa_onnx.operators.zeros import first, scaled_by
 
 
 def _per_channel(node: Node, model: Model) -> Iterator[Coupling]:
@@ -20,7 +24,6 @@ def _per_channel(node: Node, model: Model) -> Iterator[Coupling]:
             yield from same(Axis(node.outputs[0], 1), Axis(vector, 0), channels, f"{node} has one entry per channel")
 
 
-@rule("BatchNormalization")
 def batch_normalization(node: Node, model: Model) -> Iterator[Fact]:
     """y[:, c] = (x[:, c] - mean[c]) / sqrt(var[c] + eps) * scale[c] + bias[c], with stored statistics; in training mode with those of x."""
     x, y = node.inputs[0], node.outputs[0]
@@ -34,7 +37,6 @@ def batch_normalization(node: Node, model: Model) -> Iterator[Fact]:
             yield from same(Axis(x, 1), Axis(statistic, 0), shape[1], f"{node} has one entry per channel")
 
 
-@rule("InstanceNormalization")
 def instance_normalization(node: Node, model: Model) -> Iterator[Fact]:
     """As batch normalisation, with statistics of each image and channel: exact over channels, not over positions."""
     yield from _per_channel(node, model)
@@ -43,7 +45,6 @@ def instance_normalization(node: Node, model: Model) -> Iterator[Fact]:
         yield Normalises(Axis(node.inputs[0], dim), node.name, f"{node.op} normalises over it")
 
 
-@rule("GroupNormalization")
 def group_normalization(node: Node, model: Model) -> Iterator[Fact]:
     """Statistics of each image over a group of channels and all positions: whole groups go, or with a single one any channel, inexactly.
 
@@ -68,8 +69,7 @@ def group_normalization(node: Node, model: Model) -> Iterator[Fact]:
             )
 
 
-@follow("GroupNormalization")
-def group_normalization_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_group_normalization(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     """As many groups as are left."""
     x, groups = node.inputs[0], int(node.attributes["num_groups"])
     before, after = (model.shape(x) or ())[1], cut.after(x)[1]
@@ -77,20 +77,12 @@ def group_normalization_follows(node: Node, model: Model, cut: Cut) -> Iterator[
         yield SetAttribute("num_groups", after * groups // before)
 
 
-@rule("LRN")
 def local_response(node: Node, model: Model) -> Iterator[Fact]:
     """y[:, c] = x[:, c] / (bias + alpha / size * sum over neighbours of x^2) ^ beta: neighbours change when channels go."""
     yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
     yield Normalises(Axis(node.inputs[0], 1), node.name, f"{node.op} sums over neighbouring channels")
 
 
-@rule(
-    "LayerNormalization",
-    "RMSNormalization",
-    "SimplifiedLayerNormalization",
-    "com.microsoft.SkipLayerNormalization",
-    "com.microsoft.SkipSimplifiedLayerNormalization",
-)
 def layer_normalization(node: Node, model: Model) -> Iterator[Fact]:
     """Statistics over the axes from `axis` on; scale and bias have the shape of those axes. Skip* first adds a second tensor like x."""
     x = node.inputs[0]
@@ -103,7 +95,6 @@ def layer_normalization(node: Node, model: Model) -> Iterator[Fact]:
         yield Normalises(Axis(x, dim), node.name, f"{node.op} normalises over it")
 
 
-@rule("com.microsoft.EmbedLayerNormalization", parameters=(0, 1, 7, 8))
 def embed_layer_normalization(node: Node, model: Model) -> Iterator[Fact]:
     """LayerNormalization of word[id] + position[place] + segment[id]: column k of every table is feature k."""
     y = Axis(node.outputs[0], 2)
@@ -117,7 +108,6 @@ def embed_layer_normalization(node: Node, model: Model) -> Iterator[Fact]:
     yield Normalises(y, node.name, f"{node.op} normalises over it")
 
 
-@rule("LpNormalization")
 def lp_normalization(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x / ||x||_p along one axis."""
     x = node.inputs[0]
@@ -127,3 +117,55 @@ def lp_normalization(node: Node, model: Model) -> Iterator[Fact]:
         node.name,
         f"{node.op} normalises over it",
     )
+
+
+def embedding_shapes(
+    _: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]
+) -> Iterator[NodeProto]:
+    """Yield the shapes of an embedding: a row for every token; the lengths of the sequences; the rows before the norm."""
+    yield helper.make_node("Gather", [x[2], x[0]], [y[0]])
+    if len(y) > 1 and y[1]:
+        yield from first_of_axis(x[0], y[1], 1)
+    if len(y) > 2 and y[2]:
+        yield helper.make_node("Identity", [y[0]], [y[2]])
+
+
+def rows_of(table: int) -> Bound:
+    """Return the bound of ids that index the table at an input position."""
+    return lambda node, model: (model.shape(node.input(table)) or (UNBOUNDED,))[0] if node.input(table) else UNBOUNDED
+
+
+register("BatchNormalization", coupling=batch_normalization, zero=scaled_by(1, 2), unmasked=(4,))
+register("InstanceNormalization", coupling=instance_normalization, zero=scaled_by(1, 2))
+register(
+    "GroupNormalization",
+    coupling=group_normalization,
+    update=update_group_normalization,
+    zero=scaled_by(1, 2),
+    shape=like_first(),
+)
+register("LRN", coupling=local_response, zero=first)
+register("LayerNormalization", coupling=layer_normalization, zero=scaled_by(1, 2))
+register("RMSNormalization", coupling=layer_normalization, zero=scaled_by(1))
+register("SimplifiedLayerNormalization", coupling=layer_normalization, zero=scaled_by(1), shape=like_first())
+register(
+    "com.microsoft.SkipLayerNormalization",
+    coupling=layer_normalization,
+    zero=scaled_by(2, 3),
+    shape=like_first(3),
+)
+register(
+    "com.microsoft.SkipSimplifiedLayerNormalization",
+    coupling=layer_normalization,
+    zero=scaled_by(2),
+    shape=like_first(3),
+)
+register(
+    "com.microsoft.EmbedLayerNormalization",
+    coupling=embed_layer_normalization,
+    parameters=(0, 1, 7, 8),
+    zero=scaled_by(5, 6),
+    shape=embedding_shapes,
+    bounds={0: rows_of(2), 1: rows_of(4), 8: rows_of(3)},
+)
+register("LpNormalization", coupling=lp_normalization, zero=first)

@@ -9,11 +9,12 @@ import numpy as np
 from spa_onnx.model.facts import Axis, Fact, Pin, Positions, same
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.operators.registry import rule
-from spa_onnx.operators.updates import Cut, Edit, follow, target_shape
+from spa_onnx.operators.registry import register
+from spa_onnx.operators.reshaping import rescaled_target
+from spa_onnx.operators.updates import Cut, Edit
+from spa_onnx.operators.zeros import first
 
 
-@rule("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 def pool(node: Node, model: Model) -> Iterator[Fact]:
     """y[n, c] = reduction of windows of x[n, c]. MaxPool's second output counts positions in the whole tensor."""
     x, y = node.inputs[0], node.outputs[0]
@@ -27,7 +28,6 @@ def pool(node: Node, model: Model) -> Iterator[Fact]:
         yield Pin(Axis(x, 1), f"{node.op} returns positions counted over all channels", str(node))
 
 
-@rule("GridSample")
 def sample(node: Node, model: Model) -> Iterator[Fact]:
     """y[n, c] = x[n, c] interpolated where grid[n] says."""
     x, grid, y = *node.inputs[:2], node.outputs[0]
@@ -40,7 +40,6 @@ def sample(node: Node, model: Model) -> Iterator[Fact]:
             yield Positions(Axis(tensor, dim))
 
 
-@rule("RoiAlign", "MaxRoiPool")
 def region(node: Node, model: Model) -> Iterator[Fact]:
     """y[r, c] = x[n, c] interpolated, or its maximum, within region r of sample n."""
     x, y = node.inputs[0], node.outputs[0]
@@ -51,7 +50,6 @@ def region(node: Node, model: Model) -> Iterator[Fact]:
             yield Positions(Axis(tensor, dim))
 
 
-@rule("Resize", "Upsample", parameters=(1, 2, 3))
 def resize(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x interpolated along the axes whose size or scale changes; the others are carried through."""
     x, y = node.inputs[0], node.outputs[0]
@@ -70,8 +68,23 @@ def _is_still(node: Node, model: Model, dim: int) -> bool:
     return sizes is not None and sizes.size > dim and int(sizes[dim]) == (model.shape(node.inputs[0]) or ())[dim]
 
 
-@follow("Resize")
-def resize_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+def update_resize(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
     """The sizes of axes that are carried through are those of the smaller input."""
     if node.input(3) and "axes" not in node.attributes:
-        yield from target_shape(node, cut, 3)
+        yield from rescaled_target(node, cut, 3)
+
+
+register(
+    "MaxPool",
+    "AveragePool",
+    "LpPool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "GlobalLpPool",
+    coupling=pool,
+    zero=first,
+)
+register("GridSample", coupling=sample, zero=first)
+register("RoiAlign", "MaxRoiPool", coupling=region, zero=first)
+register("Resize", coupling=resize, parameters=(1, 2, 3), update=update_resize, corrects=(3,), zero=first)
+register("Upsample", coupling=resize, parameters=(1, 2, 3), zero=first)

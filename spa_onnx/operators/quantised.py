@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
+from onnx import NodeProto, helper
+
+from spa_onnx.layers.find import weight_of
+from spa_onnx.layers.layer import LinearLayer, MatrixForm
+from spa_onnx.linalg.blas import Matrix
+from spa_onnx.model.contrib_shapes import integer, like_first
 from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Normalises, Option, Pin, Span, same, whole
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.model.quantisation import ADDED, FLOAT_FORMS, OPERANDS, float_form
+from spa_onnx.model.quantisation import float_form
+from spa_onnx.model.traits import Moves, Operand, Quantised, operator_name, traits
+from spa_onnx.operators.conv import CONV
 from spa_onnx.operators.elementwise import broadcast
-from spa_onnx.operators.registry import RULES, rule
-from spa_onnx.operators.updates import FOLLOWERS, Cut, Edit, SetAttribute, follow
-from spa_onnx.operators.vanish import vanishes
+from spa_onnx.operators.linear import as_it_is
+from spa_onnx.operators.macs import axes_of
+from spa_onnx.operators.registry import Held, known, register
+from spa_onnx.operators.updates import Cut, Edit, SetAttribute
+from spa_onnx.operators.zeros import any_input, first, is_zero_when_masked
 
 
-@rule("QuantizeLinear", "DequantizeLinear", "com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear")
 def linear_quantisation(node: Node, model: Model) -> Iterator[Fact]:
     """Element by element, with one scale and zero point for all, for each index of `axis`, or for each block of them."""
     x, y = node.inputs[0], node.outputs[0]
@@ -34,23 +43,29 @@ def linear_quantisation(node: Node, model: Model) -> Iterator[Fact]:
                 yield Coupling(blocks, whole(Axis(name, dim), count), f"{node} has a scale for each block of {size}")
 
 
-@rule(*FLOAT_FORMS)
+def form_of(node: Node) -> Quantised:
+    """Return what a quantised operator computes, and where its scales are."""
+    return traits(node.op).quantised or Quantised()
+
+
 def as_in_float(node: Node, model: Model) -> Iterator[Fact]:
     """What the float operator demands of the operands; vectors of scales and zero points go with the axis that they scale."""
     found = float_form(node)
     if found is None:
         return
     operator, plain = found
-    yield from RULES[operator].function(plain, model)
+    rule = known(operator).coupling
+    yield from rule(plain, model) if rule else ()
     yield from _scales(node, model)
-    if node.op in ADDED and node.input(ADDED[node.op]):
-        yield from broadcast(node, model, [node.inputs[ADDED[node.op]]], node.outputs[0])
+    added = node.input(form_of(node).added) if form_of(node).added >= 0 else ""
+    if added:
+        yield from broadcast(node, model, [added], node.outputs[0])
     if node.op == "com.microsoft.DynamicQuantizeMatMul":
         yield from _statistic(node, model)
 
 
 def _scales(node: Node, model: Model) -> Iterator[Coupling]:
-    for operand in OPERANDS.get(node.op, ()):
+    for operand in form_of(node).operands:
         shape = model.shape(node.input(operand.data)) or ()
         for name in (node.input(slot) for slot in operand[1:3] if slot >= 0):
             entries = model.shape(name) or ()
@@ -64,15 +79,16 @@ def _scales(node: Node, model: Model) -> Iterator[Coupling]:
                 )
 
 
-@follow(*FLOAT_FORMS)
-def follows_as_in_float(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_as_in_float(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     """What follows in the float operator."""
     found = float_form(node)
-    if found is not None and found[0] in FOLLOWERS:
-        yield from FOLLOWERS[found[0]](found[1], model, cut)
+    if found is None:
+        return
+    operator, plain = found
+    update = known(operator).update
+    yield from update(plain, model, cut) if update else ()
 
 
-@rule("DynamicQuantizeLinear")
 def dynamic_quantisation(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x over a scale that follows from the least and the largest x, 0 among them: channels at zero do not change it."""
     yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
@@ -81,13 +97,12 @@ def dynamic_quantisation(node: Node, model: Model) -> Iterator[Fact]:
 
 def _statistic(node: Node, model: Model) -> Iterator[Normalises]:
     x = node.inputs[0]
-    if not vanishes(x, model):
+    if not is_zero_when_masked(x, model):
         for dim, size in enumerate(model.shape(x) or ()):
             if size > 1:
                 yield Normalises(Axis(x, dim), node.name, f"{node.op} takes its scale from all of it")
 
 
-@rule("com.microsoft.MatMulNBits", parameters=(4,))
 def matmul_of_bits(node: Node, model: Model) -> Iterator[Fact]:
     """Y = A B', with B (N, K / block, bytes of a block), a scale per block, and zero points, which may be packed in bytes.
 
@@ -143,9 +158,143 @@ def _by_block(node: Node, model: Model, scales: list[str]) -> Iterator[Coupling]
         yield Coupling(dense, own, why)
 
 
-@follow("com.microsoft.MatMulNBits")
-def matmul_of_bits_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+def update_matmul_of_bits(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
     """K and N are what is left of them."""
     for name, left in (("K", cut.after(node.inputs[0])[-1]), ("N", cut.after(node.inputs[1])[0])):
         if node.attributes[name] != left:
             yield SetAttribute(name, left)
+
+
+def zero_as_in_float(node: Node, model: Model, held: Held) -> bool:
+    """Return whether the float operator keeps zero, which is the zero point here."""
+    found = float_form(node)
+    if found is None:
+        return False
+    operator, plain = found
+    return known(operator).zero(plain, model, [held[slot] for slot in form_of(node).slots if slot < len(held)])
+
+
+def shapes_as_in_float(
+    node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]
+) -> Iterator[NodeProto]:
+    """Yield the float operator that a quantised one is, on its operands."""
+    form = traits(operator_name(node.op_type, node.domain)).quantised or Quantised()
+    if not integer(node, "channels_last"):
+        plain = helper.make_node(form.operator, [x[slot] for slot in form.slots if slot < len(x)], [y[0]])
+        plain.attribute.extend(a for a in node.attribute if a.name not in ("channels_last", "opset"))
+        yield plain
+
+
+def bits_macs(node: Node, model: Model) -> list[list[Axis]]:
+    """Every element of the input meets every row of the weight."""
+    return [[*axes_of(model, node.inputs[0]), axes_of(model, node.inputs[1])[0]]]
+
+
+def _same_order(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
+    return matrix.reshape(shape)
+
+
+BLOCKS_OF_NUMBERS = MatrixForm(
+    lambda _, weight: weight.reshape(1, weight.shape[0], -1), _same_order, as_it_is, linear=False
+)
+"""(N, blocks, numbers of a block) is (1, N, K)."""
+
+
+def bits_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
+    """Yield a product with a weight that stores several numbers in a byte."""
+    found, block = weight_of(model, node.inputs[1]), int(node.attributes["block_size"])
+    if found is None or int(node.attributes["K"]) % block:
+        return
+    shape = (*found[1][:2], block)
+    yield LinearLayer(node, node.inputs[0], found[0], Axis(node.inputs[1], 1), shape, BLOCKS_OF_NUMBERS, window=block)
+
+
+def bits_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
+    """Yield a product with a matrix of the sizes that the attributes name."""
+    sizes = [integer(node, "K"), integer(node, "N")]
+    yield helper.make_node("Constant", [], [f"{y[0]}__sizes"], value_ints=sizes)
+    yield helper.make_node("ConstantOfShape", [f"{y[0]}__sizes"], [f"{y[0]}__matrix"])
+    yield helper.make_node("MatMul", [x[0], f"{y[0]}__matrix"], [y[0]])
+
+
+ONE = (Operand(0, 1, 2),)
+TWO = (Operand(0, 1, 2), Operand(3, 4, 5))
+MOST_PARTS = 300
+"""Inputs of a QLinearConcat at most."""
+
+FORMS: Mapping[str, Quantised] = {
+    "ConvInteger": Quantised(CONV, (0, 1), (Operand(0, -1, 2), Operand(1, -1, 3, 0))),
+    "MatMulInteger": Quantised("MatMul", (0, 1), (Operand(0, -1, 2, -2), Operand(1, -1, 3, -1))),
+    "QLinearConv": Quantised(CONV, (0, 3, 8), (*ONE, Operand(3, 4, 5, 0)), scales=frozenset({6, 7}), bias=(8, 1, 4)),
+    "QLinearMatMul": Quantised(
+        "MatMul", (0, 3), (Operand(0, 1, 2, -2), Operand(3, 4, 5, -1)), scales=frozenset({6, 7})
+    ),
+    "com.microsoft.DynamicQuantizeMatMul": Quantised("MatMul", (0, 1), (Operand(1, 2, 3, -1),), added=4),
+    "com.microsoft.MatMulIntegerToFloat": Quantised(
+        "MatMul", (0, 1), (Operand(0, 2, 4, -2), Operand(1, 3, 5, -1)), added=6
+    ),
+    "com.microsoft.QGemm": Quantised("Gemm", (0, 3, 6), (*ONE, Operand(3, 4, 5, -1)), bias=(6, 1, 4)),
+    "com.microsoft.QLinearAdd": Quantised("Add", (0, 3), TWO),
+    "com.microsoft.QLinearAveragePool": Quantised("AveragePool", (0,)),
+    "com.microsoft.QLinearConcat": Quantised(
+        "Concat",
+        tuple(range(2, MOST_PARTS, 3)),
+        tuple(Operand(slot, slot + 1, slot + 2) for slot in range(2, MOST_PARTS, 3)),
+    ),
+    "com.microsoft.QLinearGlobalAveragePool": Quantised("GlobalAveragePool", (0,)),
+    "com.microsoft.QLinearLeakyRelu": Quantised("LeakyRelu", (0,)),
+    "com.microsoft.QLinearMul": Quantised("Mul", (0, 3), TWO),
+    "com.microsoft.QLinearSigmoid": Quantised("Sigmoid", (0,)),
+    "com.microsoft.QLinearSoftmax": Quantised("Softmax", (0,)),
+    "com.microsoft.QLinearWhere": Quantised("Where", (0, 1, 4)),
+}
+"""Quantised operator -> the float operator that it computes, and its scales; an operand without a scale gets it further on."""
+
+for _name, _form in FORMS.items():
+    register(
+        _name,
+        coupling=as_in_float,
+        update=update_as_in_float,
+        zero=zero_as_in_float,
+        shape=shapes_as_in_float if "." in _name else None,
+        quantised=_form,
+        chooses=_form.operator == "Softmax",
+    )
+register(
+    "QuantizeLinear",
+    coupling=linear_quantisation,
+    zero=first,
+    moves=Moves.ROUND,
+    quantised=Quantised(scales=frozenset({1, 2})),
+)
+register(
+    "DequantizeLinear", coupling=linear_quantisation, zero=first, moves=Moves.ROUND, quantised=Quantised(operands=ONE)
+)
+register(
+    "com.microsoft.QuantizeLinear",
+    coupling=linear_quantisation,
+    zero=first,
+    moves=Moves.ROUND,
+    shape=like_first(),
+    quantised=Quantised(scales=frozenset({1, 2})),
+)
+register(
+    "com.microsoft.DequantizeLinear",
+    coupling=linear_quantisation,
+    zero=first,
+    moves=Moves.ROUND,
+    shape=like_first(),
+    quantised=Quantised(operands=ONE),
+)
+register("DynamicQuantizeLinear", coupling=dynamic_quantisation, zero=first)
+register(
+    "com.microsoft.MatMulNBits",
+    coupling=matmul_of_bits,
+    parameters=(4,),
+    update=update_matmul_of_bits,
+    zero=any_input,
+    macs=bits_macs,
+    layer=bits_layer,
+    shape=bits_shapes,
+    quantised=Quantised(scales=frozenset({2, 3})),
+)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+from onnx import NodeProto, helper
+
+from spa_onnx.layers.find import weight_of
+from spa_onnx.layers.layer import LinearLayer, MatrixForm
+from spa_onnx.linalg.blas import Matrix
 from spa_onnx.model.facts import Axis, Coupling, Fact, Normalises, Positions, Span, same, whole
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.operators.registry import rule
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute, follow
-from spa_onnx.operators.vanish import vanishes
+from spa_onnx.model.traits import Array, Operand, Quantised
+from spa_onnx.operators.macs import axes_of
+from spa_onnx.operators.registry import Held, register
+from spa_onnx.operators.updates import Cut, Edit, SetAttribute
+from spa_onnx.operators.zeros import all_but_first, is_zero_when_masked
 
 GATES: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "RNN": 1}
 """Operator -> gates of a hidden unit: i, o, f, c of an LSTM; z, r, h of a GRU. Weights hold them one behind the other."""
@@ -29,7 +37,6 @@ DIRECTIONS_AND_BATCH: Mapping[tuple[int, bool], tuple[int, int]] = {
 """(rank, batch first) -> where outputs (time as well) and states have the axes of directions and of the batch."""
 
 
-@rule("LSTM", "GRU", "RNN", "com.microsoft.DynamicQuantizeLSTM", parameters=(4,))
 def recurrent(node: Node, model: Model) -> Iterator[Fact]:
     """h_t = f(W x_t + R h_t-1 + B): hidden unit k owns row k of every gate of W, R and B, column k of R, and k of every state.
 
@@ -66,9 +73,11 @@ def _hidden(node: Node, model: Model) -> int:
 def _statistics(node: Node, model: Model) -> Iterator[Normalises]:
     """Inputs and states are quantised while running, with a scale from all of them; a unit that is masked does not change it at zero."""
     why = f"{node.op} takes its scale from all of it"
-    if not vanishes(node.inputs[0], model):
+    if not is_zero_when_masked(node.inputs[0], model):
         yield Normalises(Axis(node.inputs[0], 2), node.name, why)
-    if node.attributes.get("activations") or not all(vanishes(name, model) for name in node.inputs[5:7] if name):
+    if node.attributes.get("activations") or not all(
+        is_zero_when_masked(name, model) for name in node.inputs[5:7] if name
+    ):
         yield Normalises(Axis(node.inputs[2], 1), node.name, why)
 
 
@@ -94,9 +103,89 @@ def _states(node: Node, model: Model, hidden: int) -> Iterator[Fact]:
             yield from same(Axis(x, batch), Axis(name, place), shape[place], f"batch of {node}")
 
 
-@follow("LSTM", "GRU", "RNN", "com.microsoft.DynamicQuantizeLSTM")
-def recurrent_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+def update_recurrent(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
     """As many hidden units as are left."""
     hidden = cut.after(node.inputs[2])[2 if node.op in GATES else 1]
     if "hidden_size" in node.attributes and node.attributes["hidden_size"] != hidden:
         yield SetAttribute("hidden_size", hidden)
+
+
+def stays_at_zero(node: Node, model: Model, held: Held) -> bool:
+    """Return whether a unit without weights stays at zero: it starts there, and its activations are the usual ones."""
+    return not node.attributes.get("activations") and all_but_first(node, model, held)
+
+
+def recurrent_macs(node: Node, model: Model) -> list[list[Axis]]:
+    """Every step of every sequence goes through W, and the state before it through R."""
+    steps = axes_of(model, node.inputs[0])[:2]
+    return [[*steps, *axes_of(model, weight)] for weight in node.inputs[1:3]]
+
+
+def _same_order(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
+    return matrix.reshape(shape)
+
+
+def _by_sample(_: LinearLayer, data: Array) -> Array:
+    """(time, batch, I) as (batch, time, I)."""
+    return np.asarray(data.swapaxes(0, 1))
+
+
+def _directions_together(_: LinearLayer, data: Array) -> Array:
+    """(time, directions, batch, H) as (batch, time, directions * H)."""
+    turned = data.transpose(2, 0, 1, 3)
+    return np.asarray(turned.reshape(*turned.shape[:2], -1))
+
+
+OF_INPUTS = MatrixForm(lambda _, weight: weight.reshape(1, -1, weight.shape[2]), _same_order, _by_sample, linear=False)
+OF_STATES = MatrixForm(lambda _, weight: weight, _same_order, _directions_together, linear=False)
+
+
+def recurrent_layers(node: Node, model: Model) -> Iterator[LinearLayer]:
+    """Yield W x for all directions together, (directions, gates, I) as (1, directions * gates, I); and R h for each direction.
+
+    Where a GRU multiplies h before R reads it, that is left out. h are the states of all steps, if these are an output.
+    """
+    for slot, data, form in ((1, node.inputs[0], OF_INPUTS), (2, node.outputs[0], OF_STATES)):
+        found = weight_of(model, node.inputs[slot])
+        if found is not None and data and model.shape(data) is not None:
+            view, shape = found
+            blocks = 1 if slot == 1 else shape[0]
+            yield LinearLayer(node, data, view, Axis(node.inputs[slot], 2), shape, form, blocks=blocks)
+
+
+def steps(node: Node, model: Model) -> int:
+    """Return how many steps a sequence has."""
+    sequences = model.shape(node.inputs[0]) or ()
+    return sequences[int(node.attributes.get("layout", 0))] if len(sequences) == 3 else 1
+
+
+def lstm_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
+    """Yield the LSTM with the shapes of a quantised one."""
+    plain = helper.make_node("LSTM", list(x[:3]), list(y))
+    plain.attribute.extend(a for a in node.attribute if a.name in ("hidden_size", "direction"))
+    yield plain
+
+
+register(
+    "LSTM",
+    "GRU",
+    "RNN",
+    coupling=recurrent,
+    parameters=(4,),
+    update=update_recurrent,
+    zero=stays_at_zero,
+    macs=recurrent_macs,
+    layer=recurrent_layers,
+    bounds={4: steps},
+)
+register(
+    "com.microsoft.DynamicQuantizeLSTM",
+    coupling=recurrent,
+    parameters=(4,),
+    update=update_recurrent,
+    zero=stays_at_zero,
+    macs=recurrent_macs,
+    not_refitted="its inputs are quantised while it runs",
+    shape=lstm_shapes,
+    quantised=Quantised(operands=(Operand(1, 8, 9, -1), Operand(2, 10, 11, -1))),
+)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
+from spa_onnx.model import numpy_ops
 from spa_onnx.model.facts import Axis, Fact, Normalises, same
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.operators.registry import rule
-
-REDUCTIONS = (
-    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
-).split()
+from spa_onnx.model.traits import Fold
+from spa_onnx.operators.registry import register
+from spa_onnx.operators.zeros import first
 
 
 def reduced_axes(node: Node, model: Model) -> tuple[int, ...] | None:
@@ -40,7 +41,6 @@ def _carried(node: Node, model: Model, gone: tuple[int, ...], *, keeps: bool) ->
         place += keeps or dim not in gone
 
 
-@rule(*REDUCTIONS, parameters=(1,))
 def reduction(node: Node, model: Model) -> Iterator[Fact]:
     """Y = reduction of x over some axes: those can lose indices, but the statistic is then another."""
     gone = reduced_axes(node, model)
@@ -51,24 +51,43 @@ def reduction(node: Node, model: Model) -> Iterator[Fact]:
         yield Normalises(Axis(node.inputs[0], dim), node.name, f"{node.op} reduces over it")
 
 
-@rule("ArgMax", "ArgMin")
 def ranking(node: Node, model: Model) -> Iterator[Fact]:
     """Y = position of the extreme along one axis: that axis must stay, or positions would change their meaning."""
     axis = int(node.attributes.get("axis", 0)) % len(model.shape(node.inputs[0]) or ())
     yield from _carried(node, model, (axis,), keeps=bool(node.attributes.get("keepdims", 1)))
 
 
-@rule("TopK", parameters=(1,))
 def top_k(node: Node, model: Model) -> Iterator[Fact]:
     """The k largest along one axis and their positions: that axis must stay."""
     axis = int(node.attributes.get("axis", -1)) % len(model.shape(node.inputs[0]) or ())
     yield from _carried(node, model, (axis,), keeps=True)
 
 
-@rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(node: Node, model: Model) -> Iterator[Fact]:
     """Y = exp(x) / sum over `axis`; before opset 13, over all axes from `axis` on. A missing index would change all others."""
     rank = len(model.shape(node.inputs[0]) or ())
     old = model.opset < 13
     axis = int(node.attributes.get("axis", 1 if old else -1)) % rank
     yield from _carried(node, model, tuple(range(axis, rank)) if old else (axis,), keeps=True)
+
+
+register("ReduceL1", "ReduceL2", "ReduceMean", "ReduceSumSquare", coupling=reduction, parameters=(1,), zero=first)
+register("ReduceLogSum", "ReduceLogSumExp", coupling=reduction, parameters=(1,))
+for _name, _function in (
+    ("ReduceMax", np.max),
+    ("ReduceMin", np.min),
+    ("ReduceProd", np.prod),
+    ("ReduceSum", np.sum),
+):
+    register(
+        _name,
+        coupling=reduction,
+        parameters=(1,),
+        zero=first,
+        fold=Fold(numpy_ops.reduction(_function), together=True),
+    )
+register("ArgMax", coupling=ranking, chooses=True)
+register("ArgMin", coupling=ranking)
+register("TopK", coupling=top_k, parameters=(1,))
+register("Softmax", "Hardmax", coupling=softmax, chooses=True)
+register("LogSoftmax", coupling=softmax)

@@ -7,15 +7,25 @@ from itertools import accumulate
 from math import prod
 from operator import mul
 
+import numpy as np
+from onnx import NodeProto, helper
+
+from spa_onnx.model import numpy_ops
 from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Free, Option, Pin, Span, same, whole
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import Shape
-from spa_onnx.operators.registry import rule
-from spa_onnx.operators.updates import Cut, Edit, follow, target_shape
+from spa_onnx.model.traits import Fold, Moves
+from spa_onnx.operators.registry import register
+from spa_onnx.operators.updates import Cut, Rescale, ShapeUpdate
+from spa_onnx.operators.zeros import first
+
+RESHAPE, EXPAND = "Reshape", "Expand"
+
+DEALS = "deals its elements out to several axes anew"
+"""What these operators do with an axis about which the rule says nothing."""
 
 
-@rule("ReverseSequence", parameters=(1,))
 def reverse_sequence(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x with the first steps of each sequence in reverse order; axes other than those of steps and sequences are carried through."""
     x, y = node.inputs[0], node.outputs[0]
@@ -25,7 +35,6 @@ def reverse_sequence(node: Node, model: Model) -> Iterator[Fact]:
             yield from same(Axis(x, dim), Axis(y, dim), size, f"{node} works along other axes")
 
 
-@rule("Transpose")
 def transpose(node: Node, model: Model) -> Iterator[Fact]:
     """Y has axis perm[k] of x as its axis k."""
     x, y = node.inputs[0], node.outputs[0]
@@ -54,9 +63,6 @@ def blocks(before: Shape, after: Shape) -> Iterator[tuple[list[int], list[int]]]
         yield first, second
 
 
-@rule(
-    "Reshape", "Squeeze", "Unsqueeze", "Flatten", parameters=(1,), silence="deals its elements out to several axes anew"
-)
 def reshape(node: Node, model: Model) -> Iterator[Fact]:
     """The same elements in row-major order under another shape.
 
@@ -68,11 +74,11 @@ def reshape(node: Node, model: Model) -> Iterator[Fact]:
     before, after = model.shape(x) or (), model.shape(y) or ()
     if prod(before) != prod(after) or 0 in before:
         return
-    for first, second in blocks(before, after):
-        if len(first) == len(second) == 1:
-            yield from same(Axis(x, first[0]), Axis(y, second[0]), before[first[0]], f"{node} keeps axis {first[0]}")
+    for old, new in blocks(before, after):
+        if len(old) == len(new) == 1:
+            yield from same(Axis(x, old[0]), Axis(y, new[0]), before[old[0]], f"{node} keeps axis {old[0]}")
         else:
-            yield from recount(node, [(Axis(x, d), before[d]) for d in first], [(Axis(y, d), after[d]) for d in second])
+            yield from recount(node, [(Axis(x, d), before[d]) for d in old], [(Axis(y, d), after[d]) for d in new])
 
 
 def _digits(left: Iterable[int], right: Iterable[int]) -> list[tuple[int, int]]:
@@ -122,13 +128,6 @@ def _count(option: Option) -> int:
     return max(fact.a.count for fact in option.facts if isinstance(fact, Coupling))
 
 
-@follow("Reshape")
-def reshape_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
-    """The target shape names the sizes that are left."""
-    yield from target_shape(node, cut, 1)
-
-
-@rule("Expand", parameters=(1,))
 def expand(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x stretched to a larger shape; a stretched axis holds copies, any of which may go."""
     x, y = node.inputs[0], node.outputs[0]
@@ -141,13 +140,6 @@ def expand(node: Node, model: Model) -> Iterator[Fact]:
             yield Free(Axis(y, dim))
 
 
-@follow("Expand")
-def expand_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
-    """The target shape names the sizes that are left."""
-    yield from target_shape(node, cut, 1)
-
-
-@rule("ConstantOfShape", parameters=(0,))
 def constant_of_shape(node: Node, model: Model) -> Iterator[Fact]:
     """One value everywhere: any index may go."""
     y = node.outputs[0]
@@ -155,13 +147,6 @@ def constant_of_shape(node: Node, model: Model) -> Iterator[Fact]:
         yield Free(Axis(y, dim))
 
 
-@follow("ConstantOfShape")
-def constant_of_shape_follows(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
-    """The target shape names the sizes that are left."""
-    yield from target_shape(node, cut, 0)
-
-
-@rule("Tile", parameters=(1,))
 def tile(node: Node, model: Model) -> Iterator[Fact]:
     """Y repeats x: index k of x is k, k + size, k + 2 * size ... of y."""
     x, y = node.inputs[0], node.outputs[0]
@@ -173,7 +158,6 @@ def tile(node: Node, model: Model) -> Iterator[Fact]:
             yield Coupling(whole(Axis(x, dim), size), copies, f"{node} repeats it")
 
 
-@rule("DepthToSpace", "SpaceToDepth")
 def depth_to_space(node: Node, model: Model) -> Iterator[Fact]:
     """Blocks of b x b positions and b * b channels in exchange; channel k of the narrow side owns b * b of the wide side.
 
@@ -188,3 +172,94 @@ def depth_to_space(node: Node, model: Model) -> Iterator[Fact]:
     owned = together if node.attributes.get("mode", "DCR") == "CRD" else apart
     yield Coupling(owned, whole(narrow, count), f"{node} spreads channel k over {square} channels")
     yield from same(Axis(x, 0), Axis(y, 0), (model.shape(x) or ())[0], f"batch of {node}")
+
+
+def rescaled_target(node: Node, cut: Cut, slot: int) -> Iterator[Rescale]:
+    """Correct a target shape at an input position wherever it names another size than the output now has.
+
+    In Reshape -1 takes what is left and 0 copies the input's size, so that both follow by themselves where they can; in
+    Expand 1 means that the input's size stays.
+    """
+    target, wanted = cut.value(node.inputs[slot]), np.asarray(cut.after(node.outputs[0]))
+    if target is None:
+        return
+    wanted = wanted[len(wanted) - target.size :]
+    meant = target.copy()
+    if node.op == RESHAPE:
+        given = cut.after(node.inputs[0])
+        for place in np.flatnonzero(target == 0):
+            meant[place] = given[place] if place < len(given) else -1
+        meant[target == -1] = wanted[target == -1]
+    if node.op == EXPAND:
+        meant[target == 1] = wanted[target == 1]
+    wrong = meant != wanted
+    if wrong.any():
+        yield Rescale(slot, target, np.where(wrong, wanted, target).astype(target.dtype))
+
+
+def update_target(slot: int) -> ShapeUpdate:
+    """Return the shape update of an operator whose input at this position is its target shape."""
+    return lambda node, _, cut: rescaled_target(node, cut, slot)
+
+
+def reshaped(x: str, y: str, target: Sequence[int]) -> Iterator[NodeProto]:
+    """Yield the nodes that give a tensor another shape, for shape equivalents."""
+    yield helper.make_node("Constant", [], [f"{y}__shape"], value_ints=list(target))
+    yield helper.make_node(RESHAPE, [x, f"{y}__shape"], [y])
+
+
+register("ReverseSequence", coupling=reverse_sequence, parameters=(1,), zero=first)
+register(
+    "Transpose",
+    coupling=transpose,
+    zero=first,
+    moves=Moves.TRANSPOSE,
+    fold=Fold(numpy_ops.transpose, moved=slice(0, 1)),
+)
+register(
+    RESHAPE,
+    coupling=reshape,
+    parameters=(1,),
+    unsaid=DEALS,
+    update=update_target(1),
+    corrects=(1,),
+    zero=first,
+    moves=Moves.RESHAPE,
+    fold=Fold(numpy_ops.reshape, moved=slice(0, 1), sized_by=slice(1, 2)),
+)
+for _name, _evaluate in (("Squeeze", numpy_ops.squeeze), ("Unsqueeze", numpy_ops.unsqueeze)):
+    register(
+        _name,
+        coupling=reshape,
+        parameters=(1,),
+        unsaid=DEALS,
+        zero=first,
+        moves=Moves.RESHAPE,
+        fold=Fold(_evaluate, moved=slice(0, 1)),
+    )
+register("Flatten", coupling=reshape, parameters=(1,), unsaid=DEALS, zero=first, moves=Moves.RESHAPE)
+register(
+    EXPAND,
+    coupling=expand,
+    parameters=(1,),
+    update=update_target(1),
+    corrects=(1,),
+    zero=first,
+    fold=Fold(numpy_ops.expand, moved=slice(0, 1), sized_by=slice(1, 2), fills=True),
+)
+register(
+    "ConstantOfShape",
+    coupling=constant_of_shape,
+    parameters=(0,),
+    update=update_target(0),
+    corrects=(0,),
+    fold=Fold(numpy_ops.constant_of_shape, together=True, sized_by=slice(0, 1), fills=True),
+)
+register(
+    "Tile",
+    coupling=tile,
+    parameters=(1,),
+    zero=first,
+    fold=Fold(numpy_ops.tile, moved=slice(0, 1), sized_by=slice(1, 2)),
+)
+register("DepthToSpace", "SpaceToDepth", coupling=depth_to_space, zero=first)

@@ -1,4 +1,4 @@
-"""Operators that put parts of an axis together or take them apart: Concat, Split, Slice, Gather, Pad."""
+"""Operators that put parts of an axis together or take them apart: Concat, Split, Slice, Gather."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from spa_onnx.model import numpy_ops
 from spa_onnx.model.facts import Axis, Coupling, Fact, Free, Pin, Span, same, whole
 from spa_onnx.model.folding import NOTHING, slices
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import Shape
-from spa_onnx.operators.registry import rule
+from spa_onnx.model.traits import Fold, Moves
+from spa_onnx.operators.registry import UNBOUNDED, register
 from spa_onnx.operators.reshaping import recount
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute, SetInput, TakeInstead, follow
+from spa_onnx.operators.updates import Cut, Edit, SetAttribute, SetInput, TakeInstead
+from spa_onnx.operators.zeros import every_input, first
 
 
 def _others(node: Node, model: Model, x: str, y: str, *axes: int) -> Iterator[Coupling]:
@@ -27,7 +30,6 @@ def _axis(node: Node, model: Model, default: int = 0) -> int:
     return int(node.attributes.get("axis", default)) % len(model.shape(node.inputs[0]) or ())
 
 
-@rule("Concat")
 def concat(node: Node, model: Model) -> Iterator[Fact]:
     """Y = [x0, x1, ...] along `axis`: channel i of xk is channel offset_k + i of y."""
     y, axis, offset = node.outputs[0], _axis(node, model), 0
@@ -40,7 +42,6 @@ def concat(node: Node, model: Model) -> Iterator[Fact]:
         offset += size
 
 
-@rule("Split", parameters=(1,))
 def split(node: Node, model: Model) -> Iterator[Fact]:
     """y0, y1, ... = consecutive parts of x along `axis`."""
     x, axis, offset = node.inputs[0], _axis(node, model), 0
@@ -53,8 +54,7 @@ def split(node: Node, model: Model) -> Iterator[Fact]:
         offset += size
 
 
-@follow("Split")
-def split_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_split(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     """The parts keep what is left of them; parts that were equal may not be so any more."""
     axis = _axis(node, model)
     before = cut.value(node.inputs[1]) if node.input(1) else [(model.shape(y) or ())[axis] for y in node.outputs]
@@ -83,7 +83,6 @@ def _cuts(node: Node, model: Model) -> dict[int, range] | None:
     }
 
 
-@rule("Slice", parameters=(1, 2, 3, 4), silence="takes a part of it that is known only while running")
 def slice_(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x[start:end:step] along some axes: index j of y is index start + j * step of x; what is left out is free."""
     x, y, cuts = node.inputs[0], node.outputs[0], _cuts(node, model)
@@ -134,8 +133,7 @@ def _count(node: Node, model: Model) -> int:
     return int(np.prod(model.shape(node.inputs[1]) or (1,)))
 
 
-@follow("Slice")
-def slice_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_slice(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     """Bounds count what is left before them; a step that no longer fits becomes a Gather."""
     x, y, cuts = node.inputs[0], node.outputs[0], _cuts(node, model)
     shape = model.shape(x) or ()
@@ -173,7 +171,6 @@ def _places(cut: Cut, axis: Axis, wanted: np.ndarray) -> np.ndarray:
     return np.searchsorted(cut.kept(axis), wanted).astype(np.int64)
 
 
-@rule("Gather", silence="picks from it by index, so every index keeps its place")
 def gather(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x taken at `indices` along `axis`; constant indices pick channels, others (token ids) need the axis whole."""
     x, indices, y = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -213,8 +210,7 @@ def _measured(tensor: str, model: Model) -> bool:
     )
 
 
-@follow("Gather")
-def gather_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_gather(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     """Constant indices are renumbered to what is left of the axis."""
     x, y, picked = node.inputs[0], node.outputs[0], model.constant(node.inputs[1])
     axis, shape = _axis(node, model), model.shape(x) or ()
@@ -234,64 +230,40 @@ def gather_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
         yield SetInput(1, _places(cut, Axis(x, axis), wanted).astype(picked.dtype))
 
 
-def _pads(node: Node, model: Model) -> dict[int, tuple[int, int]]:
-    """(before, after) of each axis whose padding is constant; the others are left out."""
-    rank = len(model.shape(node.inputs[0]) or ())
-    if "pads" in node.attributes or "paddings" in node.attributes:
-        written = node.attributes.get("pads", node.attributes.get("paddings", ()))
-        return {dim: (written[dim], written[dim + rank]) for dim in range(rank)}
-    value, axes = model.value(node.input(1)), model.constant(node.input(3)) if node.input(3) else np.arange(rank)
-    if value is None or axes is None:
-        return {}
-    pads, half = value.array.ravel(), len(axes)
-    named = {int(a) % rank: i for i, a in enumerate(axes)}
-    literal = {dim: i for dim, i in named.items() if not value.origin[i] and not value.origin[i + half]}
-    unpadded = {dim: (0, 0) for dim in range(rank) if dim not in named}
-    return unpadded | {dim: (int(pads[i]), int(pads[i + half])) for dim, i in literal.items()}
+def rows_of_table(node: Node, model: Model) -> int:
+    """Return the size of the axis that a Gather picks from."""
+    return (model.shape(node.inputs[0]) or (UNBOUNDED,))[int(node.attributes.get("axis", 0))]
 
 
-@rule("Pad", parameters=(1, 2, 3))
-def pad(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = x with constants in front of and behind each axis; the padded indices are nobody's and may go."""
-    x, y = node.inputs[0], node.outputs[0]
-    shape, constant = model.shape(x) or (), node.attributes.get("mode", "constant") == "constant"
-    for dim, (before, after) in _pads(node, model).items():
-        if (before, after) == (0, 0):
-            yield from same(Axis(x, dim), Axis(y, dim), shape[dim], f"{node} pads another axis")
-        elif constant and before >= 0 and after >= 0:
-            moved = Span(Axis(y, dim), shape[dim], start=before)
-            yield Coupling(whole(Axis(x, dim), shape[dim]), moved, f"{node} puts it behind {before} padded ones")
-
-
-@follow("Pad")
-def pad_follows(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
-    """As many padded indices as are left on either side."""
-    y, shape = node.outputs[0], model.shape(node.inputs[0]) or ()
-    changed = {}
-    for dim, (before, after) in _pads(node, model).items():
-        kept = cut.kept(Axis(y, dim))
-        left = (int((kept < before).sum()), int((kept >= before + shape[dim]).sum()))
-        if left != (before, after) and min(before, after) >= 0:
-            changed[dim] = left
-    if not changed:
-        return
-    if node.input(1):
-        yield _pad_input(node, model, changed, len(shape))
-        return
-    name = "pads" if "pads" in node.attributes else "paddings"
-    written = list(node.attributes[name])
-    for dim, (before, after) in changed.items():
-        written[dim], written[dim + len(shape)] = before, after
-    yield SetAttribute(name, written)
-
-
-def _pad_input(node: Node, model: Model, changed: dict[int, tuple[int, int]], rank: int) -> SetInput:
-    value, axes = model.value(node.inputs[1]), model.constant(node.input(3)) if node.input(3) else np.arange(rank)
-    if value is None or axes is None:  # `_pads` found constant padding, so both are known
-        raise AssertionError(node)
-    values, where = value.array.copy(), np.zeros(value.array.shape, bool)
-    for place, axis in enumerate(axes):
-        if int(axis) % rank in changed:
-            for index, count in zip((place, place + len(axes)), changed[int(axis) % rank], strict=True):
-                values[index], where[index] = count, True
-    return SetInput(1, values, where)
+register("Concat", coupling=concat, zero=every_input, fold=Fold(numpy_ops.concat, moved=slice(0, None)))
+register(
+    "Split",
+    coupling=split,
+    parameters=(1,),
+    update=update_split,
+    corrects=(1,),
+    zero=first,
+    fold=Fold(numpy_ops.split, moved=slice(0, 1), sized_by=slice(1, 2)),
+)
+register(
+    "Slice",
+    coupling=slice_,
+    parameters=(1, 2, 3, 4),
+    unsaid="takes a part of it that is known only while running",
+    update=update_slice,
+    corrects=(1, 2),
+    zero=first,
+    moves=Moves.PICK,
+    fold=Fold(numpy_ops.slice_, moved=slice(0, 1), sized_by=slice(1, 5)),
+)
+register(
+    "Gather",
+    coupling=gather,
+    unsaid="picks from it by index, so every index keeps its place",
+    update=update_gather,
+    zero=first,
+    moves=Moves.PICK,
+    fold=Fold(numpy_ops.gather, moved=slice(0, 1)),
+    bounds={1: rows_of_table},
+    unmasked=(1,),
+)

@@ -8,12 +8,10 @@ from spa_onnx.model.facts import Axis, Fact, Pin, same
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.model.subgraphs import crossings
-from spa_onnx.operators.registry import rule
+from spa_onnx.operators.registry import register
+from spa_onnx.operators.zeros import any_input
 
 
-@rule("If", parameters=(0,))
-@rule("Loop", parameters=(0, 1))
-@rule("Scan")
 def crossing(node: Node, model: Model) -> Iterator[Fact]:
     """Index i of an axis outside meets index i inside; the axis that counts the runs has none inside, and stays whole."""
     found = crossings(node)
@@ -28,3 +26,8 @@ def crossing(node: Node, model: Model) -> Iterator[Fact]:
     for name in found.inside():
         for dim in range(len(model.shape(name) or ()) if model.is_constant(name) else 0):
             yield Pin(Axis(name, dim), "a constant that a branch or body returns as it is", f"{node}, {name}[{dim}]")
+
+
+register("If", coupling=crossing, parameters=(0,), zero=any_input)
+register("Loop", coupling=crossing, parameters=(0, 1), zero=any_input)
+register("Scan", coupling=crossing, zero=any_input)

@@ -1,6 +1,6 @@
-"""The table of followers: operator -> how its attributes and parameter inputs change once channels are gone.
+"""Shape updates: how the attributes and parameter inputs of an operator follow once channels are removed.
 
-A follower is a pure function of a node, the model and the cut; it yields edits and changes nothing itself.
+A shape update is a pure function of a node, the model and the cut; it yields edits and changes nothing itself.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
-
-import numpy as np
 
 from spa_onnx.model.facts import Axis, Indices
 from spa_onnx.model.folding import Array
@@ -73,45 +71,5 @@ class TakeInstead:
 
 
 Edit: TypeAlias = SetAttribute | SetInput | Rescale | TakeInstead
-Follower: TypeAlias = Callable[[Node, Model, Cut], Iterator[Edit]]
-
-FOLLOWERS: dict[str, Follower] = {}
-
-CORRECTED = {"ConstantOfShape": {0}, "Expand": {1}, "Reshape": {1}, "Resize": {3}, "Slice": {1, 2}, "Split": {1}}
-"""Operator -> the input positions whose values its follower sets right even where they are computed from sizes that change."""
-
-
-def follow(*operators: str) -> Callable[[Follower], Follower]:
-    """Register one follower for these operators. Raises ValueError where one of them has a follower already."""
-
-    def register(function: Follower) -> Follower:
-        for operator in operators:
-            if operator in FOLLOWERS:
-                raise ValueError(f"{operator} has two followers: {FOLLOWERS[operator].__name__}, {function.__name__}")
-            FOLLOWERS[operator] = function
-        return function
-
-    return register
-
-
-def target_shape(node: Node, cut: Cut, slot: int) -> Iterator[Rescale]:
-    """Correct a target shape at an input position wherever it names another size than the output now has.
-
-    In Reshape -1 takes what is left and 0 copies the input's size, so that both follow by themselves where they can; in
-    Expand 1 means that the input's size stays.
-    """
-    target, wanted = cut.value(node.inputs[slot]), np.asarray(cut.after(node.outputs[0]))
-    if target is None:
-        return
-    wanted = wanted[len(wanted) - target.size :]
-    meant = target.copy()
-    if node.op == "Reshape":
-        given = cut.after(node.inputs[0])
-        for place in np.flatnonzero(target == 0):
-            meant[place] = given[place] if place < len(given) else -1
-        meant[target == -1] = wanted[target == -1]
-    if node.op == "Expand":
-        meant[target == 1] = wanted[target == 1]
-    wrong = meant != wanted
-    if wrong.any():
-        yield Rescale(slot, target, np.where(wrong, wanted, target).astype(target.dtype))
+ShapeUpdate: TypeAlias = Callable[[Node, Model, Cut], Iterator[Edit]]
+"""(node, model, cut) -> what has to change."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 
 import numpy as np
 import onnx
@@ -11,18 +11,10 @@ from onnx import numpy_helper
 from spa_onnx.model.facts import Axis
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.model.quantisation import SCALES
+from spa_onnx.model.quantisation import scales
 from spa_onnx.model.subgraphs import operators
-from spa_onnx.plan.removal import Key, Removal, Slices, lookup, zeroed
-
-KEEP_OPERAND: Mapping[str, frozenset[int]] = {
-    "Div": frozenset({1}),
-    "Pow": frozenset({1}),
-    "Mod": frozenset({1}),
-    "BatchNormalization": frozenset({4}),
-    "Gather": frozenset({1}),
-}
-"""Inputs that stay as they are in the masked model: a zero there would divide by nothing, or pick another channel."""
+from spa_onnx.operators import known
+from spa_onnx.plan.removal import Removal, SliceKey, Slices, lookup, zeroed
 
 
 def mask(model: Model, removal: Removal, only: Container[Axis] | None = None) -> onnx.ModelProto:
@@ -34,7 +26,7 @@ def mask(model: Model, removal: Removal, only: Container[Axis] | None = None) ->
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     nodes = list(operators(proto.graph))
-    made: dict[tuple[str, Key], str] = {}
+    made: dict[tuple[str, SliceKey], str] = {}
     for node, slot, slices in losing(model, removal, only):
         name = node.inputs[slot]
         key = (model.source.get(name, name), lookup(slices))
@@ -53,7 +45,7 @@ def losing(model: Model, removal: Removal, only: Container[Axis] | None = None) 
     divisors = _divisors(model)
     for node in model.nodes:
         for slot, name in enumerate(node.inputs):
-            if name and model.is_constant(name) and name not in divisors and slot not in SCALES.get(node.op, ()):
+            if name and model.is_constant(name) and name not in divisors and slot not in scales(node):
                 slices = removal.slices(name, only)
                 if any(slices):
                     yield node, slot, slices
@@ -69,7 +61,7 @@ def _list_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _divisors(model: Model) -> set[str]:
-    """What stands at a KEEP_OPERAND position, and the constants that it is computed from (through an Identity, a Sqrt ...)."""
+    """What keeps its values in the masked model, and the constants that it is computed from (through an Identity, a Sqrt ...)."""
     fixed = {name for node in model.nodes for name in node.inputs if name and model.is_constant(name)}
     for node in model.nodes:
         if node.inputs and all(name in fixed for name in node.inputs if name):
@@ -77,8 +69,6 @@ def _divisors(model: Model) -> set[str]:
     found: set[str] = set()
     for node in reversed(model.nodes):
         for slot, name in enumerate(node.inputs):
-            if name in fixed and (
-                slot in KEEP_OPERAND.get(node.op, ()) or any(output in found for output in node.outputs)
-            ):
+            if name in fixed and (slot in known(node.op).unmasked or any(output in found for output in node.outputs)):
                 found.add(name)
     return found

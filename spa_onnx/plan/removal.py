@@ -19,7 +19,7 @@ Slices: TypeAlias = tuple[dict[int, Indices], ...]
 """Axis -> the indices that stay, for axes that lose some. One; or one for each part of axis 0, to be joined again."""
 
 
-Key: TypeAlias = tuple[tuple[tuple[int, bytes], ...], ...]
+SliceKey: TypeAlias = tuple[tuple[tuple[int, bytes], ...], ...]
 """Slices in a form that can be compared."""
 
 
@@ -112,7 +112,7 @@ def _parts(
         yield dict(sorted(kept.items()))
 
 
-def lookup(slices: Slices) -> Key:
+def lookup(slices: Slices) -> SliceKey:
     """Slices in a form that can be compared."""
     return tuple(tuple((dim, indices.tobytes()) for dim, indices in kept.items()) for kept in slices)
 

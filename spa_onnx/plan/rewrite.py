@@ -18,12 +18,12 @@ from spa_onnx.model.model import Model, graph_constants
 from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import refresh_value_info
 from spa_onnx.model.subgraphs import graphs, looked_into, nested, operators
-from spa_onnx.operators import FOLLOWERS
+from spa_onnx.operators import known
 from spa_onnx.operators.registry import is_pinned_throughout
 from spa_onnx.operators.updates import Edit, Rescale, SetAttribute, SetInput, TakeInstead
 from spa_onnx.plan.graph_edits import Blend, Operation, Scale, Take, operate
 from spa_onnx.plan.plan import Plan, TensorCut
-from spa_onnx.plan.removal import Key, Removal, Slices, lookup, taken
+from spa_onnx.plan.removal import Removal, SliceKey, Slices, lookup, taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,12 @@ def rewrite(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None =
     edits = dict(_chain_edits(analysis.chains, removal, model))
     inside = {node.index for chain in analysis.chains for node in chain.nodes}
     for node in model.nodes:
-        if (
-            node.op in FOLLOWERS
-            and node.index not in inside
-            and not (model.is_folded(node) or is_pinned_throughout(node, model))
-        ):
-            found = list(FOLLOWERS[node.op](node, model, removal))
-            if found:
-                edits[node.index] = found
+        update = known(node.op).update
+        if update is None or node.index in inside or model.is_folded(node) or is_pinned_throughout(node, model):
+            continue
+        found = list(update(node, model, removal))
+        if found:
+            edits[node.index] = found
     draft = _Draft(model, values or {})
     tensors = tuple(draft.cut_constants(removal))
     for index, found in edits.items():
@@ -77,8 +75,9 @@ def _chain_edits(chains: tuple[Chain, ...], removal: Removal, model: Model) -> I
         if shapes is not None and _reproduces(chain, shapes, removal):
             removal.override(shapes)
             for node in chain.nodes:
-                if node.op in FOLLOWERS:
-                    yield node.index, list(FOLLOWERS[node.op](node, model, removal))
+                update = known(node.op).update
+                if update is not None:
+                    yield node.index, list(update(node, model, removal))
             continue
         for output in chain.outputs if lost else ():
             dim = next(iter(chain.reordered(output, shape)), next(iter(lost)))
@@ -131,7 +130,7 @@ class _Draft:
         self, source: str, places: list[tuple[int, int, str]], slices: list[Slices]
     ) -> Iterator[TensorCut]:
         """The first variant keeps the name; an uncut one comes first, so that it stays what it was. slices: of each place."""
-        names: dict[Key, str] = {}
+        names: dict[SliceKey, str] = {}
         array = np.asarray(self._values.get(source, self._model.constant(source)))
         for each in sorted(slices, key=lambda each: len(each[0])):
             if lookup(each) in names:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from spa_onnx.layers import Consumer, Key, uses
+from spa_onnx.layers import LayerKey, LinearLayer, count_uses
 from spa_onnx.linalg.obs import GIVEN, Trust
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
@@ -20,8 +20,8 @@ REPAIRS = ("obs", "mean", "none")
 
 def reconstruct(
     model: Model,
-    found: Sequence[Consumer],
-    statistics: Mapping[Key, Moments],
+    found: Sequence[LinearLayer],
+    statistics: Mapping[LayerKey, Moments],
     removal: Removal,
     *,
     trust: Trust = GIVEN,
@@ -34,16 +34,16 @@ def reconstruct(
     steps that they had. trust: how far the statistics hold for real samples. refits: False to leave weights as they are and only correct
     the biases (FLAP's compensation, An et al. 2024).
     """
-    sharing: dict[str, list[Consumer]] = defaultdict(list)
-    for consumer in found:
-        if consumer.axis in removal and consumer.key in statistics:
-            sharing[consumer.weight].append(consumer)
+    sharing: dict[str, list[LinearLayer]] = defaultdict(list)
+    for layer in found:
+        if layer.axis in removal and layer.key in statistics:
+            sharing[layer.weight].append(layer)
     values: dict[str, Array] = {}
     for name, users in sharing.items():
         weight = model.weight(name)
         alike = len({(user.axis, user.blocks, user.scale) for user in users}) == 1
         if (
-            weight is None or name in model.source or uses(model, name) != len(users) or not alike
+            weight is None or name in model.source or count_uses(model, name) != len(users) or not alike
         ):  # it stays for others' sake
             continue
         first = users[0]
@@ -68,11 +68,11 @@ def reconstruct(
     return values
 
 
-def kept_columns(consumer: Consumer, removal: Removal, block: int) -> np.ndarray:
+def kept_columns(layer: LinearLayer, removal: Removal, block: int) -> np.ndarray:
     """The inputs that stay of one of the products side by side."""
-    stays = removal.stays(consumer.axis)
-    kept = np.flatnonzero(np.broadcast_to(stays, (consumer.blocks, stays.shape[-1]))[block])
-    return (kept[:, None] * consumer.window + np.arange(consumer.window)).ravel()
+    stays = removal.stays(layer.axis)
+    kept = np.flatnonzero(np.broadcast_to(stays, (layer.blocks, stays.shape[-1]))[block])
+    return (kept[:, None] * layer.window + np.arange(layer.window)).ravel()
 
 
 def in_range(model: Model, name: str, numbers: Array) -> Array | None:
@@ -82,11 +82,11 @@ def in_range(model: Model, name: str, numbers: Array) -> Array | None:
     return stored if np.isfinite(stored).all() else None
 
 
-def _refit_bias(model: Model, consumer: Consumer, lost: np.ndarray, moments: Moments, values: dict[str, Array]) -> None:
+def _refit_bias(model: Model, layer: LinearLayer, lost: np.ndarray, moments: Moments, values: dict[str, Array]) -> None:
     """Add (W - W') mean to the bias: what the removed inputs contributed on average."""
-    bias = model.weight(consumer.bias)
+    bias = model.weight(layer.bias)
     if bias is not None:
         shift = np.einsum("bri,bi->br", lost, moments.mean).ravel()
-        moved = in_range(model, consumer.bias, bias.astype(np.float64) + shift.reshape(bias.shape))
+        moved = in_range(model, layer.bias, bias.astype(np.float64) + shift.reshape(bias.shape))
         if moved is not None:
-            values[consumer.bias] = moved
+            values[layer.bias] = moved

@@ -8,12 +8,13 @@ from math import prod
 
 import numpy as np
 
-from spa_onnx.layers import ROUNDING, Consumer
+from spa_onnx.layers import Columns, LinearLayer
 from spa_onnx.linalg.blas import Matrix
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
+from spa_onnx.model.traits import Moves, traits
 
-PASSING = ROUNDING | {"Identity", "Dropout"}
+PASSING = frozenset({Moves.ROUND, Moves.IDENTITY, Moves.DROPOUT})
 """Operators that hand on what they get, as near as the sum needs it."""
 
 SMALLEST = 1e-3
@@ -33,29 +34,29 @@ class Summand:
         return np.where(usable, difference / np.where(usable, self.scale, 1.0), 0.0)
 
 
-def summands(model: Model, found: Sequence[Consumer]) -> Mapping[int, Summand]:
+def summands(model: Model, found: Sequence[LinearLayer]) -> Mapping[int, Summand]:
     """Node of a product -> what its output is added to, if none of the products that come after it has a part in that.
 
     found: the products, in the order of the graph.
     """
-    place = {consumer.node.index: number for number, consumer in enumerate(found)}
+    place = {layer.node.index: number for number, layer in enumerate(found)}
     latest: dict[str, int] = {}
     for node in model.nodes:
         before = [latest.get(name, -1) for name in (*node.inputs, *node.captures)]
         latest.update(dict.fromkeys(node.outputs, max([place.get(node.index, -1), *before])))
     return {
-        consumer.node.index: summand
-        for number, consumer in enumerate(found)
-        for summand in _added(model, consumer)
+        layer.node.index: summand
+        for number, layer in enumerate(found)
+        for summand in _added(model, layer)
         if latest.get(summand.tensor, -1) < number
     }
 
 
-def _added(model: Model, consumer: Consumer) -> Iterator[Summand]:
+def _added(model: Model, layer: LinearLayer) -> Iterator[Summand]:
     """What the output is added to, behind operators that at most scale its rows; nothing if anything else reads it before."""
-    tensor, shape = consumer.node.outputs[0], model.shape(consumer.node.outputs[0])
-    scale = np.ones((consumer.blocks, -(-_rows(model, consumer) // consumer.blocks), 1))
-    while consumer.layout.linear and shape is not None and tensor not in model.outputs:
+    tensor, shape = layer.node.outputs[0], model.shape(layer.node.outputs[0])
+    scale = np.ones((layer.blocks, -(-_rows(model, layer) // layer.blocks), 1))
+    while layer.form.linear and shape is not None and tensor not in model.outputs:
         readers = model.consumers.get(tensor, ())
         if len(readers) != 1 or readers[0].inside or model.shape(readers[0].outputs[0]) != shape:
             return
@@ -65,25 +66,25 @@ def _added(model: Model, consumer: Consumer) -> Iterator[Summand]:
             if model.shape(others[0]) == shape:
                 yield Summand(others[0], scale)
             return
-        factor = _factor(model, node, others, consumer)
+        factor = _factor(model, node, others, layer)
         if factor is None:
             return
         scale = scale * factor.reshape(-1, 1) if factor.size == 1 else scale * factor.reshape(scale.shape)
         tensor = node.outputs[0]
 
 
-def _rows(model: Model, consumer: Consumer) -> int:
+def _rows(model: Model, layer: LinearLayer) -> int:
     """How many rows the products side by side have together."""
-    shape = model.shape(consumer.node.outputs[0]) or (1, 1)
-    return shape[1] if consumer.node.op == "Conv" else shape[-1]
+    shape = model.shape(layer.node.outputs[0]) or (1, 1)
+    return shape[1] if layer.form.columns is Columns.WINDOWS else shape[-1]
 
 
-def _factor(model: Model, node: Node, others: Sequence[str], consumer: Consumer) -> Matrix | None:
+def _factor(model: Model, node: Node, others: Sequence[str], layer: LinearLayer) -> Matrix | None:
     """By what an operator multiplies the rows, float64 of one number or one for each; None if it does more."""
-    if node.op in PASSING or (node.op == "Add" and len(others) == 1):
+    if traits(node.op).moves in PASSING or (node.op == "Add" and len(others) == 1):
         return np.ones(1)
     rank = len(model.shape(node.outputs[0]) or ())
-    if node.op == "BatchNormalization" and (consumer.node.op == "Conv" or rank == 2):
+    if node.op == "BatchNormalization" and (layer.form.columns is Columns.WINDOWS or rank == 2):
         scale, _, _, variance = (model.constant(name) for name in others)
         if scale is None or variance is None:
             return None
@@ -91,6 +92,6 @@ def _factor(model: Model, node: Node, others: Sequence[str], consumer: Consumer)
     factor = model.constant(others[0]) if node.op == "Mul" and len(others) == 1 else None
     if factor is None:
         return None
-    behind = factor.shape[factor.ndim - rank + 2 :] if consumer.node.op == "Conv" else ()
+    behind = factor.shape[factor.ndim - rank + 2 :] if layer.form.columns is Columns.WINDOWS else ()
     along = factor.shape[-1 - len(behind)] if factor.ndim > len(behind) else 1
     return factor.astype(np.float64).ravel() if prod(behind) == 1 and factor.size == along else None

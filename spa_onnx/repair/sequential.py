@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spa_onnx.execution.partial import Walk
 from spa_onnx.execution.session import Feed, feed_size
-from spa_onnx.layers import Consumer, columns, outputs, uses
+from spa_onnx.layers import LinearLayer, columns, count_uses, outputs
 from spa_onnx.linalg.blas import Matrix
 from spa_onnx.linalg.obs import DAMPING, SUPPORT
 from spa_onnx.model.folding import Array
@@ -36,14 +36,14 @@ DAMPINGS = tuple(DAMPING * 10 ** (half / 2) for half in range(7))
 
 def reconstruct_in_order(
     model: Model,
-    found: Sequence[Consumer],
+    found: Sequence[LinearLayer],
     feeds: Sequence[Feed],
     removal: Removal,
     prior: Mapping[str, Array],
     seed: int,
     *,
     graph: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda proto: proto,
-    look: Callable[[Consumer], View] | None = None,
+    look: Callable[[LinearLayer], View] | None = None,
 ) -> dict[str, Array]:
     """Constant -> new value in the original's shape, for all products with a weight of their own.
 
@@ -55,13 +55,13 @@ def reconstruct_in_order(
     both = _SideBySide(model, made, removal, prior, seed, graph)
     partners = summands(model, found)
     samples = sum(map(feed_size, made))
-    for consumer in found:
-        weight = _own_weight(consumer, model)
+    for layer in found:
+        weight = _own_weight(layer, model)
         if weight is not None:
-            view = look(consumer) if look else view_of(consumer, samples)
-            halves = both.halves(consumer, consumer.matrix(weight), partners.get(consumer.node.index), view)
+            view = look(layer) if look else view_of(layer, samples)
+            halves = both.halves(layer, layer.matrix(weight), partners.get(layer.node.index), view)
             if halves:
-                both.refit(consumer, weight, halves)
+                both.refit(layer, weight, halves)
     return both.values
 
 
@@ -89,49 +89,45 @@ class _SideBySide:
         for name, value in prior.items():
             self._settle(name, value)
 
-    def halves(self, consumer: Consumer, weight: Matrix, partner: Summand | None, view: View) -> list[Pairs]:
+    def halves(self, layer: LinearLayer, weight: Matrix, partner: Summand | None, view: View) -> list[Pairs]:
         """The sums over one half of the samples and over the other, at the same positions of both models.
 
         The key of a sample decides in which half it is, so that batches do not matter. Without columns there is no half, and none at all
         where nothing has changed yet. weight: of the dense model. partner: what the product is added to. view: what is looked at.
         """
-        x, z = self._tensors(consumer.data)
+        x, z = self._tensors(layer.data)
         beside = self._tensors(partner.tensor) if partner is not None else ([], [])
-        if consumer.axis not in self._removal and all(map(np.array_equal, [*x, *beside[0]], [*z, *beside[1]])):
+        if layer.axis not in self._removal and all(map(np.array_equal, [*x, *beside[0]], [*z, *beside[1]])):
             return []
         gathered = GatheredPairs(weight), GatheredPairs(weight)
         for batch, draw in enumerate(self._keys):
-            both = [consumer.numbers(data[batch]) for data in (x, z)]
+            both = [layer.numbers(data[batch]) for data in (x, z)]
             for number, rows, keys in _split(draw, len(both[0]), view):
-                seen = [columns(consumer, data[rows], view.positions, keys) for data in both]
+                seen = [columns(layer, data[rows], view.positions, keys) for data in both]
                 if partner is not None:
-                    there, left = (outputs(consumer, data[batch][rows], view.positions, keys) for data in beside)
+                    there, left = (outputs(layer, data[batch][rows], view.positions, keys) for data in beside)
                     seen.append(partner.before(there - left))
                 gathered[number].add(*finite(*seen))
         return [pairs for pairs in (half.pairs() for half in gathered) if pairs is not None]
 
-    def refit(self, consumer: Consumer, weight: Array, halves: Sequence[Pairs]) -> None:
+    def refit(self, layer: LinearLayer, weight: Array, halves: Sequence[Pairs]) -> None:
         """Take the weight that fits best, and a bias that takes up the means, where their types can hold them."""
         model = self._model
-        old = consumer.matrix(weight)
+        old = layer.matrix(weight)
         start = (
-            consumer.matrix(model.numbers(consumer.weight, self.values[consumer.weight]))
-            if consumer.weight in self.values
-            else old
+            layer.matrix(model.numbers(layer.weight, self.values[layer.weight])) if layer.weight in self.values else old
         )
-        new = _steered(
-            consumer, halves, start, [kept_columns(consumer, self._removal, block) for block in range(len(old))]
-        )
-        fitted = in_range(model, consumer.weight, consumer.tensor(new, weight)) if np.isfinite(new).all() else None
+        new = _steered(layer, halves, start, [kept_columns(layer, self._removal, block) for block in range(len(old))])
+        fitted = in_range(model, layer.weight, layer.tensor(new, weight)) if np.isfinite(new).all() else None
         if fitted is None:
             return
-        self._settle(consumer.weight, fitted)
-        bias = model.weight(consumer.bias) if consumer.bias else None
+        self._settle(layer.weight, fitted)
+        bias = model.weight(layer.bias) if layer.bias else None
         if bias is not None:
             lost = sum(half.lost(new) for half in halves) / sum(half.count for half in halves)
-            moved = in_range(model, consumer.bias, bias.astype(np.float64) + np.reshape(lost, bias.shape))
+            moved = in_range(model, layer.bias, bias.astype(np.float64) + np.reshape(lost, bias.shape))
             if moved is not None:
-                self._settle(consumer.bias, moved)
+                self._settle(layer.bias, moved)
 
     def _tensors(self, name: str) -> tuple[list[Array], list[Array]]:
         """A tensor of the dense model and of the other one, one array per batch each."""
@@ -156,25 +152,25 @@ def _split(keys: Keys, rows: int, view: View) -> Iterator[tuple[int, slice | NDA
             yield number, np.repeat(half, rows // len(keys)), keys[half]
 
 
-def _own_weight(consumer: Consumer, model: Model) -> Array | None:
+def _own_weight(layer: LinearLayer, model: Model) -> Array | None:
     """The numbers of the weight, if nothing else reads it."""
-    shared = consumer.weight in model.source or uses(model, consumer.weight) != 1
-    return None if shared else model.weight(consumer.weight)
+    shared = layer.weight in model.source or count_uses(model, layer.weight) != 1
+    return None if shared else model.weight(layer.weight)
 
 
-def _steered(consumer: Consumer, halves: Sequence[Pairs], start: Matrix, kept: Sequence[NDArray[np.int64]]) -> Matrix:
+def _steered(layer: LinearLayer, halves: Sequence[Pairs], start: Matrix, kept: Sequence[NDArray[np.int64]]) -> Matrix:
     """The new weights as a matrix, (blocks, rows, inputs), zero for the inputs that are gone. kept: the inputs that stay of each block."""
     first = [start[block][:, left] for block, left in enumerate(kept)]
-    damping = _damping(consumer, halves, first, kept)
+    damping = _damping(layer, halves, first, kept)
     whole = sum(halves[1:], halves[0])
     new = np.zeros_like(start)
-    for block, fit in enumerate(whole.fits(kept, centred=bool(consumer.bias))):
+    for block, fit in enumerate(whole.fits(kept, centred=bool(layer.bias))):
         new[block][:, kept[block]] = fit.steered(first[block], damping)
     return new
 
 
 def _damping(
-    consumer: Consumer, halves: Sequence[Pairs], first: Sequence[Matrix], kept: Sequence[NDArray[np.int64]]
+    layer: LinearLayer, halves: Sequence[Pairs], first: Sequence[Matrix], kept: Sequence[NDArray[np.int64]]
 ) -> float:
     """Of DAMPINGS that with which what is fitted to one half suits the other best.
 
@@ -182,7 +178,7 @@ def _damping(
     """
     if len(halves) == 1:
         return DAMPING * max(1.0, SUPPORT * int(halves[0].repaired.shape[1]) / halves[0].count)
-    one, other = (half.fits(kept, centred=bool(consumer.bias)) for half in halves)
+    one, other = (half.fits(kept, centred=bool(layer.bias)) for half in halves)
     missed = [
         sum(_crossed(a, b, w, damping) for a, b, w in zip(one, other, first, strict=True)) for damping in DAMPINGS
     ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from spa_onnx.analysis.groups import Group
-from spa_onnx.layers import Consumer
+from spa_onnx.layers import LinearLayer
 from spa_onnx.linalg.blas import Matrix
 from spa_onnx.scoring.context import Evidence, Scores
 from spa_onnx.scoring.registry import criterion
@@ -21,21 +21,21 @@ Measure = Callable[[Matrix, Moments], Matrix]
 """(weight (blocks, rows, inputs), moments of the inputs) -> score of each input, (blocks, inputs)."""
 
 
-def readers(group: Group, evidence: Evidence) -> Iterator[tuple[Consumer, Matrix, Moments]]:
+def readers(group: Group, evidence: Evidence) -> Iterator[tuple[LinearLayer, Matrix, Moments]]:
     """The products that sum over the group's channels, with their weight and the moments of their inputs."""
-    for consumer in evidence.consumers:
-        weight = evidence.model.weight(consumer.weight)
-        moments = (evidence.statistics or {}).get(consumer.key)
-        if consumer.axis in group.owner and weight is not None and moments is not None and moments.count:
-            yield consumer, consumer.matrix(weight), moments
+    for layer in evidence.layers:
+        weight = evidence.model.weight(layer.weight)
+        moments = (evidence.statistics or {}).get(layer.key)
+        if layer.axis in group.owner and weight is not None and moments is not None and moments.count:
+            yield layer, layer.matrix(weight), moments
 
 
 def _scores(group: Group, evidence: Evidence, measure: Measure) -> Scores:
     found: Scores = []
-    for consumer, weight, moments in readers(group, evidence):
+    for layer, weight, moments in readers(group, evidence):
         score = measure(weight, moments)
-        indices = score.reshape(-1, consumer.window).sum(axis=1)
-        found.append((consumer.axis, indices.reshape(-1, group.owner[consumer.axis].size).sum(axis=0)))
+        indices = score.reshape(-1, layer.window).sum(axis=1)
+        found.append((layer.axis, indices.reshape(-1, group.owner[layer.axis].size).sum(axis=0)))
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from spa_onnx.analysis.groups import Group
-from spa_onnx.layers import Consumer, Key
+from spa_onnx.layers import LayerKey, LinearLayer
 from spa_onnx.linalg.obs import GIVEN, Trust
 from spa_onnx.model.facts import Axis, Indices
 from spa_onnx.model.folding import Array
@@ -22,14 +22,14 @@ Scores: TypeAlias = list[tuple[Axis, Array]]
 class Evidence:
     """The model, the seed for criteria that draw numbers, and what is known of the inputs of its products.
 
-    statistics: key of a consumer -> moments of its input; None for criteria that look at weights alone. trust: how far these
+    statistics: key of a layer -> moments of its input; None for criteria that look at weights alone. trust: how far these
     hold for real samples. trial: the relative error of the outputs when a group loses these channels and nothing is refitted, NaN
     where onnxruntime cannot tell; None where nobody asks or it can tell for none.
     """
 
     model: Model
     seed: int = 0
-    consumers: tuple[Consumer, ...] = ()
-    statistics: Mapping[Key, Moments] | None = None
+    layers: tuple[LinearLayer, ...] = ()
+    statistics: Mapping[LayerKey, Moments] | None = None
     trust: Trust = GIVEN
     trial: Callable[[Group, Indices], float] | None = None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.analysis.groups import Group
-from spa_onnx.layers import Consumer
+from spa_onnx.layers import LinearLayer
 from spa_onnx.linalg.hessian import Operation
 from spa_onnx.scoring.context import Evidence
 from spa_onnx.scoring.registry import criterion
@@ -17,35 +17,35 @@ CHUNK = 8
 """Of the channels left, one in CHUNK (at least one) goes before saliencies are computed again."""
 
 
-def column_blocks(consumer: Consumer, group: Group) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def column_blocks(layer: LinearLayer, group: Group) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """For each of the products side by side, the inputs that each channel owns, int64 (channels, size), and which channels these are.
 
-    Nothing where the consumer reads none of the group, or where channels own unequal numbers of inputs: their losses could not be compared.
+    Nothing where the layer reads none of the group, or where channels own unequal numbers of inputs: their losses could not be compared.
     """
-    owner = group.owner.get(consumer.axis)
+    owner = group.owner.get(layer.axis)
     counts = np.zeros(1) if owner is None else np.bincount(owner[owner >= 0], minlength=group.size)
     if owner is None or counts.min() != counts.max() or counts[0] == 0:
         return
-    window = np.arange(consumer.window)
-    for row in np.broadcast_to(owner, (consumer.blocks, owner.shape[-1])):
+    window = np.arange(layer.window)
+    for row in np.broadcast_to(owner, (layer.blocks, owner.shape[-1])):
         members = np.unique(row[row >= 0])
         indices = np.argsort(row, kind="stable")[(row < 0).sum() :].reshape(len(members), -1)
-        yield (indices[:, :, None] * consumer.window + window).reshape(len(members), -1), members
+        yield (indices[:, :, None] * layer.window + window).reshape(len(members), -1), members
 
 
 def surgeons(group: Group, evidence: Evidence) -> Iterator[Operation]:
     """One for each product that reads the group's channels and whose inputs are known."""
     if evidence.statistics is None:
         return
-    for consumer in evidence.consumers:
-        columns = list(column_blocks(consumer, group))
-        moments = evidence.statistics.get(consumer.key)
-        weight = evidence.model.weight(consumer.weight)
+    for layer in evidence.layers:
+        columns = list(column_blocks(layer, group))
+        moments = evidence.statistics.get(layer.key)
+        weight = evidence.model.weight(layer.weight)
         if not columns or moments is None or weight is None:
             continue
-        mean, damping = evidence.trust.of(biased=bool(consumer.bias))
+        mean, damping = evidence.trust.of(biased=bool(layer.bias))
         for matrix, hessian, (blocks, members) in zip(
-            consumer.matrix(weight), moments.hessians(mean, damping), columns, strict=True
+            layer.matrix(weight), moments.hessians(mean, damping), columns, strict=True
         ):
             yield hessian.surgeon(matrix, blocks, members, group.size)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.analysis.groups import Group
-from spa_onnx.layers import Consumer
+from spa_onnx.layers import LinearLayer
 from spa_onnx.model.facts import Indices
 from spa_onnx.scoring.activations import readers
 from spa_onnx.scoring.context import Evidence
@@ -93,8 +93,8 @@ def expected(group: Group, evidence: Evidence) -> Vector:
     """
     total = np.zeros(group.size)
     known = False
-    for consumer, weight, moments in readers(group, evidence):
-        owners = _owners(group, consumer, len(weight))
+    for layer, weight, moments in readers(group, evidence):
+        owners = _owners(group, layer, len(weight))
         for block, (matrix, energy, owner) in enumerate(
             zip(weight, moments.energy(weight).tolist(), owners, strict=True)
         ):
@@ -109,7 +109,7 @@ def expected(group: Group, evidence: Evidence) -> Vector:
     return total if known else np.empty(0)
 
 
-def _owners(group: Group, consumer: Consumer, blocks: int) -> NDArray[np.int64]:
+def _owners(group: Group, layer: LinearLayer, blocks: int) -> NDArray[np.int64]:
     """The channel that owns each input of each product, (blocks, inputs): products side by side count their inputs alike."""
-    owner = np.repeat(group.owner[consumer.axis], consumer.window, axis=-1)
+    owner = np.repeat(group.owner[layer.axis], layer.window, axis=-1)
     return np.broadcast_to(owner, (blocks, owner.shape[-1]))

@@ -47,7 +47,7 @@ def choose(
     evidence = Evidence(analysis.model, settings.seed)
     if known is not None:
         trial = _trial(analysis, groups, known) if "trials" in criterion.needs else None
-        evidence = Evidence(analysis.model, settings.seed, known.consumers, known.statistics, known.trust, trial)
+        evidence = Evidence(analysis.model, settings.seed, known.layers, known.statistics, known.trust, trial)
     scores = score_groups(groups, criterion, evidence, settings.aggregate, settings.normalise)
     if criterion.loss:
         scored = [group for group in groups if group.name in scores]

@@ -52,11 +52,9 @@ class Trials:
     def __init__(self, analysis: Analysis, groups: Sequence[Group], known: Calibration, count: int) -> None:
         self._analysis, self._known = analysis, known
         affordable = WORK // max(count * macs(analysis.model), 1)
-        held = known.memory // max(widest_cut(analysis.model, {consumer.data for consumer in known.consumers}), 1)
+        held = known.memory // max(widest_cut(analysis.model, {layer.data for layer in known.layers}), 1)
         self._feeds = known.first(max(min(affordable, held, PER_TRIAL), 1))
-        touched = {axis.tensor for group in groups for axis in group.owner} | {
-            consumer.bias for consumer in known.consumers
-        }
+        touched = {axis.tensor for group in groups for axis in group.owner} | {layer.bias for layer in known.layers}
         proto, self._own_names = _with_own_constants(analysis.model, touched)
         self._proto = known.run(proto)
         opened = runtime.session(self._proto, optimise=True, what="the model")
@@ -116,7 +114,7 @@ class Trials:
     def _constants(self, removal: Removal, *, refits: bool) -> Feed:
         """The masked weights, those that consumers are refitted with among them."""
         model, known = self._analysis.model, self._known
-        refitted = reconstruct(model, known.consumers, known.statistics, removal, trust=known.trust) if refits else {}
+        refitted = reconstruct(model, known.layers, known.statistics, removal, trust=known.trust) if refits else {}
         uses = {(node.index, slot): node.inputs[slot] for node, slot, _ in losing(model, removal)}
         uses |= {(node.index, node.inputs.index(name)): name for name in refitted for node in model.consumers[name]}
         return {

@@ -12,7 +12,7 @@ from spa_onnx.data.samples import Samples
 from spa_onnx.errors import RefusedError
 from spa_onnx.execution import session as runtime
 from spa_onnx.execution.session import Feed, feed_size
-from spa_onnx.layers import Consumer, Key, consumers
+from spa_onnx.layers import LayerKey, LinearLayer, linear_layers
 from spa_onnx.linalg.obs import DOUBTFUL, GIVEN, MADE_UP, Trust
 from spa_onnx.model.facts import Axis
 from spa_onnx.model.folding import Array
@@ -62,7 +62,7 @@ MOST_DRAWN = 8 * 10**8
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """statistics: key of a consumer -> moments of its input. made_up: whether the samples are, with batch statistics.
+    """statistics: key of a layer -> moments of its input. made_up: whether the samples are, with batch statistics.
 
     consumers: those whose inputs were looked at. feeds: the samples, in batches. samples: how many. doubtful: whether they are made up
     and inner layers may be stirred otherwise than by real ones. normalised: inputs of BatchNormalizations -> moments of their channels,
@@ -72,8 +72,8 @@ class Calibration:
     """
 
     model: Model
-    consumers: tuple[Consumer, ...]
-    statistics: Mapping[Key, Moments]
+    layers: tuple[LinearLayer, ...]
+    statistics: Mapping[LayerKey, Moments]
     feeds: Sequence[Feed]
     samples: int
     made_up: bool
@@ -133,15 +133,15 @@ def calibrate(
     memory: int = MEMORY,
     of: Container[Axis] | None = None,
 ) -> Calibration:
-    """Run the dense model on at most `count` samples, given or made up, and collect the moments of every consumer's input.
+    """Run the dense model on at most `count` samples, given or made up, and collect the moments of every layer's input.
 
     count: None for what is usual. memory: bytes that all this may hold. of: only consumers that sum over one of these axes. Raises
     RefusedError where the model does not run, or matrices that memory has no room for do not fit into the folder for temporary files
     either.
     """
-    found = tuple(consumer for consumer in consumers(model) if of is None or consumer.axis in of)
+    found = tuple(layer for layer in linear_layers(model) if of is None or layer.axis in of)
     names = {node.inputs[0] for node in normalisations(model)} if samples is None else set()
-    sizes = {name: sample_bytes(model, name) for name in {*names, *(consumer.data for consumer in found)}}
+    sizes = {name: sample_bytes(model, name) for name in {*names, *(layer.data for layer in found)}}
     each = max(macs(model), 1)
     affordable = WORK // each
     if count is None:
@@ -159,7 +159,7 @@ def calibrate(
     else:
         held = min(space.tensors, MOST_DRAWN) // max(sum(sample_bytes(model, name) for name in model.inputs), 1)
         known = _made_up(collection, dims, wanted, min(batch, wanted), min(DRAWN * wanted, affordable, held))
-    cut = WALKS * max(widest_cut(model, {consumer.data for consumer in found}), 1)
+    cut = WALKS * max(widest_cut(model, {layer.data for layer in found}), 1)
     walked = space.in_order // cut - ARENA * max(
         map(feed_size, known.feeds), default=0
     )  # a batch that runs takes as much again
@@ -194,7 +194,7 @@ class _Collection:
     """
 
     model: Model
-    found: tuple[Consumer, ...]
+    found: tuple[LinearLayer, ...]
     names: Collection[str]
     space: Room
     passes: tuple[tuple[str, ...], ...]

@@ -1,4 +1,4 @@
-"""What is known of the inputs of every consumer: sums over samples, collected batch by batch, that can be added up."""
+"""What is known of the inputs of every layer: sums over samples, collected batch by batch, that can be added up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from spa_onnx.execution import session as runtime
 from spa_onnx.execution.session import Feed, feed_size
-from spa_onnx.layers import Consumer, Key, columns
+from spa_onnx.layers import Columns as ColumnKind
+from spa_onnx.layers import LayerKey, LinearLayer, columns
 from spa_onnx.linalg.blas import Matrix, add_gram
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
@@ -108,10 +109,10 @@ def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
 class Observed:
     """What one pass over the samples shows.
 
-    products: key of a consumer -> moments of its input. channels: tensor -> moments of its channels (axis 1).
+    products: key of a layer -> moments of its input. channels: tensor -> moments of its channels (axis 1).
     """
 
-    products: Mapping[Key, Moments]
+    products: Mapping[LayerKey, Moments]
     channels: Mapping[str, ChannelMoments]
 
 
@@ -119,31 +120,29 @@ class Observed:
 class Schedule:
     """How to look: samples that the feeds hold, a seed for positions, and the tensors that are captured together, pass by pass.
 
-    most: key of a consumer -> columns of which memory has room for no more. stored: whether matrices are put into files.
+    most: key of a layer -> columns of which memory has room for no more. stored: whether matrices are put into files.
     """
 
     samples: int
     seed: int
     passes: Sequence[Sequence[str]]
-    most: Mapping[Key, int] = field(default_factory=dict)
+    most: Mapping[LayerKey, int] = field(default_factory=dict)
     stored: bool = False
 
 
-def positions_of(consumer: Consumer, samples: int, *, closely: bool = True) -> int:
+def positions_of(layer: LinearLayer, samples: int, *, closely: bool = True) -> int:
     """How many positions of each sample are looked at. closely: at more of them where samples are few."""
     more = min(max(MANY / samples, 1), MOST_MORE) if closely else 1
-    return -(-round(max(BASE * more, BASE + PER_INPUT * consumer.inputs)) // samples)
+    return -(-round(max(BASE * more, BASE + PER_INPUT * layer.inputs)) // samples)
 
 
-def places_of(consumer: Consumer, model: Model) -> int | None:
+def places_of(layer: LinearLayer, model: Model) -> int | None:
     """Positions that there are in one sample, None where that is not known."""
-    image = consumer.node.op in ("Conv", "ConvTranspose")
-    shape = model.shape(consumer.node.outputs[0] if consumer.node.op == "Conv" else consumer.data)
+    image = layer.form.columns is not ColumnKind.VECTORS
+    shape = model.shape(layer.node.outputs[0] if layer.form.columns is ColumnKind.WINDOWS else layer.data)
     if not shape or min(shape) < 1:
         return None
-    return (
-        prod(shape[2:]) if image else max(prod(shape) // (consumer.blocks * consumer.inputs) // max(model.batch, 1), 1)
-    )
+    return prod(shape[2:]) if image else max(prod(shape) // (layer.blocks * layer.inputs) // max(model.batch, 1), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +163,18 @@ class View:
         return (data, keys) if rest or chosen.all() else (data[np.repeat(chosen, rows)], keys[chosen])
 
 
-def view_of(consumer: Consumer, samples: int, most: int | None = None, *, closely: bool = True) -> View:
+def view_of(layer: LinearLayer, samples: int, most: int | None = None, *, closely: bool = True) -> View:
     """What is looked at of so many samples. most: columns at most. closely: as in `positions_of`."""
-    positions = positions_of(consumer, samples, closely=closely)
+    positions = positions_of(layer, samples, closely=closely)
     if most is None:
         return View(positions)
     return View(max(min(positions, most // samples), 1), max(-(-samples // most), 1))
 
 
-def columns_of(consumer: Consumer, model: Model, samples: int) -> int:
+def columns_of(layer: LinearLayer, model: Model, samples: int) -> int:
     """How many columns so many samples have, as far as is known."""
-    places = places_of(consumer, model)
-    positions = positions_of(consumer, samples)
+    places = places_of(layer, model)
+    positions = positions_of(layer, samples)
     return samples * (positions if places is None else min(positions, places))
 
 
@@ -216,7 +215,7 @@ def _captured(opened: ort.InferenceSession | None, feed: Feed, names: Sequence[s
 def observe(
     model: Model,
     proto: onnx.ModelProto,
-    found: Sequence[Consumer],
+    found: Sequence[LinearLayer],
     channels: Sequence[str],
     feeds: Iterable[Feed],
     schedule: Schedule,
@@ -226,7 +225,7 @@ def observe(
     proto: the graph to run, which computes the model's tensors (itself, or with other normalisation). Consumers whose input is a graph
     input are read from the feeds. What is found depends neither on the order of the samples nor on how they are put into feeds.
     """
-    moments: dict[Key, Moments] = {}
+    moments: dict[LayerKey, Moments] = {}
     sums: dict[str, ChannelSums] = {}
     for names in schedule.passes:
         inner = [name for name in names if name not in model.inputs]
@@ -234,7 +233,7 @@ def observe(
         products = {c.key: _Gathered(c.blocks, c.inputs) for c in here}
         views = {c.key: view_of(c, schedule.samples, schedule.most.get(c.key)) for c in here}
         opened = _opened(proto, inner)
-        looked_at = {consumer.data for consumer in here}
+        looked_at = {layer.data for layer in here}
         count = 0
         for feed in feeds:
             if count >= FOR_CHANNELS:
@@ -244,11 +243,11 @@ def observe(
             tensors = {**feed, **_captured(opened, feed, inner)}
             count += feed_size(feed)
             keys = sample_keys(feed, schedule.seed)
-            for consumer in here:
-                view = views[consumer.key]
-                data, chosen = view.of(consumer.numbers(np.asarray(tensors[consumer.data])), keys)
-                for part, some in _portions(data, chosen, view.positions * consumer.inputs):
-                    products[consumer.key].add(columns(consumer, part, view.positions, some))
+            for layer in here:
+                view = views[layer.key]
+                data, chosen = view.of(layer.numbers(np.asarray(tensors[layer.data])), keys)
+                for part, some in _portions(data, chosen, view.positions * layer.inputs):
+                    products[layer.key].add(columns(layer, part, view.positions, some))
             for name in seen:
                 more = ChannelSums.of(tensors[name])
                 sums[name] = sums[name] + more if name in sums else more
@@ -260,10 +259,10 @@ def observe(
 
 
 def collect(
-    model: Model, proto: onnx.ModelProto, found: Sequence[Consumer], feeds: Sequence[Feed], seed: int
-) -> Mapping[Key, Moments]:
-    """Only the moments of each consumer's input, by its key, in one pass; arguments as in `observe`."""
-    schedule = Schedule(sum(map(feed_size, feeds)), seed, [sorted({consumer.data for consumer in found})])
+    model: Model, proto: onnx.ModelProto, found: Sequence[LinearLayer], feeds: Sequence[Feed], seed: int
+) -> Mapping[LayerKey, Moments]:
+    """Only the moments of each layer's input, by its key, in one pass; arguments as in `observe`."""
+    schedule = Schedule(sum(map(feed_size, feeds)), seed, [sorted({layer.data for layer in found})])
     return observe(model, proto, found, (), feeds, schedule).products
 
 

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.layers import Consumer, Key
+from spa_onnx.layers import LayerKey, LinearLayer
 from spa_onnx.model.model import Model
 from spa_onnx.statistics.collect import columns_of
 from spa_onnx.statistics.moments import FEW, are_few
@@ -32,16 +32,16 @@ def sample_bytes(model: Model, name: str) -> int:
     return 4 * abs(prod(model.shape(name) or ())) // max(model.batch, 1)
 
 
-def most_columns(found: Iterable[Consumer], memory: int, copies: int) -> dict[Key, int]:
+def most_columns(found: Iterable[LinearLayer], memory: int, copies: int) -> dict[LayerKey, int]:
     """Columns at most, of products whose matrix of all inputs there is no room for: key -> how many.
 
     copies: of the matrix, or of the columns, that have to fit.
     """
     most = {}
-    for consumer in found:
-        inputs = consumer.inputs
+    for layer in found:
+        inputs = layer.inputs
         if copies * 8 * inputs**2 > memory:
-            most[consumer.key] = max(min(inputs // FEW, memory // (copies * 8 * inputs)), 1)
+            most[layer.key] = max(min(inputs // FEW, memory // (copies * 8 * inputs)), 1)
     return most
 
 
@@ -58,21 +58,21 @@ class Room:
     collected: Mapping[str, int]
     matrices: int
     stored: bool
-    most: Mapping[Key, int]
+    most: Mapping[LayerKey, int]
     in_order: int
 
 
-def room(model: Model, found: Sequence[Consumer], memory: int, samples: int) -> Room:
+def room(model: Model, found: Sequence[LinearLayer], memory: int, samples: int) -> Room:
     """What so many samples may take."""
     most = most_columns(found, memory, COPIES)
-    sizes = [matrix_bytes(consumer, model, samples, most.get(consumer.key)) for consumer in found]
-    largest = max((size // consumer.blocks for size, consumer in zip(sizes, found, strict=True)), default=0)
+    sizes = [matrix_bytes(layer, model, samples, most.get(layer.key)) for layer in found]
+    largest = max((size // layer.blocks for size, layer in zip(sizes, found, strict=True)), default=0)
     left = max(memory - COPIES * largest, 0)
     stored = sum(sizes) > left
     held = 0 if stored else sum(sizes)
-    collected = dict.fromkeys((consumer.data for consumer in found), 0)
-    for size, consumer in zip(sizes, found, strict=True):
-        collected[consumer.data] += size
+    collected = dict.fromkeys((layer.data for layer in found), 0)
+    for size, layer in zip(sizes, found, strict=True):
+        collected[layer.data] += size
     return Room(
         max(left // 2 if stored else left - held, memory // 8),
         collected,
@@ -83,11 +83,11 @@ def room(model: Model, found: Sequence[Consumer], memory: int, samples: int) -> 
     )
 
 
-def matrix_bytes(consumer: Consumer, model: Model, samples: int, most: int | None = None) -> int:
-    """Bytes that are kept of a consumer's inputs in so many samples, all products side by side together. most: columns at most."""
-    inputs, columns = consumer.inputs, columns_of(consumer, model, samples)
+def matrix_bytes(layer: LinearLayer, model: Model, samples: int, most: int | None = None) -> int:
+    """Bytes that are kept of a layer's inputs in so many samples, all products side by side together. most: columns at most."""
+    inputs, columns = layer.inputs, columns_of(layer, model, samples)
     columns = columns if most is None else min(columns, most)
-    return consumer.blocks * 8 * inputs * (columns if are_few(columns, inputs) else inputs)
+    return layer.blocks * 8 * inputs * (columns if are_few(columns, inputs) else inputs)
 
 
 def passes(model: Model, sizes: Mapping[str, int], samples: int, space: Room) -> Iterator[tuple[str, ...]]:

@@ -55,7 +55,7 @@ def on_disk(array: Matrix) -> Matrix:
 
 
 class Moments(ABC):
-    """What columns X (inputs, n) of one consumer's input show, for each of its products side by side."""
+    """What columns X (inputs, n) of one layer's input show, for each of its products side by side."""
 
     __slots__ = ()
 

@@ -20,6 +20,7 @@ from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, feeds
 from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import symbolic_dims
+from spa_onnx.operators.reshaping import RESHAPE
 from spa_onnx.synthetic.images import between, pictures
 from spa_onnx.synthetic.input_range import PIXELS, exposures
 from spa_onnx.synthetic.subset import most_telling
@@ -163,8 +164,8 @@ def _batch_nodes(node: onnx.NodeProto, rank: int, proto: onnx.ModelProto) -> lis
         helper.make_node("Shape", [f"{name}_channels_first"], [back]),
         helper.make_node("Shape", [scale], [f"{name}_channels"]),
         helper.make_node("Concat", [one, f"{name}_channels", f"{name}_rest"], [flat], axis=0),
-        helper.make_node("Reshape", [f"{name}_channels_first", flat], [f"{name}_flat"]),
+        helper.make_node(RESHAPE, [f"{name}_channels_first", flat], [f"{name}_flat"]),
         helper.make_node("InstanceNormalization", [f"{name}_flat", scale, bias], [f"{name}_normal"], epsilon=epsilon),
-        helper.make_node("Reshape", [f"{name}_normal", back], [f"{name}_shaped"]),
+        helper.make_node(RESHAPE, [f"{name}_normal", back], [f"{name}_shaped"]),
         helper.make_node("Transpose", [f"{name}_shaped"], [node.output[0]], perm=swapped),
     ]

@@ -14,8 +14,9 @@ import numpy as np
 from spa_onnx.errors import RefusedError
 from spa_onnx.execution.partial import Walk
 from spa_onnx.execution.session import Feed
-from spa_onnx.layers import ROUNDING, Consumer, columns, consumers
+from spa_onnx.layers import LinearLayer, columns, linear_layers
 from spa_onnx.model.model import Model
+from spa_onnx.model.traits import Moves, traits
 from spa_onnx.synthetic.images import between
 
 STILL = 1 / 16
@@ -31,7 +32,7 @@ POSITIONS = 256
 
 def exposures(model: Model, names: Iterable[str], feed: Feed) -> dict[str, tuple[float, float]]:
     """The smallest and the largest value of each input for which pictures of variance one, which the feed holds, will not do."""
-    products = list(consumers(model))
+    products = list(linear_layers(model))
     found = {
         name: _quantised(model, name) or (PIXELS if _takes_pixels(model, products, name, feed) else None)
         for name in names
@@ -42,7 +43,7 @@ def exposures(model: Model, names: Iterable[str], feed: Feed) -> dict[str, tuple
 def _quantised(model: Model, name: str) -> tuple[float, float] | None:
     """The ends of what is not clipped, where the input is quantised at once; they were measured on real samples."""
     for node in model.consumers[name]:
-        if node.op in ROUNDING and not node.attributes.get("output_dtype"):
+        if traits(node.op).moves is Moves.ROUND and not node.attributes.get("output_dtype"):
             scale = model.constant(node.input(1))
             zero = model.constant(node.input(2)) if node.input(2) else np.zeros((), np.uint8)
             if scale is not None and scale.size == 1 and zero is not None and zero.dtype.kind in "iu":
@@ -51,7 +52,7 @@ def _quantised(model: Model, name: str) -> tuple[float, float] | None:
     return None
 
 
-def _takes_pixels(model: Model, products: Sequence[Consumer], name: str, feed: Feed) -> bool:
+def _takes_pixels(model: Model, products: Sequence[LinearLayer], name: str, feed: Feed) -> bool:
     """Whether pictures of variance one do not move what the first product makes of this input, and pixels do."""
     reached = _of_this_alone(model, name)
     first = next((product for product in products if product.data in reached), None)
@@ -76,7 +77,7 @@ def _of_this_alone(model: Model, name: str) -> set[str]:
     return reached
 
 
-def _moved(model: Model, first: Consumer, feed: Feed) -> float:
+def _moved(model: Model, first: LinearLayer, feed: Feed) -> float:
     """Median over the outputs of deviation / |mean|; infinite where they have no bias, so that their mean says nothing."""
     weight, bias = model.weight(first.weight), model.weight(first.bias) if first.bias else None
     if weight is None or bias is None:

@@ -8,9 +8,10 @@ import numpy as np
 
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
+from spa_onnx.model.traits import Moves, traits
 
-THROUGH = frozenset(("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"))
-"""Operators behind which ids are still the same ids."""
+CARRYING = frozenset({Moves.IDENTITY, Moves.CAST, Moves.RESHAPE})
+"""What an operator may do to ids so that they are still the same ids."""
 
 LARGEST = 50
 """Ids are drawn below this where no table bounds them."""
@@ -24,7 +25,7 @@ def rows(model: Model, name: str) -> int:
             shape = model.shape(node.inputs[0]) or ()
             axis = int(node.attributes.get("axis", 0))
             found += [shape[axis]] if shape and model.is_constant(node.inputs[0]) and shape[axis] > 0 else []
-        elif node.op in THROUGH and node.input(0) == name:
+        elif traits(node.op).moves in CARRYING and node.input(0) == name:
             found.append(rows(model, node.outputs[0]))
     return min(filter(None, found), default=0)
 

@@ -15,7 +15,7 @@ import spa_onnx
 from spa_onnx.analysis import analyse
 from spa_onnx.analysis.groups import Group
 from spa_onnx.errors import RefusedError
-from spa_onnx.layers import consumers
+from spa_onnx.layers import linear_layers
 from spa_onnx.model.facts import Axis
 from spa_onnx.model.model import Model
 from spa_onnx.pipeline import apply_plan
@@ -178,10 +178,10 @@ def test_a_repaired_part_keeps_its_own_columns():
     analysis = analyse(Model.of(NETS["resnext"]()))
     group = next(group for group in analysis.prunable() if Axis("w2", 1) in group.owner)
     drop = np.array([0, 1, 10, 11, 20, 21])
-    consumer = next(found for found in consumers(analysis.model) if found.weight == "w2")
+    layer = next(found for found in linear_layers(analysis.model) if found.weight == "w2")
     removal = Removal(analysis, {group.name: drop})
     for part, gone in enumerate(((0, 1), (2, 3), (4, 5))):
-        assert kept_columns(consumer, removal, part).tolist() == [
+        assert kept_columns(layer, removal, part).tolist() == [
             9 * k + i for k in range(8) if k not in gone for i in range(9)
         ]
     assert removal.after("w2") == (24, 6, 3, 3)

@@ -13,14 +13,14 @@ from nets.build import net
 from onnx import helper, numpy_helper
 
 from spa_onnx.execution import session as runtime
-from spa_onnx.layers import columns, consumers, outputs, uses
+from spa_onnx.layers import columns, count_uses, linear_layers, outputs
 from spa_onnx.model.model import Model
 
 ALL = 10**9
 
 
 def product(op, shape, weight, bias, **attributes):
-    """(model, its only consumer): one node with random constants."""
+    """(model, its only layer): one node with random constants."""
     nodes = [
         helper.make_node(op, ["x", "w"] + (["b"] if bias is not None and op != "MatMul" else []), ["y"], **attributes)
     ]
@@ -37,7 +37,7 @@ def product(op, shape, weight, bias, **attributes):
         constants,
     )
     model = Model.of(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    (found,) = consumers(model)
+    (found,) = linear_layers(model)
     return model, found
 
 
@@ -323,7 +323,7 @@ def test_however_a_product_is_written_it_is_one_of_its_columns(name):
     x, constants, nodes, made, arrange = FORMS[name]
     proto = net(f"float{x}", constants, nodes, f"float{made} y", domains=', "com.microsoft": 1')()
     model = Model.of(proto)
-    (found,) = consumers(model)
+    (found,) = linear_layers(model)
     data, weight = normal(model.shape("x"), 1), model.weight(found.weight)
     numbers = found.numbers(data)
     y = found.matrix(weight) @ columns(found, numbers, ALL, np.arange(len(numbers), dtype=np.uint32))
@@ -347,8 +347,8 @@ def test_however_a_product_is_written_it_is_one_of_its_columns(name):
 )
 def test_a_constant_is_used_wherever_its_numbers_go(nodes, used):
     model = Model.of(net("float[5,6] x", "float[6,6] w", nodes, "float[?,6] y, float[?,6] z")())
-    assert uses(model, "w") == used
-    (first, *_) = [found.weight for found in consumers(model)] or [""]
+    assert count_uses(model, "w") == used
+    (first, *_) = [found.weight for found in linear_layers(model)] or [""]
     assert first == ("" if "Relu(w) y" in nodes else "w")
 
 
@@ -362,7 +362,7 @@ def test_a_recurrent_layer_is_two_products(direction):
     model = Model.of(proto)
     x = normal(model.shape("x"), 0)
     (y,) = runtime.run(runtime.session(proto), {"x": x})
-    forward, backward = consumers(model)
+    forward, backward = linear_layers(model)
     assert (forward.data, backward.data, backward.blocks) == ("x", "y", count)
     made = {}
     for each, data in ((forward, x), (backward, y)):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nets.build import image, net
 
 from spa_onnx.analysis import analyse
-from spa_onnx.layers import consumers
+from spa_onnx.layers import linear_layers
 from spa_onnx.linalg.obs import Surgeon, damped, refit, saliency
 from spa_onnx.model.model import Model
 from spa_onnx.scoring.context import Evidence
@@ -130,7 +130,7 @@ def test_damping_makes_any_gram_matrix_solvable(gram, size):
 def evidence(model, samples=8):
     rng = np.random.default_rng(0)
     feed = {name: rng.standard_normal((samples, *model.shape(name)[1:])).astype(np.float32) for name in model.inputs}
-    found = tuple(consumers(model))
+    found = tuple(linear_layers(model))
     return Evidence(model, 0, found, collect(model, model.proto, found, [feed], 0))
 
 
@@ -178,12 +178,12 @@ def test_nothing_is_known_without_a_consumer():
     assert obspa(group, Evidence(model)).shape == (0,)
     known = evidence(model)
     assert obspa(group, Evidence(model, 0, (), known.statistics)).shape == (0,)
-    assert obspa(group, Evidence(model, 0, known.consumers, {})).shape == (0,)
+    assert obspa(group, Evidence(model, 0, known.layers, {})).shape == (0,)
 
 
 def test_a_channel_owns_the_whole_window_of_its_inputs():
     model = Model.of(image("z = Relu(a) q = Conv<pads=[1,1,1,1]>(z, w5)", "float[4,8,3,3] w5", outputs="y, q")())
-    found = {c.weight: c for c in consumers(model)}
+    found = {c.weight: c for c in linear_layers(model)}
     group = next(g for g in analyse(model).prunable() if found["w5"].axis in g.owner)
     for name, window in (("w5", 9), ("w9", 1)):
         ((blocks, members),) = column_blocks(found[name], group)

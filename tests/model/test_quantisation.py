@@ -18,7 +18,7 @@ from spa_onnx.execution import session as runtime
 from spa_onnx.model.model import Model, parameters
 from spa_onnx.model.quantisation import packed, unpacked
 from spa_onnx.operators.macs import macs
-from spa_onnx.operators.vanish import vanishes
+from spa_onnx.operators.zeros import is_zero_when_masked
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
@@ -164,8 +164,8 @@ def test_quantised_products_count_like_those_in_float(name, plain):
 def test_channels_vanish_behind_operators_that_keep_zero(name, tensor, zero):
     model = Model.of(NETS[name]())
     if zero is not None:
-        assert vanishes(tensor, model) is zero
-    assert vanishes("a", model)
+        assert is_zero_when_masked(tensor, model) is zero
+    assert is_zero_when_masked("a", model)
 
 
 def test_a_scale_taken_from_a_tensor_whose_masked_channels_are_not_zero_pins_it_with_that_reason():

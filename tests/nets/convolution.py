@@ -146,6 +146,19 @@ NETS: dict[str, Build] = {
     "lp_normalization_over_width": image("z = LpNormalization<axis=-1>(a)"),
     "layer_normalization_over_width": image("z = LayerNormalization(a, scale, b2)", "float[6] scale, float[6] b2"),
     "layer_normalization_scale_per_channel": image("z = LayerNormalization(a, scale)", "float[8,1,6] scale"),
+    "deform_conv": image(
+        "o = Conv<pads=[1,1,1,1]>(a, w3, b3) b = DeformConv<pads=[1,1,1,1], kernel_shape=[3,3]>(a, w2, o, b2) z = Relu(b)",
+        "float[6,8,3,3] w2, float[6] b2, float[18,8,3,3] w3, float[18] b3",
+        into=6,
+        opset=19,
+    ),
+    "deform_conv_mask": image(
+        "o = Conv<pads=[1,1,1,1]>(a, w3) m = Conv<pads=[1,1,1,1]>(a, w4) "
+        "z = DeformConv<pads=[1,1,1,1], kernel_shape=[3,3], offset_group=2>(a, w2, o, , m)",
+        "float[6,8,3,3] w2, float[36,8,3,3] w3, float[18,8,3,3] w4",
+        into=6,
+        opset=19,
+    ),
     "residual": image(
         "b = Conv(a, w2, b2) c = Relu(b) d = Conv(c, w3) z = Add(d, a)",
         "float[6,8,1,1] w2, float[6] b2, float[8,6,1,1] w3",

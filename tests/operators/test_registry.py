@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from nets.build import image, net
 
@@ -5,9 +7,7 @@ from spa_onnx.analysis import analyse
 from spa_onnx.errors import RuleError
 from spa_onnx.model.facts import Axis, Coupling, Free, Pin, Span, whole
 from spa_onnx.model.model import Model
-from spa_onnx.operators import FOLLOWERS, RULES
-from spa_onnx.operators.registry import Rule, facts, rule
-from spa_onnx.operators.updates import follow
+from spa_onnx.operators import OPERATORS, facts, register
 
 RELU = image("z = Relu(a)")
 UNKNOWN_OPERATOR = image(
@@ -24,27 +24,16 @@ def _node(model, operator):
 
 
 def _use(monkeypatch, operator, function, parameters=()):
-    monkeypatch.setitem(RULES, operator, Rule(function, frozenset(parameters)))
+    monkeypatch.setitem(
+        OPERATORS, operator, replace(OPERATORS[operator], coupling=function, parameters=frozenset(parameters))
+    )
 
 
-def test_two_rules_for_an_operator_are_refused():
-    with pytest.raises(ValueError, match="Relu has two rules: unary, another"):
-
-        @rule("Relu")
-        def another(_node, _model):
-            yield from ()
-
-    assert RULES["Relu"].function.__name__ == "unary"
-
-
-def test_two_followers_for_an_operator_are_refused():
-    with pytest.raises(ValueError, match="Reshape has two followers"):
-
-        @follow("Reshape")
-        def another(_node, _model, _cut):
-            yield from ()
-
-    assert FOLLOWERS["Reshape"].__name__ == "reshape_follows"
+def test_an_operator_is_registered_once():
+    before = OPERATORS["Relu"]
+    with pytest.raises(ValueError, match="operator Relu is registered twice"):
+        register("Relu", coupling=lambda _node, _model: iter(()))
+    assert OPERATORS["Relu"] is before
 
 
 def test_an_operator_without_rule_pins_all_its_axes_and_is_named_in_the_reason():

@@ -15,8 +15,7 @@ from spa_onnx.analysis.shuffle import Chain
 from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Free, Normalises, Option, Pin, Span
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.operators import FOLLOWERS, RULES
-from spa_onnx.operators.registry import Rule
+from spa_onnx.operators import OPERATORS
 from spa_onnx.operators.updates import SetAttribute, SetInput
 
 Bend = Callable[[Node, Model, Fact], Iterator[Fact]]
@@ -38,13 +37,13 @@ def caught(name: str) -> str:
 
 def bend(monkeypatch, operator: str, how: Bend) -> None:
     """Let every fact of an operator's rule go through `how`."""
-    right = RULES[operator]
+    right = OPERATORS[operator]
 
     def wrong(node: Node, model: Model) -> Iterator[Fact]:
-        for fact in right.function(node, model):
+        for fact in right.coupling(node, model):
             yield from how(node, model, fact)
 
-    monkeypatch.setitem(RULES, operator, Rule(wrong, right.parameters))
+    monkeypatch.setitem(OPERATORS, operator, replace(right, coupling=wrong))
 
 
 def each(change: Callable[[Coupling], Coupling]) -> Bend:
@@ -292,7 +291,7 @@ def test_a_bent_rule_is_caught(monkeypatch, operator, name, how):
     ],
 )
 def test_a_rule_that_takes_its_operator_for_elementwise_is_caught(monkeypatch, operator, name):
-    monkeypatch.setitem(RULES, operator, Rule(all_axes_through, RULES[operator].parameters))
+    monkeypatch.setitem(OPERATORS, operator, replace(OPERATORS[operator], coupling=all_axes_through))
     assert caught(name)
 
 
@@ -329,8 +328,8 @@ def test_a_rule_that_takes_its_operator_for_elementwise_is_caught(monkeypatch, o
         ("com.microsoft.Attention", "attention_with_weights_narrow_values"),
     ],
 )
-def test_a_missing_follower_is_caught(monkeypatch, operator, name):
-    monkeypatch.delitem(FOLLOWERS, operator)
+def test_a_missing_shape_update_is_caught(monkeypatch, operator, name):
+    monkeypatch.setitem(OPERATORS, operator, replace(OPERATORS[operator], update=None))
     assert caught(name)
 
 
@@ -344,8 +343,9 @@ def test_a_missing_follower_is_caught(monkeypatch, operator, name):
         ("Split", "split_equal_gate", SetInput(1, np.asarray([1, 3]))),
     ],
 )
-def test_a_wrong_follower_is_caught(monkeypatch, operator, name, edit):
-    monkeypatch.setitem(FOLLOWERS, operator, lambda _node, _model, _cut: iter([edit]))
+def test_a_wrong_shape_update_is_caught(monkeypatch, operator, name, edit):
+    wrong = replace(OPERATORS[operator], update=lambda _node, _model, _cut: iter([edit]))
+    monkeypatch.setitem(OPERATORS, operator, wrong)
     assert caught(name)
 
 
@@ -376,5 +376,5 @@ def test_the_rules_as_they_are_keep_the_law_on_the_same_seeds(name):
 
 
 def test_a_net_without_prunable_channels_catches_nothing(monkeypatch):
-    monkeypatch.setitem(RULES, "Conv", Rule(lambda _node, _model: iter(()), frozenset()))
+    monkeypatch.setitem(OPERATORS, "Conv", replace(OPERATORS["Conv"], coupling=lambda _node, _model: iter(())))
     assert caught("conv") == ""

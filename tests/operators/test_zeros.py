@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from nets.build import net
 
 from spa_onnx.errors import RefusedError
 from spa_onnx.execution import session as runtime
-from spa_onnx.operators import RULES, zeros
-from spa_onnx.operators.elementwise import UNARY
+from spa_onnx.operators import OPERATORS
+from spa_onnx.operators.elementwise import unary
+from spa_onnx.operators.registry import never
+from spa_onnx.operators.zeros import first
 from spa_onnx.pipeline import inspect
 
 
@@ -27,23 +30,20 @@ def run_on_zeros(operator: str) -> np.ndarray | None:
     return None
 
 
-@pytest.mark.parametrize("operator", [name for name in UNARY if "." not in name])
+@pytest.mark.parametrize(
+    "operator", [name for name, entry in OPERATORS.items() if entry.coupling is unary and "." not in name]
+)
 def test_an_operator_keeps_zero_exactly_if_the_table_says_so(operator):
     made = run_on_zeros(operator)
     if made is None:
         pytest.skip("takes no floats, or onnxruntime has no kernel")
-    assert (operator in zeros.ENDS) == bool(made.any())
-
-
-def test_the_table_names_operators_that_have_a_rule():
-    assert set(zeros.KEEPS) | set(zeros.ENDS) <= set(RULES)
-    assert not set(zeros.KEEPS) & set(zeros.ENDS)
+    assert (OPERATORS[operator].zero is never) == bool(made.any())
 
 
 def test_a_table_that_takes_an_exponential_for_zero_breaks_the_law(monkeypatch):
     name = "linear_attention_exp"
     assert violation(NETS[name](), 0) == ""
-    monkeypatch.setattr(zeros, "ENDS", ())
+    monkeypatch.setitem(OPERATORS, "Exp", replace(OPERATORS["Exp"], zero=first))
     assert "differs" in violation(NETS[name](), 0)
 
 
@@ -58,3 +58,27 @@ def test_what_a_norm_leaves_of_channels_that_go_may_be_summed_over(norm):
     )()
     assert {group.name for group in inspect(proto).prunable()} == {"w1[0]"}
     assert violation(proto, 0) == ""
+
+
+FUSED = (
+    'c = com.microsoft.FusedConv<activation="{}">(x, w1, b1) q = Reshape(c, s) k = Transpose<perm=[0,2,1]>(q) '
+    'm = com.microsoft.FusedConv<activation="{}">(x, w2, b2) v = Reshape(m, s) d = MatMul(k, v) y = MatMul(d, w3)'
+)
+
+
+@pytest.mark.parametrize(
+    ("activation", "pinned"), [("Sigmoid", True), ("HardSigmoid", True), ("Relu", False), ("Tanh", False)]
+)
+def test_a_product_over_channels_behind_a_fused_activation_is_pinned_where_zero_does_not_stay_zero(activation, pinned):
+    """The products sum over what the activation makes of zero; sigmoid(0) is 0.5."""
+    proto = net(
+        "float[2,3,1,5] x",
+        "float[8,3,1,1] w1, float[8] b1, float[8,3,1,1] w2, float[8] b2, float[5,4] w3, int64[3] s = {2, 8, 5}",
+        FUSED.format(activation, activation),
+        "float[2,5,4] y",
+        domains=', "com.microsoft": 1',
+    )()
+    groups = {group.name: group for group in inspect(proto).groups}
+    assert ("not zero there when masked" in groups["w1[0]"].pinned) == pinned
+    if not pinned:
+        assert violation(proto, 0) == ""

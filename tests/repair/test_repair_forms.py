@@ -11,9 +11,10 @@ from onnx import numpy_helper
 
 import spa_onnx
 from spa_onnx.execution import session as runtime
-from spa_onnx.layers import consumers
-from spa_onnx.layers.find import FINDERS, _recurrent
+from spa_onnx.layers import linear_layers
+from spa_onnx.layers.find import LAYERS
 from spa_onnx.model.model import Model
+from spa_onnx.operators.recurrent import recurrent_layers
 
 _QDQ = (
     "a = Conv(x, w1, b1) r = Relu(a) q = QuantizeLinear(r, sa, za) d = DequantizeLinear(q, sa, za) "
@@ -126,7 +127,7 @@ def samples(model, count, seed):
 def test_repair_lowers_the_error_and_keeps_types(name, tmp_path):
     proto = scaled(CASES[name]())
     model = Model.of(proto)
-    assert WEIGHT.get(name, "w2") in {consumer.weight for consumer in consumers(model)}
+    assert WEIGHT.get(name, "w2") in {layer.weight for layer in linear_layers(model)}
     np.savez(tmp_path / "data.npz", x=samples(model, 200, 0))
     held_out = {"x": samples(model, 100, 1)}
     dense = runtime.run(runtime.session(proto), held_out)[0]
@@ -145,22 +146,22 @@ def test_repair_lowers_the_error_and_keeps_types(name, tmp_path):
 )
 def test_every_weight_becomes_a_matrix_and_back(name):
     model = Model.of(NETS[name]())
-    for consumer in consumers(model):
-        weight = model.weight(consumer.weight)
-        matrix = consumer.matrix(weight)
-        inputs = consumer.inputs
+    for layer in linear_layers(model):
+        weight = model.weight(layer.weight)
+        matrix = layer.matrix(weight)
+        inputs = layer.inputs
         assert matrix.ndim == 3
         assert matrix.shape[2] == inputs
-        assert np.array_equal(consumer.tensor(matrix, weight), weight)
+        assert np.array_equal(layer.tensor(matrix, weight), weight)
         assert np.array_equal(
-            model.stored(consumer.weight, consumer.tensor(matrix, weight)).astype(float),
-            model.constant(consumer.weight).astype(float),
+            model.stored(layer.weight, layer.tensor(matrix, weight)).astype(float),
+            model.constant(layer.weight).astype(float),
         )
 
 
 def test_the_bias_of_a_quantised_convolution_is_repaired_in_its_own_steps():
     model = Model.of(scaled(CASES["qlinear"]()))
-    (found,) = (consumer for consumer in consumers(model) if consumer.weight == "w2")
+    (found,) = (layer for layer in linear_layers(model) if layer.weight == "w2")
     assert (found.bias, found.step, found.zero) == ("bias2", pytest.approx(0.03), 0.0)
     np.testing.assert_allclose(
         model.weight("bias2"), model.constant("bias2") * np.float32(0.03) * np.float32(0.01), rtol=1e-5
@@ -170,7 +171,7 @@ def test_the_bias_of_a_quantised_convolution_is_repaired_in_its_own_steps():
 
 def test_an_input_quantised_while_running_is_read_before_that():
     model = Model.of(CASES["integer"]())
-    assert {consumer.data for consumer in consumers(model)} == {"x", "r", "u"}
+    assert {layer.data for layer in linear_layers(model)} == {"x", "r", "u"}
 
 
 @pytest.mark.parametrize("form", ["behind_transpose", "behind_several"])
@@ -179,11 +180,11 @@ def test_a_weight_behind_other_operators_is_refitted_as_it_would_be_without(form
     proto = scaled(CASES[form]())
     plain = onnx.ModelProto()
     plain.CopyFrom(proto)
-    moved = {consumer.weight: consumer for consumer in consumers(Model.of(proto)) if consumer.form.steps}
+    moved = {layer.weight: layer for layer in linear_layers(Model.of(proto)) if layer.view.movements}
     assert "w2" in moved
     for tensor in plain.graph.initializer:
         if tensor.name in moved:
-            array = moved[tensor.name].form.there(numpy_helper.to_array(tensor))
+            array = moved[tensor.name].view.read(numpy_helper.to_array(tensor))
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), moved[tensor.name].axis.tensor))
         elif tensor.name == "b2" and tensor.dims[0] == 1:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[0], "c"))
@@ -223,7 +224,7 @@ def test_what_hidden_units_tell_each_other_counts_and_is_refitted(op, gates, sha
     errors = []
     for states in (True, False):
         if not states:
-            monkeypatch.setitem(FINDERS, op, lambda node, model: islice(_recurrent(node, model), 1))
+            monkeypatch.setitem(LAYERS, op, lambda node, model: islice(recurrent_layers(node, model), 1))
         cut = spa_onnx.prune(proto, 0.4, samples=64, data=iter([{"x": x}]), check=False)
         errors.append(np.square(runtime.run(runtime.session(cut.model), {"x": held_out})[0] - dense).mean())
     assert errors[0] < share * errors[1]

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 import spa_onnx
 from spa_onnx.execution import session as runtime
-from spa_onnx.layers import consumers
+from spa_onnx.layers import linear_layers
 from spa_onnx.model.model import Model
 from spa_onnx.repair.residual import summands
 from spa_onnx.statistics.collect import with_outputs
@@ -69,8 +69,8 @@ NOT_FOUND = {
 @pytest.mark.parametrize("name", FOUND)
 def test_the_sum_changes_by_what_the_rows_change_times_their_scale(name):
     model = Model.of(FOUND[name])
-    (consumer,) = consumers(model)
-    (found,) = summands(model, [consumer]).values()
+    (layer,) = linear_layers(model)
+    (found,) = summands(model, [layer]).values()
     assert found.tensor == "s"
     rng = np.random.default_rng(0)
     outputs = []
@@ -81,7 +81,7 @@ def test_the_sum_changes_by_what_the_rows_change_times_their_scale(name):
         }
         outputs.append(runtime.run(runtime.session(with_outputs(model.proto, ["a", "y"])), feed))
     rows_, sums = (
-        np.moveaxis(one.astype(np.float64) - two, 1 if consumer.node.op == "Conv" else -1, 0).reshape(
+        np.moveaxis(one.astype(np.float64) - two, 1 if layer.node.op == "Conv" else -1, 0).reshape(
             *found.scale.shape[:2], -1
         )
         for one, two in zip(*outputs, strict=True)
@@ -93,7 +93,7 @@ def test_the_sum_changes_by_what_the_rows_change_times_their_scale(name):
 @pytest.mark.parametrize("name", NOT_FOUND)
 def test_nothing_is_found_where(name):
     model = Model.of(NOT_FOUND[name])
-    assert not summands(model, list(consumers(model)))
+    assert not summands(model, list(linear_layers(model)))
 
 
 def test_of_two_products_that_are_added_the_later_one_makes_up_for_the_earlier():
@@ -101,7 +101,7 @@ def test_of_two_products_that_are_added_the_later_one_makes_up_for_the_earlier()
         "float[2,4] x", "float[4,6] w, float[4,6] v", "a = MatMul(x, w) b = MatMul(x, v) y = Add(a, b)", "float[2,6] y"
     )()
     model = Model.of(proto)
-    first, second = consumers(model)
+    first, second = linear_layers(model)
     assert {index: found.tensor for index, found in summands(model, [first, second]).items()} == {
         second.node.index: "a"
     }
@@ -112,7 +112,7 @@ def test_rows_that_are_scaled_by_next_to_nothing_are_left_to_themselves():
     stored = next(tensor for tensor in proto.graph.initializer if tensor.name == "k")
     stored.CopyFrom(numpy_helper.from_array(np.array([1, 0, 1e-6, -2, 0.5, 0.01], np.float32).reshape(6, 1, 1), "k"))
     model = Model.of(proto)
-    (found,) = summands(model, list(consumers(model))).values()
+    (found,) = summands(model, list(linear_layers(model))).values()
     np.testing.assert_allclose(found.before(np.ones((1, 6, 1))).ravel(), [1, 0, 0, -0.5, 2, 100], rtol=1e-6)
 
 

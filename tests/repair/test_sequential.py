@@ -12,7 +12,7 @@ from nets.build import net
 import spa_onnx
 from spa_onnx.execution import session as runtime
 from spa_onnx.execution.partial import Walk
-from spa_onnx.layers import consumers
+from spa_onnx.layers import linear_layers
 from spa_onnx.linalg.obs import DOUBTFUL, GIVEN, MADE_UP, Trust, missed, steer
 from spa_onnx.model.model import Model
 from spa_onnx.operators.macs import macs
@@ -41,8 +41,8 @@ def test_errors_are_corrected_and_not_added_up(name):
     analysis, known = known_of(proto, samples(shape, 300), 300)
     drop = dropped(analysis)
     removal = Removal(analysis, drop)
-    apart = reconstruct(analysis.model, known.consumers, known.statistics, removal)
-    together = reconstruct_in_order(analysis.model, known.consumers, list(known.feeds), removal, apart, 0)
+    apart = reconstruct(analysis.model, known.layers, known.statistics, removal)
+    together = reconstruct_in_order(analysis.model, known.layers, list(known.feeds), removal, apart, 0)
     x = samples(shape, 200, seed=1)
     dense = outputs(proto, x)
     error = {
@@ -59,8 +59,8 @@ def test_layer_by_layer_weights_and_biases_are_those_of_least_squares(trust):
     analysis, known = known_of(proto, samples((6,), 400), 400)
     removal = Removal(analysis, dropped(analysis))
     model = analysis.model
-    values = reconstruct(model, known.consumers, known.statistics, removal, trust=trust)
-    last = known.consumers[-1]
+    values = reconstruct(model, known.layers, known.statistics, removal, trust=trust)
+    last = known.layers[-1]
     x = np.concatenate(Walk(proto, list(known.feeds)).tensor(last.data)).astype(np.float64)
     weight, mean = np.asarray(model.constant(last.weight), np.float64), x.mean(axis=0)
     centred = np.concatenate([(x - mean) / np.sqrt(len(x)), np.sqrt(trust.mean) * mean[None]])
@@ -77,8 +77,8 @@ def test_the_weights_are_those_of_least_squares_towards_the_dense_outputs():
     analysis, known = known_of(proto, samples((6,), 400), 400)
     removal = Removal(analysis, dropped(analysis))
     model, feeds = analysis.model, list(known.feeds)
-    values = reconstruct_in_order(model, known.consumers, feeds, removal, {}, 0)
-    last = known.consumers[-1]
+    values = reconstruct_in_order(model, known.layers, feeds, removal, {}, 0)
+    last = known.layers[-1]
     cut = rewrite(analysis, Plan(dropped(analysis), ""), values).proto
     z = np.concatenate(Walk(cut, feeds).tensor(last.data)).astype(np.float64)
     wanted = np.concatenate(Walk(proto, feeds).tensor("f")).astype(np.float64)  # before the bias
@@ -136,24 +136,24 @@ def test_weights_are_held_the_more_the_less_one_half_says_about_the_other(noise,
     rng = np.random.default_rng(4)
     used = []
     monkeypatch.setattr(pairs, "steer", lambda *given: used.append(given[3]) or steer(*given))
-    (consumer,) = consumers(Model.of(net("float[N,6] x", "float[6,4] w1", "y = MatMul(x, w1)", "float[N,4] y")()))
+    (layer,) = linear_layers(Model.of(net("float[N,6] x", "float[6,4] w1", "y = MatMul(x, w1)", "float[N,4] y")()))
     old = rng.standard_normal((1, 4, 6))
     halves = []
     for _ in range(2):
         z = rng.standard_normal((1, 6, 24))
         halves.append(pairs_of(old, z + noise * rng.standard_normal(z.shape), z))
-    sequential._steered(consumer, halves, np.zeros_like(old), [np.arange(6)])
+    sequential._steered(layer, halves, np.zeros_like(old), [np.arange(6)])
     assert used[-1] == (DAMPINGS[-1] if strongest else DAMPINGS[0])
 
 
 def test_a_few_samples_move_weights_less():
     """Where they make no two halves, the number of columns decides."""
     rng = np.random.default_rng(3)
-    (consumer,) = consumers(Model.of(net("float[N,20] x", "float[20,4] w1", "y = MatMul(x, w1)", "float[N,4] y")()))
+    (layer,) = linear_layers(Model.of(net("float[N,20] x", "float[20,4] w1", "y = MatMul(x, w1)", "float[N,4] y")()))
     z, y, start = rng.standard_normal((1, 20, 10)), rng.standard_normal((1, 4, 10)), np.zeros((1, 4, 20))
     few = pairs_of(start, z, z, y).sums()
     many = PairSums(1000 * few.target, 1000 * few.gram, 1000 * few.wanted, 1000 * few.repaired, 1000 * few.count)
-    moved = [np.square(sequential._steered(consumer, [known], start, [np.arange(20)])).sum() for known in (few, many)]
+    moved = [np.square(sequential._steered(layer, [known], start, [np.arange(20)])).sum() for known in (few, many)]
     assert moved[0] < 0.6 * moved[1]
 
 
@@ -166,8 +166,8 @@ def test_a_shared_weight_keeps_the_value_that_suits_all_its_users():
     )()
     analysis, known = known_of(proto, samples((6,), 100), 100)
     removal = Removal(analysis, dropped(analysis, 0.25))
-    apart = reconstruct(analysis.model, known.consumers, known.statistics, removal)
-    together = reconstruct_in_order(analysis.model, known.consumers, list(known.feeds), removal, apart, 0)
+    apart = reconstruct(analysis.model, known.layers, known.statistics, removal)
+    together = reconstruct_in_order(analysis.model, known.layers, list(known.feeds), removal, apart, 0)
     assert "w2" in apart
     np.testing.assert_array_equal(apart["w2"], together["w2"])
     assert not np.array_equal(apart["w3"], together["w3"])

@@ -11,7 +11,7 @@ import spa_onnx
 from spa_onnx.analysis import analyse
 from spa_onnx.config import Settings
 from spa_onnx.execution import session as runtime
-from spa_onnx.layers import consumers
+from spa_onnx.layers import linear_layers
 from spa_onnx.model.model import Model
 from spa_onnx.pipeline import resolved
 from spa_onnx.scoring import CRITERIA
@@ -43,9 +43,9 @@ def known(build, samples=40, seed=0):
     model = Model.of(build())
     rng = np.random.default_rng(seed)
     x = (rng.standard_normal((samples, *model.shape("x")[1:])) + 0.3).astype(np.float32)
-    found = tuple(consumers(model))
+    found = tuple(linear_layers(model))
     evidence = Evidence(model, 0, found, collect(model, model.proto, found, [{"x": x}], 0))
-    names = [consumer.data for consumer in found if consumer.data != "x"]
+    names = [layer.data for layer in found if layer.data != "x"]
     tensors = runtime.run(runtime.session(with_outputs(model.proto, names)), {"x": x})
     return (
         analyse(model).prunable()[0],
@@ -123,7 +123,7 @@ def test_a_constant_channel_costs_nothing_once_the_bias_has_taken_it_up():
 def test_nothing_is_known_without_statistics(name):
     group, evidence, _ = known(ROWS)
     assert len(CRITERIA[name](group, Evidence(evidence.model))) == 0
-    assert len(CRITERIA[name](group, Evidence(evidence.model, 0, evidence.consumers, {}))) == 0
+    assert len(CRITERIA[name](group, Evidence(evidence.model, 0, evidence.layers, {}))) == 0
 
 
 @pytest.mark.parametrize("name", NAMES)

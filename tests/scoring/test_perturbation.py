@@ -120,7 +120,7 @@ def test_the_loss_of_the_model_decides():
     analysis, known_ = known_of(proto, samples((6,), 200), 200)
     group = next(group for group in analysis.prunable() if group.size == 16)
     trial = choice._trial(analysis, [group], known_)
-    evidence = Evidence(analysis.model, 0, known_.consumers, known_.statistics, trial=trial)
+    evidence = Evidence(analysis.model, 0, known_.layers, known_.statistics, trial=trial)
     score, prior = CRITERIA["perturbation"](group, evidence), expected(group, evidence)
     assert score[:8].sum() / score[8:].sum() < 0.6 * prior[:8].sum() / prior[8:].sum()
 
@@ -132,7 +132,7 @@ def test_where_weights_cannot_be_inputs_the_prior_is_the_score(monkeypatch):
     analysis, known_ = known_of(ROWS(), samples((6,), 40), 40)
     (group,) = analysis.prunable()
     evidence = Evidence(
-        analysis.model, 0, known_.consumers, known_.statistics, trial=choice._trial(analysis, [group], known_)
+        analysis.model, 0, known_.layers, known_.statistics, trial=choice._trial(analysis, [group], known_)
     )
     assert not np.array_equal(CRITERIA["perturbation"](group, evidence), expected(group, evidence))
     monkeypatch.setattr(trials._Rest, "outputs", refuse)

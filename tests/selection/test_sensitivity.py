@@ -41,7 +41,7 @@ def branches(factor):
 def measured(proto, x):
     analysis, known = known_of(proto, x)
     groups = list(analysis.prunable())
-    evidence = Evidence(analysis.model, 0, known.consumers, known.statistics)
+    evidence = Evidence(analysis.model, 0, known.layers, known.statistics)
     scores = score_groups(groups, CRITERIA["obspa"], evidence)
     groups = [group for group in groups if group.name in scores]
     found = sensitivities(analysis, groups, scores, known)
@@ -67,7 +67,7 @@ def test_doubtful_samples_make_no_group_less_sensitive_than_the_middle_one(monke
     monkeypatch.setattr(calibration, "DOUBTFUL", GIVEN)  # so that both are refitted alike
     analysis, known = known_of(branches(0.1), samples((6,), 200))
     scores = score_groups(
-        analysis.prunable(), CRITERIA["obspa"], Evidence(analysis.model, 0, known.consumers, known.statistics)
+        analysis.prunable(), CRITERIA["obspa"], Evidence(analysis.model, 0, known.layers, known.statistics)
     )
     given, made = (
         sensitivities(analysis, analysis.prunable(), scores, replace(known, doubtful=m)) for m in (False, True)

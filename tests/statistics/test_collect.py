@@ -17,7 +17,7 @@ from spa_onnx.config import parse_bytes
 from spa_onnx.data.samples import read_samples
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.execution import session as runtime
-from spa_onnx.layers import columns, consumers
+from spa_onnx.layers import columns, linear_layers
 from spa_onnx.linalg.obs import SUPPORT
 from spa_onnx.model.model import Model
 from spa_onnx.operators.macs import macs
@@ -45,9 +45,9 @@ def images(count, seed=0):
 
 
 def collected(model, feeds, seed=0):
-    found = list(consumers(model))
+    found = list(linear_layers(model))
     collected_ = collect(model, model.proto, found, feeds, seed)
-    return {consumer.weight: collected_[consumer.key] for consumer in found}
+    return {layer.weight: collected_[layer.key] for layer in found}
 
 
 def assert_alike(one, other):
@@ -305,8 +305,8 @@ def test_neither_batches_nor_order_nor_passes_matter_where_positions_are_drawn(s
     model = Model.of(BIG())
     count = sum(sizes)
     x = np.random.default_rng(seed).standard_normal((count, 3, 24, 24)).astype(np.float32)
-    found = list(consumers(model))
-    assert all(positions_of(consumer, 100 * count) < 24 * 24 for consumer in found)
+    found = list(linear_layers(model))
+    assert all(positions_of(layer, 100 * count) < 24 * 24 for layer in found)
 
     def seen(feeds, passes):
         found_there = observe(model, model.proto, found, ["a"], feeds, Schedule(100 * count, seed, passes))
@@ -329,9 +329,9 @@ def test_neither_batches_nor_order_nor_passes_matter_where_positions_are_drawn(s
 
 def test_samples_look_at_positions_of_their_own():
     model = Model.of(BIG())
-    (consumer, *_) = consumers(model)
+    (layer, *_) = linear_layers(model)
     data = np.arange(24 * 24, dtype=np.float32).reshape(1, 1, 24, 24) + np.zeros((4, 3, 1, 1), np.float32)
-    centre = columns(consumer, data, 9, np.array([1, 20, 300, 4000], np.uint32))[0, 4].reshape(4, 9)
+    centre = columns(layer, data, 9, np.array([1, 20, 300, 4000], np.uint32))[0, 4].reshape(4, 9)
     assert all(len(set(row)) == 9 for row in centre.tolist())
     assert len({frozenset(row) for row in centre.tolist()}) == 4
 
@@ -339,7 +339,7 @@ def test_samples_look_at_positions_of_their_own():
 def test_rows_of_a_sequence_belong_to_their_sample():
     model = Model.of(net("float[N,50,6] x", "float[6,4] w", "y = MatMul(x, w)", "float[N,50,4] y")())
     x = np.random.default_rng(0).standard_normal((8, 50, 6)).astype(np.float32)
-    found = list(consumers(model))
+    found = list(linear_layers(model))
     whole = observe(model, model.proto, found, (), [{"x": x}], Schedule(400, 0, [["x"]])).products
     parts = observe(model, model.proto, found, (), batches(x[::-1], [3, 1, 4]), Schedule(400, 0, [["x"]])).products
     for key, sums in whole.items():
@@ -449,8 +449,8 @@ def test_of_what_is_too_wide_for_a_matrix_as_many_columns_are_looked_at_as_fit(s
     """One in some samples where even one position of each is too much."""
     model, memory = wide(400), COPIES * 8 * 400 * 90
     known = known_of(model, samples, memory)
-    for consumer in known.consumers:
-        found = known.statistics[consumer.key]
+    for layer in known.layers:
+        found = known.statistics[layer.key]
         assert isinstance(found, Columns)
         assert 10 <= found.count <= 130
     assert all(isinstance(found, Sums) for found in known_of(model, samples).statistics.values())

@@ -74,9 +74,9 @@ def test_scores_are_losses_where_the_least_removal_is_refitted_on_what_is_truste
     x = np.random.default_rng(0).standard_normal((800, 4)).astype(np.float32)
     known = calibrate(model, {"N": 4}, read_samples({"x": x}, model.proto), 800, 0)
     (group,) = analyse(model).prunable()
-    consumer = known.consumers[-1]
-    moments = known.statistics[consumer.key]
-    found = obspa(group, Evidence(model, 0, known.consumers, known.statistics, trust)).min()
+    layer = known.layers[-1]
+    moments = known.statistics[layer.key]
+    found = obspa(group, Evidence(model, 0, known.layers, known.statistics, trust)).min()
     weight = np.asarray(model.constant("w2"), np.float64).T
     mean = moments.total[0] / moments.count
     plain = moments.gram[0] / moments.count - (1 - trust.mean) * np.outer(mean, mean)
