@@ -329,7 +329,7 @@ TRANSFORMERS: dict[str, tuple[str, str, str, Mapping[str, Any]]] = {
     "bart": ("seq2seq", "BartConfig", "BartForConditionalGeneration", SEQ2SEQ),
     "marian": ("seq2seq", "MarianConfig", "MarianMTModel", SEQ2SEQ),
     "pegasus": ("seq2seq", "PegasusConfig", "PegasusForConditionalGeneration", SEQ2SEQ),
-    "whisper": ("speech", "WhisperConfig", "WhisperForConditionalGeneration",
+    "whisper": ("generator", "WhisperConfig", "WhisperForConditionalGeneration",
                 SEQ2SEQ | {"num_mel_bins": 16, "max_source_positions": 16, "max_target_positions": 24}),
     "clip": ("clip", "CLIPConfig", "CLIPModel", CLIP),
     "clipseg": ("clip64", "CLIPSegConfig", "CLIPSegForImageSegmentation",
@@ -477,7 +477,7 @@ def _transformers(name: str) -> Built:
 
         def forward(self, *given: Any) -> Any:
             options: dict[str, Any] = {}
-            if kind in ("text", "seq2seq", "speech") and hasattr(config, "use_cache"):
+            if kind in ("text", "seq2seq", "generator") and hasattr(config, "use_cache"):
                 options = {"use_cache": False}
             if kind == "cached":
                 pairs = list(zip(given[2::2], given[3::2], strict=True))
@@ -511,7 +511,7 @@ def _inputs(kind: str) -> tuple[dict[str, Any], dict[str, dict[int, str]]]:
             {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": ids[:, :5].clone()},
             {"input_ids": text, "attention_mask": text, "decoder_input_ids": {0: "batch", 1: "target"}},
         ),
-        "speech": (
+        "generator": (
             {"input_features": torch.randn(2, 16, 32), "decoder_input_ids": ids},
             {"input_features": {0: "batch"}, "decoder_input_ids": text},
         ),

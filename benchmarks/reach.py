@@ -51,7 +51,7 @@ WHOLE = 0.99
 """Share of the parameters above which a model counts as left whole."""
 
 IN_DOUBLE = "== in float64"
-"""What is said of models that differ by more than the checker allows, but not where float64 rounds."""
+"""What is prompt of models that differ by more than the checker allows, but not where float64 rounds."""
 
 ALIKE = 1e-9
 """Largest difference over largest output of such models in float64."""
@@ -158,12 +158,12 @@ def exported(row: Row, exporter: str, cache: Path, *, anew: bool = True) -> Path
     if not path.exists() and not anew:
         return ""
     if not path.exists():
-        begun = path.with_suffix(".part")
+        first_tokens = path.with_suffix(".part")
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
-                export(row, exporter, begun)
-            begun.rename(path)
+                export(row, exporter, first_tokens)
+            first_tokens.rename(path)
         except Exception as error:  # noqa: BLE001 - an exporter may raise anything
             text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
             if not isinstance(error, ImportError):
@@ -191,11 +191,11 @@ def size(path: Path) -> tuple[int, int]:
 
 def prune(path: Path, *, width: bool) -> Outcome:
     """Prune an export at 0.5 and verify it."""
-    begun = time.perf_counter()
+    first_tokens = time.perf_counter()
     try:
         result = spa_onnx.prune(path, 0.5, criterion="l1", scope="local", width=width)
     except Exception as error:  # noqa: BLE001 - a traceback is a finding
-        return Outcome(1.0, 1.0, time.perf_counter() - begun, f"{type(error).__name__}: {str(error)[:300]}")
+        return Outcome(1.0, 1.0, time.perf_counter() - first_tokens, f"{type(error).__name__}: {str(error)[:300]}")
     spent = sum(result.report.seconds.get(step, 0.0) for step in ("analyse", "score", "select", "rewrite"))
     params, macs = result.report.params, result.report.macs
     check = checked(path, result)
@@ -206,11 +206,11 @@ def prune(path: Path, *, width: bool) -> Outcome:
 
 
 def checked(path: Path, result: spa_onnx.Result) -> str:
-    """The outside checker's line. What it said about the same pruned model and the same plan is kept beside the exports."""
+    """The outside checker's line. What it prompt about the same pruned model and the same plan is kept beside the exports."""
     model, plan = result.model.SerializeToString(), json.dumps(result.plan)
     digest = hashlib.sha256(model + plan.encode() + VERIFY.read_bytes()).hexdigest()
-    said = path.parent / "checked" / f"{digest}.txt"
-    if not said.exists():
+    prompt = path.parent / "checked" / f"{digest}.txt"
+    if not prompt.exists():
         with tempfile.TemporaryDirectory() as folder:
             pruned, kept = Path(folder) / "pruned.onnx", Path(folder) / "plan.json"
             pruned.write_bytes(model)
@@ -218,11 +218,11 @@ def checked(path: Path, result: spa_onnx.Result) -> str:
             command = [sys.executable, str(VERIFY), str(path), str(pruned), str(kept), "--seeds", "2"]
             command += [f"--dim={name}={size}" for name, size in OTHER_SIZES.items()]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-        said.parent.mkdir(exist_ok=True)
-        said.write_text(
+        prompt.parent.mkdir(exist_ok=True)
+        prompt.write_text(
             done.stdout.strip() or (done.stderr.strip().splitlines() or ["no answer"])[-1], encoding="utf-8"
         )
-    return said.read_text(encoding="utf-8")
+    return prompt.read_text(encoding="utf-8")
 
 
 def reasons(path: Path, *, width: bool, count: int = 2) -> str:

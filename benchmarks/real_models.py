@@ -44,7 +44,7 @@ GAP = re.compile(r"relative difference ([0-9.e+-]+)")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a model at a setting. kept: share of the parameters, None where it was refused. line: what the checker said."""
+    """What became of a model at a setting. kept: share of the parameters, None where it was refused. line: what the checker prompt."""
 
     kept: float | None
     line: str

@@ -26,7 +26,7 @@ from spa_onnx.plan.rewrite import Rewritten, rewrite
 from spa_onnx.report.result import Result
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import score_groups
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.selection.propose import choose
 from spa_onnx.validation.validate import NOISE, SEEDS, TOLERANCE, difference, mask
 
@@ -39,17 +39,19 @@ WIDTH = 110
 """Columns of wrapped text."""
 
 ROOMS = (
-    "graph",
-    "rules",
+    "model",
+    "linalg",
+    "layers",
+    "operators",
+    "execution",
     "analysis",
-    "samples",
-    "products",
-    "calibration",
-    "algebra",
-    "criteria",
-    "selection",
-    "rewriting",
+    "plan",
+    "data",
+    "synthetic",
+    "statistics",
+    "scoring",
     "repair",
+    "selection",
     "validation",
     "report",
     "cli",
@@ -112,9 +114,9 @@ def facts_block() -> str:
     for node in model.nodes:
         if node.name in ("stem", "mix", "flat", "odds"):
             lines.append(f"{node}: {', '.join(node.inputs)} -> {', '.join(node.outputs)}")
-            said = list(facts(node, model))
-            lines += [f"  {line}" for fact in said if not isinstance(fact, Positions) for line in fact_lines(fact)]
-            stays = ", ".join(str(fact.axis) for fact in said if isinstance(fact, Positions))
+            prompt = list(facts(node, model))
+            lines += [f"  {line}" for fact in prompt if not isinstance(fact, Positions) for line in fact_lines(fact)]
+            stays = ", ".join(str(fact.axis) for fact in prompt if isinstance(fact, Positions))
             lines += [f"  {'Positions':<10} {stays}"] if stays else []
     return "\n".join(lines)
 
@@ -148,13 +150,13 @@ def scores_block() -> str:
     """How the channels of one group get their L1 scores."""
     analysis = analysed()
     group = next(g for g in analysis.prunable() if g.name == "wide_w[0]")
-    evidence = Evidence(analysis.model)
+    context = ScoringContext(analysis.model)
     lines = ["L1 norm of each slice"]
-    for axis, scores in CRITERIA["l1"](group, evidence):
+    for axis, scores in CRITERIA["l1"](group, context):
         lines.append(f"  {axis!s:<12}" + " ".join(f"{score:5.2f}" for score in scores.ravel()))
     lines.append("score of each channel")
     for normalise in ("none", "mean"):
-        scores = score_groups([group], CRITERIA["l1"], evidence, "sum", normalise)[group.name]
+        scores = score_groups([group], CRITERIA["l1"], context, "sum", normalise)[group.name]
         what = "sum" if normalise == "none" else "over mean"
         lines.append(f"  {what:<12}" + " ".join(f"{score:5.2f}" for score in scores))
     return "\n".join(lines)

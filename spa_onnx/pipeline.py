@@ -26,7 +26,7 @@ from spa_onnx.operators.macs import macs, uncounted
 from spa_onnx.plan.plan import Plan, check_plan
 from spa_onnx.plan.rewrite import Rewritten, rewrite
 from spa_onnx.repair.layerwise import REPAIRS
-from spa_onnx.repair.repair import left_alone, refitted
+from spa_onnx.repair.repair import not_refitted_weights, refitted
 from spa_onnx.report.result import Report, Result
 from spa_onnx.rounds import in_rounds
 from spa_onnx.scoring import CRITERIA
@@ -371,7 +371,7 @@ class _Job:
         better = rewrite(self.analysis, self.plan, values)
         correction = self.known.correction(better.proto, cut.removal)
         how = f"{settings.repair}: fitted on {self.known.describe()}"
-        notes = tuple(left_alone(self.known, cut.removal, values)) if settings.repair == "obs" else ()
+        notes = tuple(not_refitted_weights(self.known, cut.removal, values)) if settings.repair == "obs" else ()
         return (rewrite(self.analysis, self.plan, values | correction) if correction else better), how, notes
 
     def _measured(self, trial: _Trial, report: Report, cut: Rewritten) -> Report:

@@ -1,4 +1,4 @@
-"""Pruning in rounds: what is left after some is looked at again, and what goes next is said in channels of the original.
+"""Pruning in rounds: what is left after some is looked at again, and what goes next is prompt in channels of the original.
 
 All rounds share the groups of the original, so their plans compose by construction.
 """

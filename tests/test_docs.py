@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from spa_onnx.cli import COMMANDS, main
-from spa_onnx.operators import FOLLOWERS, RULES
+from spa_onnx.model.traits import TRAITS
+from spa_onnx.operators import OPERATORS
+from spa_onnx.pipeline import inspect
 from spa_onnx.scoring import CRITERIA
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +35,7 @@ def generate() -> Iterator[ModuleType]:
 @pytest.fixture
 def _restored_tables() -> Iterator[None]:
     """Whatever a page adds to the tables is gone afterwards."""
-    tables = [(table, dict(table)) for table in (RULES, FOLLOWERS, CRITERIA)]
+    tables = [(table, dict(table)) for table in (OPERATORS, TRAITS, CRITERIA)]
     yield
     for table, before in tables:
         table.clear()
@@ -147,16 +149,18 @@ def test_what_the_readme_names_as_criteria_can_be_chosen():
 
 
 @pytest.mark.usefixtures("_restored_tables")
-def test_the_rule_of_the_page_is_needed_and_keeps_the_law():
-    net, rule, law, follower, *tests = blocks("new_rule.md")
-    assert "CenterCropPad" not in RULES
+def test_the_operator_of_the_page_is_registered_by_what_the_page_says_alone():
+    net, rule, registration, *tests = blocks("new_rule.md")
+    family = text(ROOT / "spa_onnx" / "operators" / "conv.py")
+    for code in (rule, registration):
+        for part in code.split("\n\n\n")[1:]:
+            assert part.strip() in family, "the page shows another code than the package has"
     names: dict[str, Any] = {}
-    run(net + rule + law, names)
-    broken = names["second"]
-    assert broken
-    assert f"```text\n{broken}\n```" in text(DOCS / "new_rule.md")
-    assert names["first"] == names["third"] == ""
-    run(follower + "".join(tests), names)
+    run(net, names)
+    del OPERATORS["DeformConv"], TRAITS["DeformConv"]
+    pinned = {group.pinned for group in inspect(names["NETS"]["deform_conv"]()).groups}
+    assert any("no coupling rule for operator DeformConv" in why for why in pinned)
+    run(rule + registration + "".join(tests), names)
     assert run_tests(names) > len(names["NETS"])
 
 

@@ -16,8 +16,7 @@ import spa_onnx
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.execution import session as runtime
-from spa_onnx.model.model import Model
-from spa_onnx.operators.macs import parameters
+from spa_onnx.model.model import Model, parameters
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.removal import Removal
 from spa_onnx.plan.rewrite import rewrite

@@ -10,7 +10,7 @@ from spa_onnx.analysis.shuffle import Chain, chain_facts
 from spa_onnx.model.facts import Axis, Fact, Pin
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.operators import facts, known
+from spa_onnx.operators import facts, knowledge
 from spa_onnx.operators.zeros import Zeros, sums_what_is_left
 
 
@@ -70,7 +70,7 @@ def _weights_among_sizes(node: Node, model: Model) -> Iterator[Pin]:
 
 def _computed_inputs(node: Node, model: Model) -> Iterator[Pin]:
     """Sizes that enter the arithmetic as numbers must stay what they are; so must those that a parameter is computed from."""
-    entry = known(node.op)
+    entry = knowledge(node.op)
     for slot, name in enumerate(node.inputs):
         value = model.value(name) if name else None
         if value is None or model.is_constant(name) or (slot in entry.parameters and slot in entry.corrects):

@@ -15,7 +15,7 @@ from spa_onnx.model.model import constant_tensor, graph_constants
 from spa_onnx.model.subgraphs import read_inside
 
 
-class Walk:
+class PartialExecution:
     """A graph being run on some batches; constants of nodes that have not run yet can still be replaced.
 
     Each step runs the nodes that the tensor asked for still needs, in onnxruntime, and keeps what the nodes ahead read. So memory is

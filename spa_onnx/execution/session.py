@@ -15,7 +15,7 @@ from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, feeds
 from spa_onnx.model.shapes import GUESSES, choose_dims
 from spa_onnx.model.traits import Moves, traits
-from spa_onnx.operators import known
+from spa_onnx.operators import knowledge
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -42,7 +42,7 @@ def session(
 ) -> ort.InferenceSession:
     """A session on the CPU. `optimise`: all of onnxruntime's fusions, or only the basic ones, which round alike.
 
-    timed: whether its threads wait actively for the next run, as they do where nothing is said; else they leave the processors to what
+    timed: whether its threads wait actively for the next run, as they do where nothing is prompt; else they leave the processors to what
     is computed between runs.
 
     Raises RefusedError where onnxruntime does not accept the model.
@@ -120,7 +120,7 @@ def _largest(model: Model, name: str) -> int:
         return 2
     bound = LARGEST_TOKEN
     for node in model.consumers.get(name, ()):
-        bounds = known(node.op).bounds
+        bounds = knowledge(node.op).bounds
         bound = min([bound, *(bounds[slot](node, model) for slot in bounds if node.input(slot) == name)])
         if traits(node.op).moves is Moves.CAST:
             bound = min(bound, _largest(model, node.outputs[0]))

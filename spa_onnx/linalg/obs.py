@@ -18,7 +18,7 @@ DAMPING = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class Regularisation:
     """How far what samples show of inputs holds for real ones.
 
     mean: how much means count where a bias takes them up: nothing where real means are the same, like all else where they may be off by
@@ -35,13 +35,13 @@ class Trust:
         return (self.mean, self.biased_damping) if biased else (1.0, self.damping)
 
 
-GIVEN = Trust(mean=0.0, biased_damping=10 * DAMPING)
+CALIBRATED = Regularisation(mean=0.0, biased_damping=10 * DAMPING)
 """In given samples. About the means less is left, of which a few samples say less."""
 
-MADE_UP = Trust()
+SYNTHETIC = Regularisation()
 """In samples that are made up, where inner layers are stirred as by real ones."""
 
-DOUBTFUL = Trust(damping=3.0, biased_damping=3.0)
+UNCERTAIN = Regularisation(damping=3.0, biased_damping=3.0)
 """In samples that are made up, where nothing sees to that."""
 
 SUPPORT = 8
@@ -74,7 +74,7 @@ def saliency(weight: Matrix, inverse: Matrix, blocks: NDArray[np.int64]) -> NDAr
     return np.asarray(0.5 * np.einsum("bst,bst->b", inner, w @ w.transpose(0, 2, 1)), dtype=np.float64)
 
 
-def steer(target: Matrix, gram: Matrix, start: Matrix, damping: float = DAMPING) -> Matrix:
+def ridge_fit(target: Matrix, gram: Matrix, start: Matrix, damping: float = DAMPING) -> Matrix:
     """Weights that map inputs Z to given outputs Y: argmin ||Y - W' Z||^2 / n + lambda ||W' - W||^2, (rows, inputs).
 
     target: Y Z' / n, (rows, inputs). gram: Z Z' / n. start: W, which decides where Z says little. damping: lambda as a share of the mean
@@ -86,8 +86,8 @@ def steer(target: Matrix, gram: Matrix, start: Matrix, damping: float = DAMPING)
     return np.asarray(solved(damped(gram, damping), (target + strength * start).T).T)
 
 
-def steer_by_columns(outputs: Matrix, columns: Matrix, start: Matrix, damping: float = DAMPING) -> Matrix:
-    """`steer` where columns are few beside the inputs: W + (Y - W Z) (Z' Z + n lambda I)^-1 Z', (rows, inputs).
+def ridge_fit_by_columns(outputs: Matrix, columns: Matrix, start: Matrix, damping: float = DAMPING) -> Matrix:
+    """`ridge_fit` where columns are few beside the inputs: W + (Y - W Z) (Z' Z + n lambda I)^-1 Z', (rows, inputs).
 
     outputs: Y, (rows, n). columns: Z, (inputs, n). start, damping: as there.
     """

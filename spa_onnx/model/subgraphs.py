@@ -46,7 +46,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Crossings:
-    """Pairs of tensors that are the same one on the two sides of a border, and so have the same shape.
+    """RegressionData of tensors that are the same one on the two sides of a border, and so have the same shape.
 
     entering: (outside, inside). leaving: (inside, outside); of the branches of an If several leave as one. returning: (inside, inside):
     what one run of a body leaves behind and the next one finds. sliced: what enters in strips, one for each run. stacked: what leaves so.
@@ -252,7 +252,7 @@ def _fits(node: onnx.NodeProto) -> bool:
 
 
 def bodies(node: onnx.NodeProto, tied: Container[str] | None = None) -> tuple[Body, ...]:
-    """What the graphs nested in a node take and give. tied: the names of those that are; all where nothing is said."""
+    """What the graphs nested in a node take and give. tied: the names of those that are; all where nothing is prompt."""
     return tuple(
         Body(
             a.name, tuple(v.name for v in a.g.input), tuple(v.name for v in a.g.output), tied is None or a.name in tied

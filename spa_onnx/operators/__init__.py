@@ -19,7 +19,7 @@ from spa_onnx.operators import (
     slicing,
     subgraphs,
 )
-from spa_onnx.operators.registry import OPERATORS, facts, known, register
+from spa_onnx.operators.registry import OPERATORS, facts, knowledge, register
 
 __all__ = [
     "OPERATORS",
@@ -31,7 +31,7 @@ __all__ = [
     "experts",
     "facts",
     "indexing",
-    "known",
+    "knowledge",
     "linear",
     "normalization",
     "padding",

@@ -9,7 +9,7 @@ from spa_onnx.model.facts import Axis
 from spa_onnx.model.model import UNKNOWN, Model
 from spa_onnx.model.quantisation import float_form
 from spa_onnx.model.shapes import Shape
-from spa_onnx.operators.registry import OPERATORS, known
+from spa_onnx.operators.registry import OPERATORS, knowledge
 
 
 def axes_of(model: Model, tensor: str) -> list[Axis]:
@@ -26,7 +26,7 @@ def multiplications(model: Model) -> Iterator[list[Axis]]:
     """Yield the axes whose sizes multiply, for all nodes whose sizes are known; a quantised node counts as its float form."""
     for node in model.nodes:
         operator, plain = float_form(node) or (node.op, node)
-        count = known(operator).macs
+        count = knowledge(operator).macs
         shapes = [model.shape(name) for name in (*plain.inputs[:3], *plain.outputs[:1]) if name]
         if count is not None and all(shape is not None and UNKNOWN not in shape for shape in shapes):
             yield from count(plain, model)

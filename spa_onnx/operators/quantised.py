@@ -20,7 +20,7 @@ from spa_onnx.operators.conv import CONV
 from spa_onnx.operators.elementwise import broadcast
 from spa_onnx.operators.linear import as_it_is
 from spa_onnx.operators.macs import axes_of
-from spa_onnx.operators.registry import Held, known, register
+from spa_onnx.operators.registry import Held, knowledge, register
 from spa_onnx.operators.updates import Cut, Edit, SetAttribute
 from spa_onnx.operators.zeros import any_input, first, is_zero_when_masked
 
@@ -54,7 +54,7 @@ def as_in_float(node: Node, model: Model) -> Iterator[Fact]:
     if found is None:
         return
     operator, plain = found
-    rule = known(operator).coupling
+    rule = knowledge(operator).coupling
     yield from rule(plain, model) if rule else ()
     yield from _scales(node, model)
     added = node.input(form_of(node).added) if form_of(node).added >= 0 else ""
@@ -85,7 +85,7 @@ def update_as_in_float(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     if found is None:
         return
     operator, plain = found
-    update = known(operator).update
+    update = knowledge(operator).update
     yield from update(plain, model, cut) if update else ()
 
 
@@ -171,7 +171,7 @@ def zero_as_in_float(node: Node, model: Model, held: Held) -> bool:
     if found is None:
         return False
     operator, plain = found
-    return known(operator).zero(plain, model, [held[slot] for slot in form_of(node).slots if slot < len(held)])
+    return knowledge(operator).zero(plain, model, [held[slot] for slot in form_of(node).slots if slot < len(held)])
 
 
 def shapes_as_in_float(

@@ -147,19 +147,19 @@ def register(  # noqa: PLR0913 - one keyword for each kind of knowledge
             LAYERS[name] = layer
 
 
-def known(operator: str) -> Operator:
+def knowledge(operator: str) -> Operator:
     """Return what is known about an operator; of one that nobody has registered nothing is."""
     return OPERATORS.get(operator, UNREGISTERED)
 
 
 def keeps_zero(operator: str) -> KeepsZero:
     """Return whether an operator keeps zero."""
-    return known(operator).zero
+    return knowledge(operator).zero
 
 
 def multiplies(operator: str) -> bool:
     """Return whether an operator sums products of its first two inputs."""
-    return known(operator).macs is not None
+    return knowledge(operator).macs is not None
 
 
 def facts(node: Node, model: Model) -> Iterator[Fact]:
@@ -233,14 +233,14 @@ def _carriers(node: Node, entry: Operator, model: Model) -> list[str]:
 
 
 def _checked(node: Node, model: Model, entry: Operator, carriers: list[str]) -> Iterator[Fact]:
-    said: set[Axis] = set()
+    prompt: set[Axis] = set()
     for fact in entry.coupling(node, model) if entry.coupling else ():
         _check(fact, model)
-        said.update(fact.axes())
+        prompt.update(fact.axes())
         yield fact
     for name in carriers:
         for dim, size in enumerate(model.shape(name) or ()):
-            if size > 1 and Axis(name, dim) not in said:
+            if size > 1 and Axis(name, dim) not in prompt:
                 yield Pin(Axis(name, dim), f"{node.op} {entry.unsaid}", f"{node}, {name}[{dim}]")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Pin
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.operators.registry import Held, KeepsZero, known, multiplies
+from spa_onnx.operators.registry import Held, KeepsZero, knowledge, multiplies
 
 
 def first(_: Node, __: Model, held: Held) -> bool:
@@ -30,7 +30,7 @@ def any_input(_: Node, __: Model, held: Held) -> bool:
 
 
 def every_input(node: Node, __: Model, held: Held) -> bool:
-    """A sum: all summands have to be zero."""
+    """A sum: all residual_inputs have to be zero."""
     return all(held[slot] for slot, name in enumerate(node.inputs) if name)
 
 
@@ -45,9 +45,9 @@ def all_but_first(node: Node, __: Model, held: Held) -> bool:
 
 
 def affine(node: Node, model: Model, held: Held) -> bool:
-    """W x + b: a factor is zero and all summands are, and so is what a fused activation makes of zero."""
-    summands = all(held[slot] for slot in range(2, len(node.inputs)) if node.inputs[slot])
-    return True in held[:2] and summands and _activation_keeps_zero(node, model)
+    """W x + b: a factor is zero and all residual_inputs are, and so is what a fused activation makes of zero."""
+    residual_inputs = all(held[slot] for slot in range(2, len(node.inputs)) if node.inputs[slot])
+    return True in held[:2] and residual_inputs and _activation_keeps_zero(node, model)
 
 
 def _activation_keeps_zero(node: Node, model: Model) -> bool:
@@ -59,7 +59,7 @@ def _activation_keeps_zero(node: Node, model: Model) -> bool:
     fused = replace(
         node, op=activation, inputs=node.inputs[:1], attributes=dict(zip(("min", "max"), bounds, strict=False))
     )
-    return known(activation).zero(fused, model, (True,))
+    return knowledge(activation).zero(fused, model, (True,))
 
 
 def scaled_by(*slots: int) -> KeepsZero:
@@ -85,7 +85,7 @@ class Zeros:
 
     def add_node(self, node: Node, facts: Sequence[Fact]) -> None:
         """Add the outputs of a node."""
-        keeps = known(node.op).zero
+        keeps = knowledge(node.op).zero
 
         def holds(axes: list[Axis]) -> bool:
             return keeps(node, self._model, [self._held(name, axes) if name else None for name in node.inputs])
@@ -145,7 +145,7 @@ def _is_zero(tensor: str, model: Model, found: dict[str, bool]) -> bool:
             found[tensor] = array.size > 1 or not array.any()
         elif node is not None:
             held = [_is_zero(name, model, found) if name else None for name in node.inputs]
-            found[tensor] = known(node.op).zero(node, model, held)
+            found[tensor] = knowledge(node.op).zero(node, model, held)
     return found[tensor]
 
 

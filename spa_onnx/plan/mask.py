@@ -13,7 +13,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.model.quantisation import scales
 from spa_onnx.model.subgraphs import operators
-from spa_onnx.operators import known
+from spa_onnx.operators import knowledge
 from spa_onnx.plan.removal import Removal, SliceKey, Slices, lookup, zeroed
 
 
@@ -69,6 +69,8 @@ def _divisors(model: Model) -> set[str]:
     found: set[str] = set()
     for node in reversed(model.nodes):
         for slot, name in enumerate(node.inputs):
-            if name in fixed and (slot in known(node.op).unmasked or any(output in found for output in node.outputs)):
+            if name in fixed and (
+                slot in knowledge(node.op).unmasked or any(output in found for output in node.outputs)
+            ):
                 found.add(name)
     return found

@@ -18,7 +18,7 @@ from spa_onnx.model.model import Model, graph_constants
 from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import refresh_value_info
 from spa_onnx.model.subgraphs import graphs, looked_into, nested, operators
-from spa_onnx.operators import known
+from spa_onnx.operators import knowledge
 from spa_onnx.operators.registry import is_pinned_throughout
 from spa_onnx.operators.updates import Edit, Rescale, SetAttribute, SetInput, TakeInstead
 from spa_onnx.plan.graph_edits import Blend, Operation, Scale, Take, operate
@@ -43,7 +43,7 @@ def rewrite(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None =
     edits = dict(_chain_edits(analysis.chains, removal, model))
     inside = {node.index for chain in analysis.chains for node in chain.nodes}
     for node in model.nodes:
-        update = known(node.op).update
+        update = knowledge(node.op).update
         if update is None or node.index in inside or model.is_folded(node) or is_pinned_throughout(node, model):
             continue
         found = list(update(node, model, removal))
@@ -75,7 +75,7 @@ def _chain_edits(chains: tuple[Chain, ...], removal: Removal, model: Model) -> I
         if shapes is not None and _reproduces(chain, shapes, removal):
             removal.override(shapes)
             for node in chain.nodes:
-                update = known(node.op).update
+                update = knowledge(node.op).update
                 if update is not None:
                     yield node.index, list(update(node, model, removal))
             continue
@@ -229,7 +229,7 @@ class _Draft:
         """The pruned model, without what nothing reads any more."""
         dead_before = _dead(self._model.proto.graph)
         proto = operate(self.proto, self._operations) if self._operations else self.proto
-        _bury(list(looked_into(proto.graph, self._model.opened)), dead_before, self._unused)
+        _remove_unread(list(looked_into(proto.graph, self._model.opened)), dead_before, self._unused)
         refresh_value_info(proto, self._model.opened)
         return proto
 
@@ -285,7 +285,7 @@ def _dead(graph: onnx.GraphProto) -> set[str]:
     return {node.output[0] for node in operators(graph) if not any(count[name] for name in node.output)}
 
 
-def _bury(seen: Sequence[onnx.GraphProto], dead_before: set[str], unused: set[str]) -> None:
+def _remove_unread(seen: Sequence[onnx.GraphProto], dead_before: set[str], unused: set[str]) -> None:
     """Remove nodes and constants that the rewriting left without readers; what was unread before stays as it was.
 
     seen: the main graph, and the bodies that are looked into.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spa_onnx.layers import LayerKey, LinearLayer, count_uses
-from spa_onnx.linalg.obs import GIVEN, Trust
+from spa_onnx.linalg.obs import CALIBRATED, Regularisation
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
 from spa_onnx.plan.removal import Removal
@@ -18,20 +18,20 @@ REPAIRS = ("obs", "mean", "none")
 """Refit the surviving weights and biases; or only let biases take up what the removed inputs contributed on average; or nothing."""
 
 
-def reconstruct(
+def refit_layers(
     model: Model,
     found: Sequence[LinearLayer],
     statistics: Mapping[LayerKey, Moments],
     removal: Removal,
     *,
-    trust: Trust = GIVEN,
+    regularisation: Regularisation = CALIBRATED,
     refits: bool = True,
 ) -> dict[str, Array]:
     """Refit every product that loses inputs: constant -> new value in the original's shape.
 
     The kept columns become argmin ||W X - W' X_kept||^2 over the collected columns X; where a bias is added it takes up the means. A
     weight that several products share is refitted for all of them together. Quantised weights are refitted in float and stored in the
-    steps that they had. trust: how far the statistics hold for real samples. refits: False to leave weights as they are and only correct
+    steps that they had. regularisation: how far the statistics hold for real samples. refits: False to leave weights as they are and only correct
     the biases (FLAP's compensation, An et al. 2024).
     """
     sharing: dict[str, list[LinearLayer]] = defaultdict(list)
@@ -50,7 +50,7 @@ def reconstruct(
         moments = sum((statistics[user.key] for user in users[1:]), statistics[first.key])
         old = first.matrix(weight)
         centred = bool(first.bias) and len(users) == 1
-        mean, damping = trust.of(biased=centred)
+        mean, damping = regularisation.of(biased=centred)
         hessians = moments.hessians(mean, damping) if refits else []
         new = np.zeros_like(old)
         for block in range(len(old)):

@@ -9,8 +9,8 @@ from spa_onnx.execution.session import Feed, feed_size
 from spa_onnx.layers import LinearLayer, linear_layers
 from spa_onnx.model.folding import Array
 from spa_onnx.plan.removal import Removal
-from spa_onnx.repair.layerwise import reconstruct
-from spa_onnx.repair.sequential import reconstruct_in_order
+from spa_onnx.repair.layerwise import refit_layers
+from spa_onnx.repair.sequential import refit_in_order
 from spa_onnx.statistics.calibration import Calibration
 from spa_onnx.statistics.collect import View, view_of
 from spa_onnx.statistics.memory import COPIES_IN_ORDER, most_columns
@@ -22,11 +22,13 @@ MOST_NAMES = 3
 def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[str, Array]:
     """Constant -> its new value, in the shape of the original."""
     refits = settings.repair == "obs"
-    values = reconstruct(known.model, known.layers, known.statistics, removal, trust=known.trust, refits=refits)
+    values = refit_layers(
+        known.model, known.layers, known.statistics, removal, regularisation=known.regularisation, refits=refits
+    )
     if refits and known.in_order:
         free = [c for c in linear_layers(known.model) if not _is_excluded(c, settings) and c.data not in c.node.outputs]
         feeds = known.first(known.in_order)
-        values = reconstruct_in_order(
+        values = refit_in_order(
             known.model, free, feeds, removal, values, settings.seed, graph=known.run, look=_look(known, free, feeds)
         )
     return values
@@ -35,7 +37,7 @@ def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[s
 def _look(known: Calibration, found: Sequence[LinearLayer], feeds: Sequence[Feed]) -> Callable[[LinearLayer], View]:
     """What is looked at for each product: as much as memory has room for, and what made-up samples do in detail is not worth the time."""
     most, samples = most_columns(found, known.memory, COPIES_IN_ORDER), sum(map(feed_size, feeds))
-    return lambda layer: view_of(layer, samples, most.get(layer.key), closely=not known.made_up)
+    return lambda layer: view_of(layer, samples, most.get(layer.key), closely=not known.synthetic)
 
 
 def _is_excluded(layer: LinearLayer, settings: Settings) -> bool:
@@ -47,7 +49,7 @@ def _is_excluded(layer: LinearLayer, settings: Settings) -> bool:
     )
 
 
-def left_alone(known: Calibration, removal: Removal, values: Mapping[str, Array]) -> Iterator[str]:
+def not_refitted_weights(known: Calibration, removal: Removal, values: Mapping[str, Array]) -> Iterator[str]:
     """The products that lost inputs and still have their old weights."""
     lost = [layer for layer in known.layers if layer.axis in removal]
     kept = sorted({layer.weight for layer in lost if layer.weight not in values})

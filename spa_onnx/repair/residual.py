@@ -22,7 +22,7 @@ SMALLEST = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Summand:
+class ResidualInput:
     """tensor: what is added. scale: by what the rows of the product are multiplied before, float64 (blocks, rows, 1)."""
 
     tensor: str
@@ -34,7 +34,7 @@ class Summand:
         return np.where(usable, difference / np.where(usable, self.scale, 1.0), 0.0)
 
 
-def summands(model: Model, found: Sequence[LinearLayer]) -> Mapping[int, Summand]:
+def residual_inputs(model: Model, found: Sequence[LinearLayer]) -> Mapping[int, ResidualInput]:
     """Node of a product -> what its output is added to, if none of the products that come after it has a part in that.
 
     found: the products, in the order of the graph.
@@ -45,14 +45,14 @@ def summands(model: Model, found: Sequence[LinearLayer]) -> Mapping[int, Summand
         before = [latest.get(name, -1) for name in (*node.inputs, *node.captures)]
         latest.update(dict.fromkeys(node.outputs, max([place.get(node.index, -1), *before])))
     return {
-        layer.node.index: summand
+        layer.node.index: residual_input
         for number, layer in enumerate(found)
-        for summand in _added(model, layer)
-        if latest.get(summand.tensor, -1) < number
+        for residual_input in _added(model, layer)
+        if latest.get(residual_input.tensor, -1) < number
     }
 
 
-def _added(model: Model, layer: LinearLayer) -> Iterator[Summand]:
+def _added(model: Model, layer: LinearLayer) -> Iterator[ResidualInput]:
     """What the output is added to, behind operators that at most scale its rows; nothing if anything else reads it before."""
     tensor, shape = layer.node.outputs[0], model.shape(layer.node.outputs[0])
     scale = np.ones((layer.blocks, -(-_rows(model, layer) // layer.blocks), 1))
@@ -64,7 +64,7 @@ def _added(model: Model, layer: LinearLayer) -> Iterator[Summand]:
         others = [name for name in node.inputs if name != tensor]
         if node.op == "Add" and len(others) == 1 and not model.is_constant(others[0]):
             if model.shape(others[0]) == shape:
-                yield Summand(others[0], scale)
+                yield ResidualInput(others[0], scale)
             return
         factor = _factor(model, node, others, layer)
         if factor is None:

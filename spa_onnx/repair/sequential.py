@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_onnx.execution.partial import Walk
+from spa_onnx.execution.partial import PartialExecution
 from spa_onnx.execution.session import Feed, feed_size
 from spa_onnx.layers import LinearLayer, columns, count_uses, outputs
 from spa_onnx.linalg.blas import Matrix
@@ -24,8 +24,8 @@ from spa_onnx.model.subgraphs import operators
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.removal import Removal, zeroed
 from spa_onnx.repair.layerwise import in_range, kept_columns
-from spa_onnx.repair.regression import Fit, GatheredPairs, Pairs
-from spa_onnx.repair.residual import Summand, summands
+from spa_onnx.repair.regression import Fit, RegressionCollector, RegressionData
+from spa_onnx.repair.residual import ResidualInput, residual_inputs
 from spa_onnx.statistics.collect import View, finite, sample_keys, view_of
 
 Keys: TypeAlias = NDArray[np.uint32]
@@ -34,7 +34,7 @@ DAMPINGS = tuple(DAMPING * 10 ** (half / 2) for half in range(7))
 """How strongly weights may be held where they were: what is fitted to either half of the samples has to suit the other best."""
 
 
-def reconstruct_in_order(
+def refit_in_order(
     model: Model,
     found: Sequence[LinearLayer],
     feeds: Sequence[Feed],
@@ -47,13 +47,13 @@ def reconstruct_in_order(
 ) -> dict[str, Array]:
     """Constant -> new value in the original's shape, for all products with a weight of their own.
 
-    feeds: the samples, all of which are held while the two models run. prior: values from `reconstruct`, towards which little known
+    feeds: the samples, all of which are held while the two models run. prior: values from `refit_layers`, towards which little known
     directions are drawn and which stay where a weight is shared. graph: what to run in a model's place, with tensors of the same names.
-    look: what is looked at; as usual where nothing is said. Raises RefusedError where onnxruntime cannot run the model in parts.
+    look: what is looked at; as usual where nothing is prompt. Raises RefusedError where onnxruntime cannot run the model in parts.
     """
     made = list(feeds)  # they may be decoded or made up anew each time that they are asked for
     both = _SideBySide(model, made, removal, prior, seed, graph)
-    partners = summands(model, found)
+    partners = residual_inputs(model, found)
     samples = sum(map(feed_size, made))
     for layer in found:
         weight = _own_weight(layer, model)
@@ -84,12 +84,17 @@ class _SideBySide:
         self._model, self._removal = model, removal
         masked = mask(model, removal)
         self._nodes = list(operators(masked.graph))
-        self._dense, self._repaired = Walk(graph(model.proto), feeds), Walk(graph(masked), feeds)
+        self._dense, self._repaired = (
+            PartialExecution(graph(model.proto), feeds),
+            PartialExecution(graph(masked), feeds),
+        )
         self._keys = [sample_keys(feed, seed) for feed in feeds]
         for name, value in prior.items():
             self._settle(name, value)
 
-    def halves(self, layer: LinearLayer, weight: Matrix, partner: Summand | None, view: View) -> list[Pairs]:
+    def halves(
+        self, layer: LinearLayer, weight: Matrix, partner: ResidualInput | None, view: View
+    ) -> list[RegressionData]:
         """The sums over one half of the samples and over the other, at the same positions of both models.
 
         The key of a sample decides in which half it is, so that batches do not matter. Without columns there is no half, and none at all
@@ -99,7 +104,7 @@ class _SideBySide:
         beside = self._tensors(partner.tensor) if partner is not None else ([], [])
         if layer.axis not in self._removal and all(map(np.array_equal, [*x, *beside[0]], [*z, *beside[1]])):
             return []
-        gathered = GatheredPairs(weight), GatheredPairs(weight)
+        gathered = RegressionCollector(weight), RegressionCollector(weight)
         for batch, draw in enumerate(self._keys):
             both = [layer.numbers(data[batch]) for data in (x, z)]
             for number, rows, keys in _split(draw, len(both[0]), view):
@@ -110,14 +115,14 @@ class _SideBySide:
                 gathered[number].add(*finite(*seen))
         return [pairs for pairs in (half.pairs() for half in gathered) if pairs is not None]
 
-    def refit(self, layer: LinearLayer, weight: Array, halves: Sequence[Pairs]) -> None:
+    def refit(self, layer: LinearLayer, weight: Array, halves: Sequence[RegressionData]) -> None:
         """Take the weight that fits best, and a bias that takes up the means, where their types can hold them."""
         model = self._model
         old = layer.matrix(weight)
         start = (
             layer.matrix(model.numbers(layer.weight, self.values[layer.weight])) if layer.weight in self.values else old
         )
-        new = _steered(layer, halves, start, [kept_columns(layer, self._removal, block) for block in range(len(old))])
+        new = _fitted(layer, halves, start, [kept_columns(layer, self._removal, block) for block in range(len(old))])
         fitted = in_range(model, layer.weight, layer.tensor(new, weight)) if np.isfinite(new).all() else None
         if fitted is None:
             return
@@ -158,19 +163,21 @@ def _own_weight(layer: LinearLayer, model: Model) -> Array | None:
     return None if shared else model.weight(layer.weight)
 
 
-def _steered(layer: LinearLayer, halves: Sequence[Pairs], start: Matrix, kept: Sequence[NDArray[np.int64]]) -> Matrix:
+def _fitted(
+    layer: LinearLayer, halves: Sequence[RegressionData], start: Matrix, kept: Sequence[NDArray[np.int64]]
+) -> Matrix:
     """The new weights as a matrix, (blocks, rows, inputs), zero for the inputs that are gone. kept: the inputs that stay of each block."""
     first = [start[block][:, left] for block, left in enumerate(kept)]
     damping = _damping(layer, halves, first, kept)
     whole = sum(halves[1:], halves[0])
     new = np.zeros_like(start)
     for block, fit in enumerate(whole.fits(kept, centred=bool(layer.bias))):
-        new[block][:, kept[block]] = fit.steered(first[block], damping)
+        new[block][:, kept[block]] = fit.fitted(first[block], damping)
     return new
 
 
 def _damping(
-    layer: LinearLayer, halves: Sequence[Pairs], first: Sequence[Matrix], kept: Sequence[NDArray[np.int64]]
+    layer: LinearLayer, halves: Sequence[RegressionData], first: Sequence[Matrix], kept: Sequence[NDArray[np.int64]]
 ) -> float:
     """Of DAMPINGS that with which what is fitted to one half suits the other best.
 
@@ -187,4 +194,4 @@ def _damping(
 
 def _crossed(one: Fit, other: Fit, start: Matrix, damping: float) -> float:
     """What weights that are fitted to either half miss of the other."""
-    return other.error(one.steered(start, damping)) + one.error(other.steered(start, damping))
+    return other.error(one.fitted(start, damping)) + one.error(other.fitted(start, damping))

@@ -15,7 +15,7 @@ from spa_onnx.validation.validate import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What pruning did. Pairs are (before, after).
+    """What pruning did. RegressionData are (before, after).
 
     params: float weights. macs: multiply-accumulates at batch 1. bytes: size of the file. latency: median milliseconds in onnxruntime,
     None where it was not measured. groups: (name, channels, removed) of those that lost channels. pinned: (name, channels, why, cause) of

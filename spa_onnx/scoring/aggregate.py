@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.analysis.groups import Group
-from spa_onnx.scoring.context import Evidence, Scores
+from spa_onnx.scoring.context import Scores, ScoringContext
 from spa_onnx.scoring.registry import ScoreFunction
 
 Vector = NDArray[np.float64]
@@ -84,14 +84,14 @@ def fill_in(scores: Mapping[str, Vector], order: Mapping[str, Vector]) -> dict[s
 def score_groups(
     groups: Sequence[Group],
     criterion: ScoreFunction,
-    evidence: Evidence,
+    context: ScoringContext,
     aggregate: str = "sum",
     normalise: str = "mean",
 ) -> dict[str, Vector]:
     """Group name -> score of each channel, float64 (channels,). Groups that the criterion knows nothing about are left out."""
     found = {}
     for group in groups:
-        scores = criterion(group, evidence)
+        scores = criterion(group, context)
         if isinstance(scores, np.ndarray):
             if len(scores):
                 found[group.name] = scores

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from spa_onnx.analysis.groups import Group
 from spa_onnx.layers import LayerKey, LinearLayer
-from spa_onnx.linalg.obs import GIVEN, Trust
+from spa_onnx.linalg.obs import CALIBRATED, Regularisation
 from spa_onnx.model.facts import Axis, Indices
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
@@ -19,10 +19,10 @@ Scores: TypeAlias = list[tuple[Axis, Array]]
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class ScoringContext:
     """The model, the seed for criteria that draw numbers, and what is known of the inputs of its products.
 
-    statistics: key of a layer -> moments of its input; None for criteria that look at weights alone. trust: how far these
+    statistics: key of a layer -> moments of its input; None for criteria that look at weights alone. regularisation: how far these
     hold for real samples. trial: the relative error of the outputs when a group loses these channels and nothing is refitted, NaN
     where onnxruntime cannot tell; None where nobody asks or it can tell for none.
     """
@@ -31,5 +31,5 @@ class Evidence:
     seed: int = 0
     layers: tuple[LinearLayer, ...] = ()
     statistics: Mapping[LayerKey, Moments] | None = None
-    trust: Trust = GIVEN
+    regularisation: Regularisation = CALIBRATED
     trial: Callable[[Group, Indices], float] | None = None

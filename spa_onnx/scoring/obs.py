@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from spa_onnx.analysis.groups import Group
 from spa_onnx.layers import LinearLayer
 from spa_onnx.linalg.hessian import Operation
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.scoring.registry import criterion
 
 CHUNK = 8
@@ -33,17 +33,17 @@ def column_blocks(layer: LinearLayer, group: Group) -> Iterator[tuple[NDArray[np
         yield (indices[:, :, None] * layer.window + window).reshape(len(members), -1), members
 
 
-def surgeons(group: Group, evidence: Evidence) -> Iterator[Operation]:
+def surgeons(group: Group, context: ScoringContext) -> Iterator[Operation]:
     """One for each product that reads the group's channels and whose inputs are known."""
-    if evidence.statistics is None:
+    if context.statistics is None:
         return
-    for layer in evidence.layers:
+    for layer in context.layers:
         columns = list(column_blocks(layer, group))
-        moments = evidence.statistics.get(layer.key)
-        weight = evidence.model.weight(layer.weight)
+        moments = context.statistics.get(layer.key)
+        weight = context.model.weight(layer.weight)
         if not columns or moments is None or weight is None:
             continue
-        mean, damping = evidence.trust.of(biased=bool(layer.bias))
+        mean, damping = context.regularisation.of(biased=bool(layer.bias))
         for matrix, hessian, (blocks, members) in zip(
             layer.matrix(weight), moments.hessians(mean, damping), columns, strict=True
         ):
@@ -51,13 +51,13 @@ def surgeons(group: Group, evidence: Evidence) -> Iterator[Operation]:
 
 
 @criterion("obspa", needs=("weights", "statistics"), loss=True, repair="obs")
-def obspa(group: Group, evidence: Evidence) -> NDArray[np.float64]:
+def obspa(group: Group, context: ScoringContext) -> NDArray[np.float64]:
     """Relative loss at the moment a channel goes in greedy order, float64 (channels,): so scores rise in that order.
 
     The increments of all consumers, each divided by the energy of its output, are added; a later channel never scores below an
     earlier one.
     """
-    found = [surgeon for surgeon in surgeons(group, evidence) if surgeon.energy > 0]
+    found = [surgeon for surgeon in surgeons(group, context) if surgeon.energy > 0]
     if not found:
         return np.empty(0)
     scores = np.full(group.size, np.inf)

@@ -16,7 +16,7 @@ from spa_onnx.analysis.groups import Group
 from spa_onnx.layers import LinearLayer
 from spa_onnx.model.facts import Indices
 from spa_onnx.scoring.activations import readers
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.scoring.registry import criterion
 
 Vector = NDArray[np.float64]
@@ -35,16 +35,16 @@ AT_ONCE = 512
 
 
 @criterion("perturbation", needs=("weights", "statistics", "trials"), loss=True)
-def perturbation(group: Group, evidence: Evidence) -> Vector:
+def perturbation(group: Group, context: ScoringContext) -> Vector:
     """What each channel costs, float64 (channels,): coefficients of the regression, or the prior where no masks can be tried."""
-    prior = expected(group, evidence)
-    if evidence.trial is None or not len(prior):
+    prior = expected(group, context)
+    if context.trial is None or not len(prior):
         return prior
-    rng = np.random.default_rng([evidence.seed, *group.name.encode()])
+    rng = np.random.default_rng([context.seed, *group.name.encode()])
     gone, losses = np.zeros((MASKS, group.size)), np.zeros(MASKS)
     for number, channels in zip(range(MASKS), _masks(group, rng), strict=False):
         gone[number, channels] = 1.0
-        losses[number] = evidence.trial(group, channels)
+        losses[number] = context.trial(group, channels)
     usable = np.isfinite(losses)
     return regressed(gone[usable], losses[usable], prior) if usable.sum() > 1 else prior
 
@@ -83,7 +83,7 @@ def regressed(gone: NDArray[np.float64], losses: Vector, prior: Vector) -> Vecto
     return scale * prior + moved
 
 
-def expected(group: Group, evidence: Evidence) -> Vector:
+def expected(group: Group, context: ScoringContext) -> Vector:
     """The coefficients that the regression tends to if the squared error of the products that read the group is the loss, (channels,).
 
     Relative to their energy. That error is a quadratic form g' Q g of the mask g, and with a share p of the channels gone at random the
@@ -93,7 +93,7 @@ def expected(group: Group, evidence: Evidence) -> Vector:
     """
     total = np.zeros(group.size)
     known = False
-    for layer, weight, moments in readers(group, evidence):
+    for layer, weight, moments in readers(group, context):
         owners = _owners(group, layer, len(weight))
         for block, (matrix, energy, owner) in enumerate(
             zip(weight, moments.energy(weight).tolist(), owners, strict=True)

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.analysis.groups import Group
-from spa_onnx.scoring.context import Evidence, Scores
+from spa_onnx.scoring.context import Scores, ScoringContext
 
 Need: TypeAlias = Literal["weights", "statistics", "trials", "gradients"]
 """What a criterion looks at: weights; moments of the inputs of linear layers; errors of the outputs with channels masked; gradients."""
 
-ScoreFunction: TypeAlias = Callable[[Group, Evidence], Scores | NDArray[np.float64]]
+ScoreFunction: TypeAlias = Callable[[Group, ScoringContext], Scores | NDArray[np.float64]]
 """(group, context) -> scores of indices, to be aggregated over what a channel owns, or of the channels, float64 (channels,).
 
 Empty where the criterion knows nothing about the group.
@@ -38,9 +38,9 @@ class Criterion:
     loss: bool
     repair: str
 
-    def __call__(self, group: Group, evidence: Evidence) -> Scores | NDArray[np.float64]:
+    def __call__(self, group: Group, context: ScoringContext) -> Scores | NDArray[np.float64]:
         """Score one group; see `ScoreFunction`."""
-        return self.score(group, evidence)
+        return self.score(group, context)
 
     @property
     def needs_statistics(self) -> bool:

@@ -12,7 +12,7 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.model.facts import Axis
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
-from spa_onnx.scoring.context import Evidence, Scores
+from spa_onnx.scoring.context import Scores, ScoringContext
 from spa_onnx.scoring.registry import criterion
 
 
@@ -35,48 +35,48 @@ def scored_axes(group: Group, model: Model) -> list[Axis]:
 
 
 @criterion("l1")
-def l1(group: Group, evidence: Evidence) -> Scores:
+def l1(group: Group, context: ScoringContext) -> Scores:
     """Sum of absolute values (Li et al., Pruning Filters for Efficient ConvNets, 2017)."""
     return [
-        (axis, np.abs(slices(group, evidence.model, axis)).sum(axis=1)) for axis in scored_axes(group, evidence.model)
+        (axis, np.abs(slices(group, context.model, axis)).sum(axis=1)) for axis in scored_axes(group, context.model)
     ]
 
 
 @criterion("l2")
-def l2(group: Group, evidence: Evidence) -> Scores:
+def l2(group: Group, context: ScoringContext) -> Scores:
     """Euclidean norm."""
     return [
-        (axis, np.sqrt(np.square(slices(group, evidence.model, axis)).sum(axis=1)))
-        for axis in scored_axes(group, evidence.model)
+        (axis, np.sqrt(np.square(slices(group, context.model, axis)).sum(axis=1)))
+        for axis in scored_axes(group, context.model)
     ]
 
 
 @criterion("linf")
-def linf(group: Group, evidence: Evidence) -> Scores:
+def linf(group: Group, context: ScoringContext) -> Scores:
     """Largest absolute value."""
     return [
-        (axis, np.abs(slices(group, evidence.model, axis)).max(axis=1)) for axis in scored_axes(group, evidence.model)
+        (axis, np.abs(slices(group, context.model, axis)).max(axis=1)) for axis in scored_axes(group, context.model)
     ]
 
 
 @criterion("fpgm")
-def fpgm(group: Group, evidence: Evidence) -> Scores:
+def fpgm(group: Group, context: ScoringContext) -> Scores:
     """Sum of the distances to all other slices: low near the geometric median (He et al., FPGM, 2019)."""
     from scipy.spatial.distance import cdist  # noqa: PLC0415 - slow to import, and only needed here
 
     found = []
-    for axis in scored_axes(group, evidence.model):
-        rows = slices(group, evidence.model, axis)
+    for axis in scored_axes(group, context.model):
+        rows = slices(group, context.model, axis)
         found.append((axis, cdist(rows, rows).sum(axis=1)))
     return found
 
 
 @criterion("lamp")
-def lamp(group: Group, evidence: Evidence) -> Scores:
+def lamp(group: Group, context: ScoringContext) -> Scores:
     """Squared norm over the sum of all squared norms that are not smaller (Lee et al., LAMP, 2021), slice by slice."""
     found = []
-    for axis in scored_axes(group, evidence.model):
-        energy = np.square(slices(group, evidence.model, axis)).sum(axis=1)
+    for axis in scored_axes(group, context.model):
+        energy = np.square(slices(group, context.model, axis)).sum(axis=1)
         order = np.argsort(energy, kind="stable")
         not_smaller = np.cumsum(energy[order][::-1])[::-1]
         score = np.empty_like(energy)
@@ -86,18 +86,18 @@ def lamp(group: Group, evidence: Evidence) -> Scores:
 
 
 @criterion("bn-scale")
-def bn_scale(group: Group, evidence: Evidence) -> Scores:
+def bn_scale(group: Group, context: ScoringContext) -> Scores:
     """Absolute scale of the BatchNormalization behind each channel (Liu et al., Network Slimming, 2017)."""
-    scales = {node.inputs[1] for node in evidence.model.nodes if node.op == "BatchNormalization"}
+    scales = {node.inputs[1] for node in context.model.nodes if node.op == "BatchNormalization"}
     return [
-        (axis, np.abs(slices(group, evidence.model, axis)).sum(axis=1)) for axis in group.owner if axis.tensor in scales
+        (axis, np.abs(slices(group, context.model, axis)).sum(axis=1)) for axis in group.owner if axis.tensor in scales
     ]
 
 
 @criterion("random")
-def random(group: Group, evidence: Evidence) -> Scores:
+def random(group: Group, context: ScoringContext) -> Scores:
     """A number drawn for each channel: the baseline that a criterion must beat."""
     axis = next(iter(group.owner))
     owner = group.owner[axis]
-    drawn = np.random.default_rng([evidence.seed, *group.name.encode()]).random(group.size)
+    drawn = np.random.default_rng([context.seed, *group.name.encode()]).random(group.size)
     return [(axis, np.where(owner >= 0, drawn[owner], 0.0))]

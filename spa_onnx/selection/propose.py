@@ -13,7 +13,7 @@ from spa_onnx.model.facts import Indices
 from spa_onnx.operators.macs import macs
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import fill_in, score_groups
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.scoring.perturbation import MASKS
 from spa_onnx.selection.budgets import PlanCost, per_channel
 from spa_onnx.selection.select import select
@@ -25,7 +25,7 @@ FALLBACK = "l1"
 """Orders the channels of groups that no product with known inputs reads."""
 
 LEEWAY = 2.0
-"""On doubtful samples no group loses more than so many times what all would lose alike: they stir deep layers too little."""
+"""On uncertain samples no group loses more than so many times what all would lose alike: they stir deep layers too little."""
 
 
 def choose(
@@ -44,28 +44,30 @@ def choose(
     if not groups:
         raise RefusedError(nothing(analysis, settings))
     criterion = CRITERIA[settings.criterion]
-    evidence = Evidence(analysis.model, settings.seed)
+    context = ScoringContext(analysis.model, settings.seed)
     if known is not None:
         trial = _trial(analysis, groups, known) if "trials" in criterion.needs else None
-        evidence = Evidence(analysis.model, settings.seed, known.layers, known.statistics, known.trust, trial)
-    scores = score_groups(groups, criterion, evidence, settings.aggregate, settings.normalise)
+        context = ScoringContext(
+            analysis.model, settings.seed, known.layers, known.statistics, known.regularisation, trial
+        )
+    scores = score_groups(groups, criterion, context, settings.aggregate, settings.normalise)
     if criterion.loss:
         scored = [group for group in groups if group.name in scores]
         if known is not None and settings.scope != "local" and scored:
             clock("weigh")
             saved = np.maximum(per_channel(analysis.model, scored, settings.unit()), 1.0)
-            weights = (sensitivities(analysis, scored, scores, known) if evidence.trial is None else 1.0) / saved
+            weights = (sensitivities(analysis, scored, scores, known) if context.trial is None else 1.0) / saved
             scores |= {
                 group.name: scores[group.name] * weight for group, weight in zip(scored, weights.tolist(), strict=True)
             }
     if criterion.needs_statistics:
-        scores = fill_in(scores, score_groups(groups, CRITERIA[FALLBACK], evidence))
+        scores = fill_in(scores, score_groups(groups, CRITERIA[FALLBACK], context))
     if not scores:
         raise RefusedError(
             f"criterion {settings.criterion} knows nothing about any of the {len(groups)} groups; use --criterion l1"
         )
     clock("select")
-    leeway = LEEWAY if known is not None and known.doubtful else np.inf
+    leeway = LEEWAY if known is not None and known.uncertain else np.inf
     drop = select(groups, analysis.model, scores, settings.goal(), settings.scope, settings.multiple, leeway=leeway)
     if not drop and must:
         largest = max(group.size for group in groups)
@@ -78,7 +80,7 @@ def choose(
 
 
 def _trial(analysis: Analysis, groups: Sequence[Group], known: Calibration) -> Callable[[Group, Indices], float] | None:
-    """What `Evidence.trial` is; None where onnxruntime cannot run the model on the samples."""
+    """What `ScoringContext.trial` is; None where onnxruntime cannot run the model on the samples."""
     try:
         trials = Trials(analysis, groups, known, MASKS * len(groups))
     except RefusedError:

@@ -30,7 +30,7 @@ def sensitivities(
     Ones where outputs tell nothing, or onnxruntime cannot run the model with its weights as inputs, as some kernels want constants.
 
     Each group by itself loses its TRIAL least important channels, its consumers are refitted, and some samples run through. On
-    doubtful samples none counts as less sensitive than the middle one: outputs may only seem not to need what these do not stir.
+    uncertain samples none counts as less sensitive than the middle one: outputs may only seem not to need what these do not stir.
     """
     try:
         trials = Trials(analysis, groups, known, len(groups))
@@ -43,7 +43,7 @@ def sensitivities(
     if not usable.any():
         return np.ones(len(groups))
     middle = float(np.median(found[usable]))
-    return np.clip(np.where(usable, found, middle) / middle, 1.0 if known.doubtful else 1 / SPREAD, SPREAD)
+    return np.clip(np.where(usable, found, middle) / middle, 1.0 if known.uncertain else 1 / SPREAD, SPREAD)
 
 
 def _sensitivity(group: Group, scores: NDArray[np.float64], trials: Trials) -> float:

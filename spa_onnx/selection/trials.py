@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from spa_onnx.analysis.groups import Analysis, Group
 from spa_onnx.errors import RefusedError
 from spa_onnx.execution import session as runtime
-from spa_onnx.execution.partial import Walk
+from spa_onnx.execution.partial import PartialExecution
 from spa_onnx.execution.session import Feed
 from spa_onnx.model.facts import Indices
 from spa_onnx.model.folding import Array
@@ -24,7 +24,7 @@ from spa_onnx.model.subgraphs import operators
 from spa_onnx.operators.macs import macs
 from spa_onnx.plan.mask import losing
 from spa_onnx.plan.removal import Removal, zeroed
-from spa_onnx.repair.layerwise import reconstruct
+from spa_onnx.repair.layerwise import refit_layers
 from spa_onnx.statistics.calibration import Calibration
 from spa_onnx.statistics.memory import widest_cut
 
@@ -61,14 +61,14 @@ class Trials:
         outputs = _joined([runtime.run(opened, feed) for feed in self._feeds])
         self._dense = dict(zip((value.name for value in self._proto.graph.output), outputs, strict=True))
         self._varies = [variation(array) for array in outputs]
-        self._walk = Walk(self._proto, self._feeds)
+        self._execution = PartialExecution(self._proto, self._feeds)
         self._rest: _Rest | None = None
         self._refused: set[frozenset[str]] = set()
 
     def first_node(self, group: Group) -> int:
         """The number of the first node that trials of this group run."""
         tensors = {axis.tensor for axis in group.owner}
-        return self._walk.first_reader([name for tensor in tensors for name in self._own_names.get(tensor, ())])
+        return self._execution.first_reader([name for tensor in tensors for name in self._own_names.get(tensor, ())])
 
     def error(self, drop: Mapping[str, Indices], *, refits: bool = True) -> float:
         """Relative error of the outputs without these channels, as `distance`; NaN where onnxruntime does not take weights as inputs.
@@ -86,7 +86,7 @@ class Trials:
         given = frozenset(constants)
         if given in self._refused:
             return None
-        found = self._from(self._walk.first_reader(given), constants)
+        found = self._from(self._execution.first_reader(given), constants)
         if found is None:
             found = self._from(0, constants)
         if found is None:
@@ -98,23 +98,27 @@ class Trials:
         try:
             return self._opened(constants, first).outputs(constants)
         except RefusedError:
-            self._rest, self._walk = None, Walk(self._proto, self._feeds)
+            self._rest, self._execution = None, PartialExecution(self._proto, self._feeds)
             return None
 
     def _opened(self, constants: Feed, first: int) -> _Rest:
         """The model from its first node on, or what the last trial ran, if that was of the same constants."""
         if self._rest is None or self._rest.given != set(constants):
             self._rest = None
-            if first < self._walk.position:
-                self._walk = Walk(self._proto, self._feeds)
-            self._walk.until(first)
-            self._rest = _Rest.of(*self._walk.rest(constants), frozenset(constants))
+            if first < self._execution.position:
+                self._execution = PartialExecution(self._proto, self._feeds)
+            self._execution.until(first)
+            self._rest = _Rest.of(*self._execution.rest(constants), frozenset(constants))
         return self._rest
 
     def _constants(self, removal: Removal, *, refits: bool) -> Feed:
         """The masked weights, those that consumers are refitted with among them."""
         model, known = self._analysis.model, self._known
-        refitted = reconstruct(model, known.layers, known.statistics, removal, trust=known.trust) if refits else {}
+        refitted = (
+            refit_layers(model, known.layers, known.statistics, removal, regularisation=known.regularisation)
+            if refits
+            else {}
+        )
         uses = {(node.index, slot): node.inputs[slot] for node, slot, _ in losing(model, removal)}
         uses |= {(node.index, node.inputs.index(name)): name for name in refitted for node in model.consumers[name]}
         return {

@@ -23,7 +23,7 @@ def normalisations(model: Model) -> list[Node]:
     return [node for node in found if all(model.is_float(name) for name in node.inputs[3:5])]
 
 
-def correct_normalisation(
+def corrected_statistics(
     model: Model, dense: Mapping[str, ChannelMoments], pruned: Mapping[str, ChannelMoments], removal: Removal
 ) -> dict[str, Array]:
     """Move each BatchNormalization's mean, and scale its variance, as its input has moved: constant -> new value.

@@ -13,17 +13,17 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.execution import session as runtime
 from spa_onnx.execution.session import Feed, feed_size
 from spa_onnx.layers import LayerKey, LinearLayer, linear_layers
-from spa_onnx.linalg.obs import DOUBTFUL, GIVEN, MADE_UP, Trust
+from spa_onnx.linalg.obs import CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation
 from spa_onnx.model.facts import Axis
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, has_free_batch
 from spa_onnx.operators.macs import macs
 from spa_onnx.plan.removal import Removal
-from spa_onnx.statistics.batchnorm import correct_normalisation, normalisations
+from spa_onnx.statistics.batchnorm import corrected_statistics, normalisations
 from spa_onnx.statistics.collect import ChannelMoments, Schedule, channel_moments, observe
 from spa_onnx.statistics.memory import ARENA, MEMORY, Room, passes, room, running, sample_bytes, widest_cut
 from spa_onnx.statistics.moments import Moments
-from spa_onnx.synthetic.generate import MadeUp, has_stored_statistics, make_up, with_batch_statistics
+from spa_onnx.synthetic.generate import SyntheticSamples, generate_samples, has_stored_statistics, with_batch_statistics
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -34,10 +34,10 @@ SMALLEST_BATCH = 8
 """Rather than run fewer samples at a time, which batch statistics could not do with, tensors are looked at in several passes."""
 
 USUAL = 256
-"""Samples to look at where nothing is said."""
+"""Samples to look at where nothing is prompt."""
 
 USUAL_FOR_SMALL = 512
-"""Made-up samples where nothing is said, with small models: as many of them as cost SMALL_WORK, but no fewer than USUAL."""
+"""Made-up samples where nothing is prompt, with small models: as many of them as cost SMALL_WORK, but no fewer than USUAL."""
 
 SMALL_WORK = 20 * 10**9
 """Multiply-accumulates."""
@@ -62,9 +62,9 @@ MOST_DRAWN = 8 * 10**8
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """statistics: key of a layer -> moments of its input. made_up: whether the samples are, with batch statistics.
+    """statistics: key of a layer -> moments of its input. synthetic: whether the samples are, with batch statistics.
 
-    consumers: those whose inputs were looked at. feeds: the samples, in batches. samples: how many. doubtful: whether they are made up
+    consumers: those whose inputs were looked at. feeds: the samples, in batches. samples: how many. uncertain: whether they are made up
     and inner layers may be stirred otherwise than by real ones. normalised: inputs of BatchNormalizations -> moments of their channels,
     for made-up samples. passes: which tensors are captured together. in_order: samples of which all that they do in the graph is held,
     to repair it in its order: as many as memory has room for; none where these are but few, or the model is so large that fewer are made
@@ -76,22 +76,22 @@ class Calibration:
     statistics: Mapping[LayerKey, Moments]
     feeds: Sequence[Feed]
     samples: int
-    made_up: bool
-    doubtful: bool = False
+    synthetic: bool
+    uncertain: bool = False
     normalised: Mapping[str, ChannelMoments] = field(default_factory=dict)
     passes: Sequence[Sequence[str]] = ()
     in_order: int = 0
     memory: int = MEMORY
 
     @property
-    def trust(self) -> Trust:
+    def regularisation(self) -> Regularisation:
         """How far the statistics hold for real samples."""
-        return DOUBTFUL if self.doubtful else MADE_UP if self.made_up else GIVEN
+        return UNCERTAIN if self.uncertain else SYNTHETIC if self.synthetic else CALIBRATED
 
     def describe(self) -> str:
         """How many samples of which kind, for people."""
         some = f", {self.in_order} of them in the order of the graph" if 0 < self.in_order < self.samples else ""
-        return f"{self.samples} {'made-up' if self.made_up else 'given'} samples{some}"
+        return f"{self.samples} {'made-up' if self.synthetic else 'given'} samples{some}"
 
     def first(self, most: int) -> list[Feed]:
         """The first feeds that hold as many samples; the last one is shortened where the batch is symbolic."""
@@ -108,7 +108,7 @@ class Calibration:
 
     def run(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """The graph to collect from: with batch statistics where samples are made up and the graph stores statistics."""
-        if self.made_up and has_stored_statistics(self.model):
+        if self.synthetic and has_stored_statistics(self.model):
             return with_batch_statistics(self.model, proto)
         return proto
 
@@ -120,7 +120,7 @@ class Calibration:
         after = channel_moments(
             self.model, self.run(repaired), sorted(self.normalised), self.feeds, [names for names in passes if names]
         )
-        return correct_normalisation(self.model, self.normalised, after, removal)
+        return corrected_statistics(self.model, self.normalised, after, removal)
 
 
 def calibrate(
@@ -158,7 +158,7 @@ def calibrate(
         known = collection.over(chosen.feeds(), len(chosen))
     else:
         held = min(space.tensors, MOST_DRAWN) // max(sum(sample_bytes(model, name) for name in model.inputs), 1)
-        known = _made_up(collection, dims, wanted, min(batch, wanted), min(DRAWN * wanted, affordable, held))
+        known = _on_synthetic(collection, dims, wanted, min(batch, wanted), min(DRAWN * wanted, affordable, held))
     cut = WALKS * max(widest_cut(model, {layer.data for layer in found}), 1)
     walked = space.in_order // cut - ARENA * max(
         map(feed_size, known.feeds), default=0
@@ -171,14 +171,16 @@ def _in_order(samples: int, most: int) -> int:
     return min(samples, most) if most >= min(samples, FEWEST_IN_ORDER) else 0
 
 
-def _made_up(collection: _Collection, dims: Mapping[str, int], samples: int, batch: int, drawn: int) -> Calibration:
+def _on_synthetic(
+    collection: _Collection, dims: Mapping[str, int], samples: int, batch: int, drawn: int
+) -> Calibration:
     """What is found on made-up samples, the most telling of those drawn. Raises RefusedError where the model runs on none."""
     model, seed = collection.model, collection.seed
     try:
-        made = make_up(model, dims, samples, batch, seed, drawn=drawn)
+        made = generate_samples(model, dims, samples, batch, seed, drawn=drawn)
         return collection.over(made.feeds, sum(map(feed_size, made.feeds)), made)
     except RefusedError:  # a state has room for one sample alone, or lengths do not fit
-        made = make_up(model, dims, samples, 0, seed)
+        made = generate_samples(model, dims, samples, 0, seed)
         opened = runtime.session(model.proto)
         feeds = [feed for feed in made.feeds if _runs(opened, feed)]
         if not feeds:
@@ -200,10 +202,10 @@ class _Collection:
     passes: tuple[tuple[str, ...], ...]
     seed: int
 
-    def over(self, feeds: Sequence[Feed], samples: int, made: MadeUp | None = None) -> Calibration:
+    def over(self, feeds: Sequence[Feed], samples: int, made: SyntheticSamples | None = None) -> Calibration:
         """What is found on these feeds, all or some of those made up. Raises RefusedError where the model does not run on them."""
-        doubtful = made is not None and made.doubtful
-        bare = Calibration(self.model, self.found, {}, feeds, samples, made is not None, doubtful)
+        uncertain = made is not None and made.uncertain
+        bare = Calibration(self.model, self.found, {}, feeds, samples, made is not None, uncertain)
         schedule = Schedule(samples, self.seed, self.passes, self.space.most, self.space.stored)
         seen = observe(self.model, bare.run(self.model.proto), self.found, sorted(self.names), feeds, schedule)
         return replace(bare, statistics=seen.products, normalised=seen.channels, passes=self.passes)

@@ -301,6 +301,6 @@ def channel_moments(
 ) -> Mapping[str, ChannelMoments]:
     """(mean, variance) of every channel (axis 1) of these tensors over samples and positions, float64 (channels,).
 
-    passes: which of them are captured together; all where nothing is said.
+    passes: which of them are captured together; all where nothing is prompt.
     """
     return observe(model, proto, (), names, feeds, Schedule(0, 0, passes or [names])).channels

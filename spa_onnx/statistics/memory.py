@@ -15,7 +15,7 @@ from spa_onnx.statistics.collect import columns_of
 from spa_onnx.statistics.moments import FEW, are_few
 
 MEMORY = 25 * 10**8
-"""Bytes that collecting may take if nothing is said."""
+"""Bytes that collecting may take if nothing is prompt."""
 
 COPIES = 4
 """A matrix takes up to so many times its size while it is worked on."""

@@ -22,9 +22,9 @@ from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import symbolic_dims
 from spa_onnx.operators.reshaping import RESHAPE
 from spa_onnx.synthetic.images import between, pictures
-from spa_onnx.synthetic.input_range import PIXELS, exposures
-from spa_onnx.synthetic.subset import most_telling
-from spa_onnx.synthetic.text import speaker, spoken
+from spa_onnx.synthetic.input_range import PIXELS, input_ranges
+from spa_onnx.synthetic.subset import d_optimal_subset
+from spa_onnx.synthetic.text import causal_language_model, generate_sentences
 from spa_onnx.synthetic.tokens import token_values
 
 NOT_BETWEEN_LAYERS = {"BatchNormalization", "LpNormalization"}
@@ -61,33 +61,37 @@ def _is_mean(node: Node, model: Model) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeUp:
-    """feeds: the samples, in batches. doubtful: whether nothing sees to it that inner layers are stirred as by real ones."""
+class SyntheticSamples:
+    """feeds: the samples, in batches. uncertain: whether nothing sees to it that inner layers are stirred as by real ones."""
 
     feeds: list[Feed]
-    doubtful: bool
+    uncertain: bool
 
 
-def make_up(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int, *, drawn: int = 0) -> MadeUp:
+def generate_samples(
+    model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int, *, drawn: int = 0
+) -> SyntheticSamples:
     """Samples, in batches where the batch is free: images as pictures, tokens as sentences of the model's own or drawn from their table.
 
     What pictures lack is made up for where the graph stores BatchNormalizations, whose statistics tell what real ones were like.
     batch: samples of a feed where their number is free; as many as `dims` say where it is 0. drawn: of so many those are taken, if
     it is more, that tell most; sentences are taken as they come.
     """
-    talks = speaker(model)
-    if talks is not None:
+    language_model = causal_language_model(model)
+    if language_model is not None:
         try:
-            begun = _drawn(model, talks.longer(dims), samples, batch, seed)
-            told = spoken(model, talks, begun, seed)
+            first_tokens = _drawn(model, language_model.longer(dims), samples, batch, seed)
+            told = generate_sentences(model, language_model, first_tokens, seed)
         except RefusedError:  # it wants sentences of another length
             told = None
         if told is not None:
-            return MadeUp(told, doubtful=False)
+            return SyntheticSamples(told, uncertain=False)
     made = _drawn(model, dims, max(samples, drawn), batch, seed)
     count = max(-(-samples // feed_size(made[0])), 1)
-    told_by_graph = has_stored_statistics(model) or normalises(model)
-    return MadeUp(most_telling(model, made, count, seed) if len(made) > count else made, doubtful=not told_by_graph)
+    is_normalised = has_stored_statistics(model) or normalises(model)
+    return SyntheticSamples(
+        d_optimal_subset(model, made, count, seed) if len(made) > count else made, uncertain=not is_normalised
+    )
 
 
 def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:
@@ -98,15 +102,15 @@ def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed
     for number in range(max(-(-samples // size), 1)):
         feed = random_feed(model, {**dims, **dict.fromkeys(free, size)}, seed=seed * 7919 + number)
         rng = np.random.default_rng([seed, number])
-        dressed = {name: _dress(array, rng) for name, array in feed.items()}
+        images = {name: _as_images(array, rng) for name, array in feed.items()}
         tokens = {
             name: token_values(model, name, array, rng)
             for name, array in feed.items()
             if array.dtype.kind == "i" and array.ndim == 2
         }
-        made.append(dressed | tokens)
+        made.append(images | tokens)
     pictured = [name for name, array in made[0].items() if _is_picture(array) and array.dtype.kind == "f"]
-    ends = exposures(model, pictured, made[0])
+    ends = input_ranges(model, pictured, made[0])
     return [feed | {name: between(feed[name], *ends[name]).astype(feed[name].dtype) for name in ends} for feed in made]
 
 
@@ -115,7 +119,7 @@ def _is_picture(array: Array) -> bool:
     return array.ndim == 4 and (array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize == 1))
 
 
-def _dress(array: Array, rng: np.random.Generator) -> Array:
+def _as_images(array: Array, rng: np.random.Generator) -> Array:
     """Pictures of variance one, or of pixels where the type holds bytes, if the array looks like a batch of images."""
     if not _is_picture(array):
         return array

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution.partial import Walk
+from spa_onnx.execution.partial import PartialExecution
 from spa_onnx.execution.session import Feed
 from spa_onnx.layers import LinearLayer, columns, linear_layers
 from spa_onnx.model.model import Model
@@ -30,7 +30,7 @@ POSITIONS = 256
 """Looked at in each picture."""
 
 
-def exposures(model: Model, names: Iterable[str], feed: Feed) -> dict[str, tuple[float, float]]:
+def input_ranges(model: Model, names: Iterable[str], feed: Feed) -> dict[str, tuple[float, float]]:
     """The smallest and the largest value of each input for which pictures of variance one, which the feed holds, will not do."""
     products = list(linear_layers(model))
     found = {
@@ -82,7 +82,7 @@ def _moved(model: Model, first: LinearLayer, feed: Feed) -> float:
     weight, bias = model.weight(first.weight), model.weight(first.bias) if first.bias else None
     if weight is None or bias is None:
         return np.inf
-    (data,) = Walk(model.proto, [feed]).tensor(first.data)
+    (data,) = PartialExecution(model.proto, [feed]).tensor(first.data)
     seen = columns(first, first.numbers(data), POSITIONS, np.random.default_rng(0))
     made = (first.matrix(weight) @ seen).reshape(bias.size, -1) + bias.reshape(-1, 1).astype(np.float64)
     deviation, mean = made.std(axis=1), np.abs(made.mean(axis=1))

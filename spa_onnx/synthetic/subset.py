@@ -23,7 +23,7 @@ ENTRIES = 1024
 """Of larger outputs so many numbers are looked at, the same ones of each sample."""
 
 
-def most_telling(model: Model, drawn: Sequence[Feed], count: int, seed: int) -> list[Feed]:
+def d_optimal_subset(model: Model, drawn: Sequence[Feed], count: int, seed: int) -> list[Feed]:
     """As many samples as `count` of the drawn feeds hold, in batches of their size and in the order in which they were drawn.
 
     Where a batch has a fixed size whole feeds are chosen. seed: of the numbers that are looked at. Raises RefusedError where onnxruntime
@@ -33,7 +33,7 @@ def most_telling(model: Model, drawn: Sequence[Feed], count: int, seed: int) -> 
     rows = sizes.pop() if has_free_batch(model) and len(sizes) == 1 else 1
     opened = session(model.proto, optimise=True)
     seen = [[_some(output, rows, seed) for output in run(opened, feed)] for feed in drawn]
-    chosen = np.sort(spanning(_joined(seen, rows), count * rows))
+    chosen = np.sort(d_optimal_rows(_joined(seen, rows), count * rows))
     if rows == 1:
         return [drawn[number] for number in chosen]
     joined = {name: np.concatenate([feed[name] for feed in drawn])[chosen] for name in drawn[0]}
@@ -42,7 +42,7 @@ def most_telling(model: Model, drawn: Sequence[Feed], count: int, seed: int) -> 
     ]
 
 
-def spanning(outputs: Matrix, count: int) -> NDArray[np.int64]:
+def d_optimal_rows(outputs: Matrix, count: int) -> NDArray[np.int64]:
     """The rows that leave least of the others unpredicted, the most telling first: int64 (count,).
 
     outputs: float64 (samples, entries), about their means. Each row has the largest variance that those before leave: the pivots of the

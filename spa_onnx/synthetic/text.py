@@ -26,7 +26,7 @@ FEWEST_SENTENCES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Speaker:
+class CausalLanguageModel:
     """ids: the input of token ids, (samples, positions). scores: the output with a score for every token, (samples, positions, tokens).
 
     free: the symbolic dimension that counts positions, if there is one. length: positions of a sentence. cost: multiply-accumulates of one.
@@ -43,7 +43,7 @@ class Speaker:
         return {**dims, self.free: self.length} if self.free else dict(dims)
 
 
-def speaker(model: Model) -> Speaker | None:
+def causal_language_model(model: Model) -> CausalLanguageModel | None:
     """A model that looks tokens up in a table, has a score for each of its rows at every position, and makes enough sentences for WORK."""
     for value in feeds(model.proto.graph):
         name, shape, tokens = value.name, model.shape(value.name) or (), rows(model, value.name)
@@ -54,54 +54,58 @@ def speaker(model: Model) -> Speaker | None:
         free = "" if dim.dim_value > 0 else dim.dim_param or f"{name}:1"
         length = LENGTH if free else shape[1]
         batch = 1 if value.type.tensor_type.shape.dim[0].dim_value < 1 else shape[0]
-        found = Speaker(name, scores, free, length, macs(model) / batch / shape[1] * length**2 / (2 if free else 1))
+        found = CausalLanguageModel(
+            name, scores, free, length, macs(model) / batch / shape[1] * length**2 / (2 if free else 1)
+        )
         return found if FEWEST_SENTENCES * found.cost <= WORK else None
     return None
 
 
-class Speech:
+class SentenceGenerator:
     """The model in a session. Raises RefusedError where onnxruntime does not run it."""
 
-    def __init__(self, model: Model, talks: Speaker) -> None:
-        self._talks = talks
+    def __init__(self, model: Model, language_model: CausalLanguageModel) -> None:
+        self._language_model = language_model
         self._session = session(model.proto, optimise=True)
 
     def looks_ahead(self, feed: Feed) -> bool:
         """Whether what is predicted at the first position depends on the last token: such a model fills gaps and does not speak."""
-        ids = feed[self._talks.ids]
+        ids = feed[self._language_model.ids]
         changed = ids.copy()
         changed[:, -1] = np.where(ids[:, -1] == 0, 1, 0)
-        first, second = (self._scores({**feed, self._talks.ids: tokens})[:, 0] for tokens in (ids, changed))
+        first, second = (self._scores({**feed, self._language_model.ids: tokens})[:, 0] for tokens in (ids, changed))
         return not np.allclose(first, second, rtol=1e-4, atol=1e-5)
 
     def sentences(self, feed: Feed, rng: np.random.Generator) -> Feed:
         """The feed with all tokens but the first of each sample drawn from the predictions."""
-        ids = feed[self._talks.ids].copy()
+        ids = feed[self._language_model.ids].copy()
         for position in range(1, ids.shape[1]):
-            said = {**feed, self._talks.ids: ids}
-            if self._talks.free:  # what comes later need not be computed
-                said = {
-                    name: array[:, :position] if array.shape == ids.shape else array for name, array in said.items()
+            prompt = {**feed, self._language_model.ids: ids}
+            if self._language_model.free:  # what comes later need not be computed
+                prompt = {
+                    name: array[:, :position] if array.shape == ids.shape else array for name, array in prompt.items()
                 }
-            scores = self._scores(said)[:, position - 1].astype(np.float64)
+            scores = self._scores(prompt)[:, position - 1].astype(np.float64)
             gumbel = -np.log(
                 -np.log(rng.uniform(1e-12, 1 - 1e-12, scores.shape))
             )  # the largest of scores with such noise: softmax
             ids[:, position] = (scores + gumbel).argmax(axis=1)
-        return {**feed, self._talks.ids: ids}
+        return {**feed, self._language_model.ids: ids}
 
     def _scores(self, feed: Feed) -> Array:
-        return run(self._session, feed, [self._talks.scores])[0]
+        return run(self._session, feed, [self._language_model.scores])[0]
 
 
-def spoken(model: Model, talks: Speaker, drawn: Sequence[Feed], seed: int) -> list[Feed] | None:
+def generate_sentences(
+    model: Model, language_model: CausalLanguageModel, drawn: Sequence[Feed], seed: int
+) -> list[Feed] | None:
     """Sentences for drawn feeds, as many of these as WORK allows; None where the model looks ahead.
 
     Raises RefusedError where onnxruntime does not run the model with sentences of that length.
     """
-    speech = Speech(model, talks)
-    if speech.looks_ahead(drawn[0]):
+    generator = SentenceGenerator(model, language_model)
+    if generator.looks_ahead(drawn[0]):
         return None
     rng = np.random.default_rng(seed)
-    count = max(int(WORK // (talks.cost * len(drawn[0][talks.ids]))), 1)
-    return [speech.sentences(feed, rng) for feed in drawn[:count]]
+    count = max(int(WORK // (language_model.cost * len(drawn[0][language_model.ids]))), 1)
+    return [generator.sentences(feed, rng) for feed in drawn[:count]]

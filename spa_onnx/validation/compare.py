@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Pairs are (original, pruned). latency: median milliseconds in onnxruntime."""
+    """RegressionData are (original, pruned). latency: median milliseconds in onnxruntime."""
 
     params: tuple[int, int]
     macs: tuple[int, int]

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from spa_onnx.errors import RefusedError
 from spa_onnx.execution import session as runtime
-from spa_onnx.execution.partial import Walk
+from spa_onnx.execution.partial import PartialExecution
 from spa_onnx.statistics.collect import with_outputs
 
 RESIDUAL = net(
@@ -33,20 +33,20 @@ def whole(proto, names, feed):
 @pytest.mark.parametrize("asked", [TENSORS, ("y",), ("b", "e"), ("d", "y")])
 def test_tensors_are_those_of_one_run(asked):
     proto, given = RESIDUAL(), feeds()
-    walk = Walk(proto, given)
+    walk = PartialExecution(proto, given)
     for name in asked:
         for got, feed in zip(walk.tensor(name), given, strict=True):
             np.testing.assert_allclose(got, whole(proto, (name,), feed)[name], rtol=1e-6, atol=1e-6)
 
 
 def test_inputs_are_there_from_the_start_and_can_be_asked_for_again():
-    walk = Walk(RESIDUAL(), feeds())
+    walk = PartialExecution(RESIDUAL(), feeds())
     for _ in range(2):
         assert [len(array) for array in walk.tensor("x")] == [2, 3, 4]
 
 
 def test_nothing_is_kept_that_nobody_ahead_reads():
-    walk = Walk(RESIDUAL(), feeds(1))
+    walk = PartialExecution(RESIDUAL(), feeds(1))
     walk.tensor("b")
     assert set(walk._known[0]) == {"b"}
     walk.tensor("d")
@@ -64,7 +64,7 @@ def test_no_node_runs_twice(monkeypatch):
         return open_session(proto, **how)
 
     monkeypatch.setattr(runtime, "session", watched)
-    walk = Walk(RESIDUAL(), feeds())
+    walk = PartialExecution(RESIDUAL(), feeds())
     for name in TENSORS:
         walk.tensor(name)
     assert sorted(ran) == sorted(TENSORS)
@@ -72,7 +72,7 @@ def test_no_node_runs_twice(monkeypatch):
 
 def test_a_replaced_constant_counts_from_there_on():
     proto, given = RESIDUAL(), feeds()
-    walk = Walk(proto, given)
+    walk = PartialExecution(proto, given)
     before = walk.tensor("b")
     walk.replace("w2", np.zeros((8, 8), np.float32))
     walk.replace("w1", np.zeros((6, 8), np.float32))  # too late: what reads it has run
@@ -89,13 +89,13 @@ def test_branches_see_tensors_of_the_graph_around_them():
         "float[N,4] y",
     )()
     feed = {"x": np.ones((2, 4), np.float32), "c": np.array([False]).reshape(())}
-    walk = Walk(proto, [feed])
+    walk = PartialExecution(proto, [feed])
     walk.tensor("a")
     np.testing.assert_allclose(walk.tensor("y")[0], whole(proto, ("y",), feed)["y"], rtol=1e-6)
 
 
 def test_a_part_that_cannot_run_is_named():
-    walk = Walk(RESIDUAL(), feeds())
+    walk = PartialExecution(RESIDUAL(), feeds())
     walk.replace("w2", np.zeros((5, 8), np.float32))
     with pytest.raises(RefusedError, match="cannot run"):
         walk.tensor("c")
@@ -116,7 +116,7 @@ def test_what_is_ahead_computes_the_outputs_with_other_constants(build, names):
     proto, given = build(), feeds()
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     changed = {name: 2 * numpy_helper.to_array(stored[name]) for name in names}
-    walk = Walk(proto, given)
+    walk = PartialExecution(proto, given)
     first = walk.first_reader(names)
     assert proto.graph.node[first].op_type == "MatMul"  # what computes with constants alone does not count
     walk.until(first)
@@ -132,7 +132,7 @@ def test_what_is_ahead_computes_the_outputs_with_other_constants(build, names):
 
 
 def test_constants_that_nothing_reads_leave_nothing_to_run():
-    walk = Walk(RESIDUAL(), feeds())
+    walk = PartialExecution(RESIDUAL(), feeds())
     first = walk.first_reader(["other"])
     walk.until(first)
     assert walk.position == first == 6
@@ -175,7 +175,7 @@ def test_what_lies_ahead_is_cut_off_wherever_it_begins(build, weight, sizes):
     proto, given = build(), of(build, *sizes)
     stored = next(tensor for tensor in proto.graph.initializer if tensor.name == weight)
     changed = {weight: -numpy_helper.to_array(stored)}
-    walk = Walk(proto, given)
+    walk = PartialExecution(proto, given)
     walk.until(walk.first_reader(changed))
     assert walk.position == walk.first_reader(changed)
     part, known = walk.rest(changed)

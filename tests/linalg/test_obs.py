@@ -12,7 +12,7 @@ from spa_onnx.analysis import analyse
 from spa_onnx.layers import linear_layers
 from spa_onnx.linalg.obs import Surgeon, damped, refit, saliency
 from spa_onnx.model.model import Model
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.scoring.obs import column_blocks, obspa, surgeons
 from spa_onnx.statistics.collect import collect
 
@@ -127,11 +127,11 @@ def test_damping_makes_any_gram_matrix_solvable(gram, size):
         surgeon.remove(number)
 
 
-def evidence(model, samples=8):
+def context(model, samples=8):
     rng = np.random.default_rng(0)
     feed = {name: rng.standard_normal((samples, *model.shape(name)[1:])).astype(np.float32) for name in model.inputs}
     found = tuple(linear_layers(model))
-    return Evidence(model, 0, found, collect(model, model.proto, found, [feed], 0))
+    return ScoringContext(model, 0, found, collect(model, model.proto, found, [feed], 0))
 
 
 def only(model):
@@ -150,7 +150,7 @@ vectors = net(
 @pytest.mark.parametrize("build", [wide, vectors])
 def test_scores_rise_in_greedy_order(build):
     model = Model.of(build())
-    group, known = only(model), evidence(model)
+    group, known = only(model), context(model)
     scores = obspa(group, known)
     assert scores.shape == (group.size,)
     assert np.isfinite(scores).all()
@@ -167,7 +167,7 @@ def test_scores_rise_in_greedy_order(build):
 
 def test_the_first_score_is_the_relative_loss():
     model = Model.of(vectors())
-    group, known = only(model), evidence(model)
+    group, known = only(model), context(model)
     (surgeon,) = surgeons(group, known)
     assert obspa(group, known).min() == pytest.approx(surgeon.saliency().min() / surgeon.energy)
 
@@ -175,10 +175,10 @@ def test_the_first_score_is_the_relative_loss():
 def test_nothing_is_known_without_a_consumer():
     model = Model.of(wide())
     group = only(model)
-    assert obspa(group, Evidence(model)).shape == (0,)
-    known = evidence(model)
-    assert obspa(group, Evidence(model, 0, (), known.statistics)).shape == (0,)
-    assert obspa(group, Evidence(model, 0, known.layers, {})).shape == (0,)
+    assert obspa(group, ScoringContext(model)).shape == (0,)
+    known = context(model)
+    assert obspa(group, ScoringContext(model, 0, (), known.statistics)).shape == (0,)
+    assert obspa(group, ScoringContext(model, 0, known.layers, {})).shape == (0,)
 
 
 def test_a_channel_owns_the_whole_window_of_its_inputs():

@@ -24,7 +24,7 @@ from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import score_groups
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.validation.validate import validate
 
 SHARED = Path(os.environ.get("SHARED_MODELS", Path(__file__).parents[1] / ".." / "shared" / "models"))
@@ -129,7 +129,7 @@ def test_scores_are_those_of_the_dequantised_network(name, criterion):
     plain.graph.node.extend(nodes)
     plain.graph.initializer.extend(numpy_helper.from_array(array, n) for n, array in floats.items())
     found = [
-        score_groups(analysis.prunable(), CRITERIA[criterion], Evidence(analysis.model))
+        score_groups(analysis.prunable(), CRITERIA[criterion], ScoringContext(analysis.model))
         for analysis in (analyse(Model.of(proto)), analyse(Model.of(plain)))
     ]
     assert [n.replace("q", "w") for n in found[0]] == list(found[1])

@@ -1,4 +1,4 @@
-"""What is known about an operator is said once, and nothing that has to be known is missing."""
+"""What is known about an operator is prompt once, and nothing that has to be known is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spa_onnx.model.facts import Coupling
 from spa_onnx.model.model import Model
 from spa_onnx.model.quantisation import float_form
 from spa_onnx.model.traits import TRAITS
-from spa_onnx.operators import OPERATORS, facts, known
+from spa_onnx.operators import OPERATORS, facts, knowledge
 
 ROOT = Path(spa_onnx.__file__).parent
 
@@ -59,7 +59,7 @@ def test_the_nets_hold_the_operators_that_multiply_by_weights():
 
 @pytest.mark.parametrize("operator", sorted(set(READING) - LOOKUPS))
 def test_an_operator_that_sums_over_a_weight_counts_its_multiplications(operator):
-    assert known(float_name(operator)).macs is not None
+    assert knowledge(float_name(operator)).macs is not None
 
 
 @pytest.mark.parametrize("operator", sorted(OPERATORS))

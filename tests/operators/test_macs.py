@@ -17,7 +17,7 @@ from random_net import BATCH
 
 from spa_onnx.analysis import analyse
 from spa_onnx.model.model import Model
-from spa_onnx.operators import known
+from spa_onnx.operators import knowledge
 from spa_onnx.operators.macs import batch_size, macs, uncounted
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
@@ -165,7 +165,7 @@ def test_experts_and_decoder_attention_are_counted(name):
     rest = sum(
         math.prod(model.shape(axis.tensor)[axis.dim] for axis in axes)
         for other in model.nodes
-        if other is not node and (count := known(other.op).macs)
+        if other is not node and (count := knowledge(other.op).macs)
         for axes in count(other, model)
     )
     x, out = model.shape(node.inputs[0]), model.shape(node.outputs[0])

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import spa_onnx
-from spa_onnx.linalg.obs import missed, steer, steer_by_columns
-from spa_onnx.repair.regression import GatheredPairs, PairColumns, PairSums, pairs_of
+from spa_onnx.linalg.obs import missed, ridge_fit, ridge_fit_by_columns
+from spa_onnx.repair.regression import RegressionCollector, RegressionColumns, RegressionSums, regression_data
 from spa_onnx.statistics import moments
 
 SIZES = st.tuples(
@@ -33,19 +33,21 @@ def problem(blocks, rows, inputs, columns, seed):
 def test_fits_are_the_same(sizes, with_lost, centred, damping):
     weight, x, z, lost = problem(*sizes)
     y = weight @ x + (lost if with_lost else 0)
-    columns = PairColumns(y, z)
-    assert pairs_of(weight, x, z, lost if with_lost else None).sums().count == columns.count == columns.sums().count
+    columns = RegressionColumns(y, z)
+    assert (
+        regression_data(weight, x, z, lost if with_lost else None).sums().count == columns.count == columns.sums().count
+    )
     kept = [np.arange(block % 2, z.shape[1], 2) for block in range(len(z))]
     start = [w[:, left] for w, left in zip(weight, kept, strict=True)]
     other = [np.cos(w) for w in start]
     some = [
         pairs.fits(kept, centred=centred)
-        for pairs in (pairs_of(weight, x, z, lost if with_lost else None), columns, columns.sums())
+        for pairs in (regression_data(weight, x, z, lost if with_lost else None), columns, columns.sums())
     ]
     for first, second, third, near, far in zip(*some, start, other, strict=True):
-        best = first.steered(near, damping)
+        best = first.fitted(near, damping)
         for fit in (second, third):
-            np.testing.assert_allclose(fit.steered(near, damping), best, rtol=1e-6, atol=1e-8)
+            np.testing.assert_allclose(fit.fitted(near, damping), best, rtol=1e-6, atol=1e-8)
             assert fit.error(near) - fit.error(far) == pytest.approx(
                 first.error(near) - first.error(far), rel=1e-6, abs=1e-8
             )
@@ -61,18 +63,20 @@ def test_steering_is_least_squares_with_a_pull(rows, inputs, columns, damping, s
     strength = damping * np.square(z).sum() / inputs
     stacked = np.concatenate([z.T, np.sqrt(strength) * np.eye(inputs)])
     best = np.linalg.lstsq(stacked, np.concatenate([y.T, np.sqrt(strength) * start.T]), rcond=None)[0].T
-    np.testing.assert_allclose(steer_by_columns(y, z, start, damping), best, rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(steer(y @ z.T / columns, z @ z.T / columns, start, damping), best, rtol=1e-6, atol=1e-8)
-    np.testing.assert_array_equal(steer_by_columns(y, np.zeros_like(z), start, damping), start)
-    (fit,) = PairColumns(y[None], z[None]).fits([np.arange(inputs)], centred=False)
+    np.testing.assert_allclose(ridge_fit_by_columns(y, z, start, damping), best, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        ridge_fit(y @ z.T / columns, z @ z.T / columns, start, damping), best, rtol=1e-6, atol=1e-8
+    )
+    np.testing.assert_array_equal(ridge_fit_by_columns(y, np.zeros_like(z), start, damping), start)
+    (fit,) = RegressionColumns(y[None], z[None]).fits([np.arange(inputs)], centred=False)
     assert fit.error(best) == pytest.approx(missed(best, y @ z.T / columns, z @ z.T / columns))
 
 
 def test_columns_are_merged_while_they_are_few():
     weight, x, z, _ = problem(2, 3, 40, 8, 0)
-    first, second = (pairs_of(weight, x[:, :, some], z[:, :, some]) for some in (slice(5), slice(5, None)))
-    assert isinstance(first + second, PairColumns)
-    assert isinstance(first + second + second, PairSums)
+    first, second = (regression_data(weight, x[:, :, some], z[:, :, some]) for some in (slice(5), slice(5, None)))
+    assert isinstance(first + second, RegressionColumns)
+    assert isinstance(first + second + second, RegressionSums)
     np.testing.assert_allclose((first + second + second).wanted, (first.sums() + second.sums() + second.sums()).wanted)
 
 
@@ -81,13 +85,13 @@ def test_columns_are_merged_while_they_are_few():
 def test_pieces_of_any_size_show_what_all_columns_show(sizes, cuts, with_lost):
     weight, x, z, lost = problem(*sizes)
     parts = (x, z, lost) if with_lost else (x, z)
-    gathered = GatheredPairs(weight)
+    gathered = RegressionCollector(weight)
     for piece in zip(*(np.split(part, sorted(cuts), axis=2) for part in parts), strict=True):
         gathered.add(*piece)
-    found, whole = gathered.pairs().sums(), pairs_of(weight, *parts).sums()
+    found, whole = gathered.pairs().sums(), regression_data(weight, *parts).sums()
     for name in ("target", "gram", "wanted", "repaired", "count"):
         np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-9, atol=1e-9)
-    assert GatheredPairs(weight).pairs() is None
+    assert RegressionCollector(weight).pairs() is None
 
 
 def test_a_network_is_pruned_alike_whichever_form_is_taken(monkeypatch):

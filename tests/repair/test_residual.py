@@ -11,7 +11,7 @@ import spa_onnx
 from spa_onnx.execution import session as runtime
 from spa_onnx.layers import linear_layers
 from spa_onnx.model.model import Model
-from spa_onnx.repair.residual import summands
+from spa_onnx.repair.residual import residual_inputs
 from spa_onnx.statistics.collect import with_outputs
 
 NORM = "float[6] g, float[6] h, float[6] m, float[6] var1"
@@ -70,7 +70,7 @@ NOT_FOUND = {
 def test_the_sum_changes_by_what_the_rows_change_times_their_scale(name):
     model = Model.of(FOUND[name])
     (layer,) = linear_layers(model)
-    (found,) = summands(model, [layer]).values()
+    (found,) = residual_inputs(model, [layer]).values()
     assert found.tensor == "s"
     rng = np.random.default_rng(0)
     outputs = []
@@ -93,7 +93,7 @@ def test_the_sum_changes_by_what_the_rows_change_times_their_scale(name):
 @pytest.mark.parametrize("name", NOT_FOUND)
 def test_nothing_is_found_where(name):
     model = Model.of(NOT_FOUND[name])
-    assert not summands(model, list(linear_layers(model)))
+    assert not residual_inputs(model, list(linear_layers(model)))
 
 
 def test_of_two_products_that_are_added_the_later_one_makes_up_for_the_earlier():
@@ -102,7 +102,7 @@ def test_of_two_products_that_are_added_the_later_one_makes_up_for_the_earlier()
     )()
     model = Model.of(proto)
     first, second = linear_layers(model)
-    assert {index: found.tensor for index, found in summands(model, [first, second]).items()} == {
+    assert {index: found.tensor for index, found in residual_inputs(model, [first, second]).items()} == {
         second.node.index: "a"
     }
 
@@ -112,7 +112,7 @@ def test_rows_that_are_scaled_by_next_to_nothing_are_left_to_themselves():
     stored = next(tensor for tensor in proto.graph.initializer if tensor.name == "k")
     stored.CopyFrom(numpy_helper.from_array(np.array([1, 0, 1e-6, -2, 0.5, 0.01], np.float32).reshape(6, 1, 1), "k"))
     model = Model.of(proto)
-    (found,) = summands(model, list(linear_layers(model))).values()
+    (found,) = residual_inputs(model, list(linear_layers(model))).values()
     np.testing.assert_allclose(found.before(np.ones((1, 6, 1))).ravel(), [1, 0, 0, -0.5, 2, 100], rtol=1e-6)
 
 

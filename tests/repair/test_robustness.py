@@ -1,4 +1,4 @@
-"""Whatever the samples and the weights: no value that is not finite is written, and what was not repaired is said."""
+"""Whatever the samples and the weights: no value that is not finite is written, and what was not repaired is prompt."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from nets.build import net
 
 import spa_onnx
 from spa_onnx.execution import session as runtime
-from spa_onnx.execution.partial import Walk
+from spa_onnx.execution.partial import PartialExecution
 from spa_onnx.layers import linear_layers
-from spa_onnx.linalg.obs import DOUBTFUL, GIVEN, MADE_UP, Trust, missed, steer
+from spa_onnx.linalg.obs import CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation, missed, ridge_fit
 from spa_onnx.model.model import Model
 from spa_onnx.operators.macs import macs
 from spa_onnx.plan.plan import Plan
@@ -22,9 +22,9 @@ from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.repair import regression as pairs
 from spa_onnx.repair import repair as refit
 from spa_onnx.repair import sequential
-from spa_onnx.repair.layerwise import reconstruct
-from spa_onnx.repair.regression import PairSums, pairs_of
-from spa_onnx.repair.sequential import DAMPINGS, reconstruct_in_order
+from spa_onnx.repair.layerwise import refit_layers
+from spa_onnx.repair.regression import RegressionSums, regression_data
+from spa_onnx.repair.sequential import DAMPINGS, refit_in_order
 from spa_onnx.statistics import calibration
 
 NETS = {"conv": (CONV, (3, 6, 6)), "mlp": (MLP, (6,))}
@@ -41,8 +41,8 @@ def test_errors_are_corrected_and_not_added_up(name):
     analysis, known = known_of(proto, samples(shape, 300), 300)
     drop = dropped(analysis)
     removal = Removal(analysis, drop)
-    apart = reconstruct(analysis.model, known.layers, known.statistics, removal)
-    together = reconstruct_in_order(analysis.model, known.layers, list(known.feeds), removal, apart, 0)
+    apart = refit_layers(analysis.model, known.layers, known.statistics, removal)
+    together = refit_in_order(analysis.model, known.layers, list(known.feeds), removal, apart, 0)
     x = samples(shape, 200, seed=1)
     dense = outputs(proto, x)
     error = {
@@ -52,19 +52,19 @@ def test_errors_are_corrected_and_not_added_up(name):
     assert error["together"] < error["apart"] < error["none"]
 
 
-@pytest.mark.parametrize("trust", [GIVEN, MADE_UP, DOUBTFUL, Trust(4.0, biased_damping=0.1)])
-def test_layer_by_layer_weights_and_biases_are_those_of_least_squares(trust):
+@pytest.mark.parametrize("regularisation", [CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation(4.0, biased_damping=0.1)])
+def test_layer_by_layer_weights_and_biases_are_those_of_least_squares(regularisation):
     """About the means, which the bias takes up; where these may be off, as if there were columns that held nothing but the means."""
     proto = MLP()
     analysis, known = known_of(proto, samples((6,), 400), 400)
     removal = Removal(analysis, dropped(analysis))
     model = analysis.model
-    values = reconstruct(model, known.layers, known.statistics, removal, trust=trust)
+    values = refit_layers(model, known.layers, known.statistics, removal, regularisation=regularisation)
     last = known.layers[-1]
-    x = np.concatenate(Walk(proto, list(known.feeds)).tensor(last.data)).astype(np.float64)
+    x = np.concatenate(PartialExecution(proto, list(known.feeds)).tensor(last.data)).astype(np.float64)
     weight, mean = np.asarray(model.constant(last.weight), np.float64), x.mean(axis=0)
-    centred = np.concatenate([(x - mean) / np.sqrt(len(x)), np.sqrt(trust.mean) * mean[None]])
-    strength = trust.biased_damping * np.square(centred).sum() / centred.shape[1]
+    centred = np.concatenate([(x - mean) / np.sqrt(len(x)), np.sqrt(regularisation.mean) * mean[None]])
+    strength = regularisation.biased_damping * np.square(centred).sum() / centred.shape[1]
     columns, kept = np.concatenate([centred, np.sqrt(strength) * np.eye(centred.shape[1])]), removal.kept(last.axis)
     best = np.linalg.lstsq(columns[:, kept], columns @ weight, rcond=None)[0]
     np.testing.assert_allclose(values[last.weight][kept], best, rtol=2e-3, atol=2e-4)
@@ -77,11 +77,11 @@ def test_the_weights_are_those_of_least_squares_towards_the_dense_outputs():
     analysis, known = known_of(proto, samples((6,), 400), 400)
     removal = Removal(analysis, dropped(analysis))
     model, feeds = analysis.model, list(known.feeds)
-    values = reconstruct_in_order(model, known.layers, feeds, removal, {}, 0)
+    values = refit_in_order(model, known.layers, feeds, removal, {}, 0)
     last = known.layers[-1]
     cut = rewrite(analysis, Plan(dropped(analysis), ""), values).proto
-    z = np.concatenate(Walk(cut, feeds).tensor(last.data)).astype(np.float64)
-    wanted = np.concatenate(Walk(proto, feeds).tensor("f")).astype(np.float64)  # before the bias
+    z = np.concatenate(PartialExecution(cut, feeds).tensor(last.data)).astype(np.float64)
+    wanted = np.concatenate(PartialExecution(proto, feeds).tensor("f")).astype(np.float64)  # before the bias
     kept = removal.kept(last.axis)
     z, wanted = z - z.mean(axis=0), wanted - wanted.mean(axis=0)
     gram, start = z.T @ z / len(z), np.asarray(model.constant(last.weight), np.float64)[kept].T
@@ -102,9 +102,9 @@ def test_sums_do_not_depend_on_how_columns_are_split(rows):
     weight, lost = rng.standard_normal((2, rows, 5)), rng.standard_normal((2, rows, 40))
     x, z = rng.standard_normal((2, 2, 5, 40))
     first, second = (
-        pairs_of(weight, x[:, :, some], z[:, :, some], lost[:, :, some]) for some in (slice(13), slice(13, None))
+        regression_data(weight, x[:, :, some], z[:, :, some], lost[:, :, some]) for some in (slice(13), slice(13, None))
     )
-    whole = pairs_of(weight, x, z, lost).sums()
+    whole = regression_data(weight, x, z, lost).sums()
     for got, want in zip((first + second).sums().centred(), whole.centred(), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
     wanted = weight[1] @ x[1] + lost[1]
@@ -115,10 +115,10 @@ def test_sums_do_not_depend_on_how_columns_are_split(rows):
 def test_little_known_directions_stay_what_they_were():
     start = np.arange(6.0).reshape(2, 3)
     gram = np.diag([4.0, 0.0, 0.0])
-    new = steer(np.zeros((2, 3)), gram, start)
+    new = ridge_fit(np.zeros((2, 3)), gram, start)
     np.testing.assert_allclose(new[:, 1:], start[:, 1:])
     assert np.all(np.abs(new[:, 0]) < 0.02 * np.abs(start[:, 0]) + 1e-12)
-    np.testing.assert_array_equal(steer(np.zeros((2, 3)), np.zeros((3, 3)), start), start)
+    np.testing.assert_array_equal(ridge_fit(np.zeros((2, 3)), np.zeros((3, 3)), start), start)
 
 
 def test_what_is_missed_is_the_squared_error_but_for_what_all_weights_share():
@@ -135,14 +135,14 @@ def test_weights_are_held_the_more_the_less_one_half_says_about_the_other(noise,
     """Outputs that follow from the inputs are fitted freely; what is mostly noise stays near the start."""
     rng = np.random.default_rng(4)
     used = []
-    monkeypatch.setattr(pairs, "steer", lambda *given: used.append(given[3]) or steer(*given))
+    monkeypatch.setattr(pairs, "ridge_fit", lambda *given: used.append(given[3]) or ridge_fit(*given))
     (layer,) = linear_layers(Model.of(net("float[N,6] x", "float[6,4] w1", "y = MatMul(x, w1)", "float[N,4] y")()))
     old = rng.standard_normal((1, 4, 6))
     halves = []
     for _ in range(2):
         z = rng.standard_normal((1, 6, 24))
-        halves.append(pairs_of(old, z + noise * rng.standard_normal(z.shape), z))
-    sequential._steered(layer, halves, np.zeros_like(old), [np.arange(6)])
+        halves.append(regression_data(old, z + noise * rng.standard_normal(z.shape), z))
+    sequential._fitted(layer, halves, np.zeros_like(old), [np.arange(6)])
     assert used[-1] == (DAMPINGS[-1] if strongest else DAMPINGS[0])
 
 
@@ -151,9 +151,9 @@ def test_a_few_samples_move_weights_less():
     rng = np.random.default_rng(3)
     (layer,) = linear_layers(Model.of(net("float[N,20] x", "float[20,4] w1", "y = MatMul(x, w1)", "float[N,4] y")()))
     z, y, start = rng.standard_normal((1, 20, 10)), rng.standard_normal((1, 4, 10)), np.zeros((1, 4, 20))
-    few = pairs_of(start, z, z, y).sums()
-    many = PairSums(1000 * few.target, 1000 * few.gram, 1000 * few.wanted, 1000 * few.repaired, 1000 * few.count)
-    moved = [np.square(sequential._steered(layer, [known], start, [np.arange(20)])).sum() for known in (few, many)]
+    few = regression_data(start, z, z, y).sums()
+    many = RegressionSums(1000 * few.target, 1000 * few.gram, 1000 * few.wanted, 1000 * few.repaired, 1000 * few.count)
+    moved = [np.square(sequential._fitted(layer, [known], start, [np.arange(20)])).sum() for known in (few, many)]
     assert moved[0] < 0.6 * moved[1]
 
 
@@ -166,8 +166,8 @@ def test_a_shared_weight_keeps_the_value_that_suits_all_its_users():
     )()
     analysis, known = known_of(proto, samples((6,), 100), 100)
     removal = Removal(analysis, dropped(analysis, 0.25))
-    apart = reconstruct(analysis.model, known.layers, known.statistics, removal)
-    together = reconstruct_in_order(analysis.model, known.layers, list(known.feeds), removal, apart, 0)
+    apart = refit_layers(analysis.model, known.layers, known.statistics, removal)
+    together = refit_in_order(analysis.model, known.layers, list(known.feeds), removal, apart, 0)
     assert "w2" in apart
     np.testing.assert_array_equal(apart["w2"], together["w2"])
     assert not np.array_equal(apart["w3"], together["w3"])
@@ -201,7 +201,7 @@ def test_what_loses_nothing_makes_up_for_what_reaches_it():
 
 def test_large_models_are_refitted_layer_by_layer_only_with_made_up_samples(monkeypatch):
     called = []
-    monkeypatch.setattr(refit, "reconstruct_in_order", lambda *given, **_: called.append(given) or given[4])
+    monkeypatch.setattr(refit, "refit_in_order", lambda *given, **_: called.append(given) or given[4])
     spa_onnx.prune(CONV(), 0.4, samples=32)
     assert len(called) == 1
     monkeypatch.setattr(calibration, "WORK", 20 * macs(Model.of(CONV())))
@@ -221,8 +221,8 @@ def test_batch_statistics_hold_while_made_up_samples_are_repaired_in_order(given
         "float[N,4,4,4] y",
     )()
     run = []
-    walk = sequential.Walk
-    monkeypatch.setattr(sequential, "Walk", lambda graph, feeds: run.append(graph) or walk(graph, feeds))
+    walk = sequential.PartialExecution
+    monkeypatch.setattr(sequential, "PartialExecution", lambda graph, feeds: run.append(graph) or walk(graph, feeds))
     spa_onnx.prune(proto, 0.4, samples=32, data={"x": samples((3, 6, 6), 32)} if given else None)
     assert [any(node.op_type == "BatchNormalization" for node in graph.graph.node) for graph in run] == [given, given]
 

@@ -16,7 +16,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.pipeline import resolved
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import score_groups
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.statistics.collect import collect, with_outputs
 
 NAMES = sorted(name for name, criterion in CRITERIA.items() if criterion.needs_statistics and name != "obspa")
@@ -38,18 +38,18 @@ SHIFTED = image(
 )
 
 
-def known(build, samples=40, seed=0):
-    """(the group, evidence, the tensors that products read, as (channels, columns), by the name of their weight)."""
+def knowledge(build, samples=40, seed=0):
+    """(the group, context, the tensors that products read, as (channels, columns), by the name of their weight)."""
     model = Model.of(build())
     rng = np.random.default_rng(seed)
     x = (rng.standard_normal((samples, *model.shape("x")[1:])) + 0.3).astype(np.float32)
     found = tuple(linear_layers(model))
-    evidence = Evidence(model, 0, found, collect(model, model.proto, found, [{"x": x}], 0))
+    context = ScoringContext(model, 0, found, collect(model, model.proto, found, [{"x": x}], 0))
     names = [layer.data for layer in found if layer.data != "x"]
     tensors = runtime.run(runtime.session(with_outputs(model.proto, names)), {"x": x})
     return (
         analyse(model).prunable()[0],
-        evidence,
+        context,
         {c.weight: t for c, t in zip((c for c in found if c.data != "x"), tensors, strict=True)},
     )
 
@@ -61,10 +61,10 @@ def windows(tensor):
     return np.stack(parts, axis=2).transpose(1, 2, 0, 3, 4).reshape(tensor.shape[1], 9, -1)
 
 
-def inputs(evidence, tensors):
+def inputs(context, tensors):
     """weight name -> (its matrix (rows, channels, positions of the kernel), its inputs (channels, positions of the kernel, columns))."""
     for name, tensor in tensors.items():
-        weight = evidence.model.constant(name).astype(np.float64)
+        weight = context.model.constant(name).astype(np.float64)
         if tensor.ndim == 2:
             yield name, weight.T[:, :, None], tensor.T.astype(np.float64)[:, None]
         elif weight.shape[2:] == (3, 3):
@@ -84,23 +84,23 @@ DIRECT = {
 @pytest.mark.parametrize("name", DIRECT)
 @pytest.mark.parametrize("build", [CONV, ROWS], ids=["convolutions", "rows"])
 def test_scores_equal_a_direct_computation(name, build):
-    group, evidence, tensors = known(build)
-    found = {axis.tensor: score for axis, score in CRITERIA[name](group, evidence)}
-    expected = {weight: DIRECT[name](w, x) for weight, w, x in inputs(evidence, tensors)}
+    group, context, tensors = knowledge(build)
+    found = {axis.tensor: score for axis, score in CRITERIA[name](group, context)}
+    expected = {weight: DIRECT[name](w, x) for weight, w, x in inputs(context, tensors)}
     assert found.keys() == expected.keys()
     for weight, score in found.items():
         np.testing.assert_allclose(score, expected[weight], rtol=1e-4, atol=1e-6)
 
 
 def test_products_side_by_side_score_their_own_channels():
-    group, evidence, tensors = known(GROUPED)
-    (score,) = [score for axis, score in CRITERIA["activation-mean"](group, evidence) if axis.tensor == "w5"]
+    group, context, tensors = knowledge(GROUPED)
+    (score,) = [score for axis, score in CRITERIA["activation-mean"](group, context) if axis.tensor == "w5"]
     np.testing.assert_allclose(score, np.abs(tensors["w5"].mean(axis=(0, 2, 3))), rtol=1e-4)
 
 
 def test_products_side_by_side_that_lose_the_same_channels_are_added_up():
-    group, evidence, tensors = known(SHIFTED)
-    (score,) = [score for axis, score in CRITERIA["activation-mean"](group, evidence) if axis.tensor == "w5"]
+    group, context, tensors = knowledge(SHIFTED)
+    (score,) = [score for axis, score in CRITERIA["activation-mean"](group, context) if axis.tensor == "w5"]
     mean = np.abs(tensors["w5"].mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(score, mean[:4] + mean[4:], rtol=1e-4)
 
@@ -121,9 +121,9 @@ def test_a_constant_channel_costs_nothing_once_the_bias_has_taken_it_up():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_known_without_statistics(name):
-    group, evidence, _ = known(ROWS)
-    assert len(CRITERIA[name](group, Evidence(evidence.model))) == 0
-    assert len(CRITERIA[name](group, Evidence(evidence.model, 0, evidence.layers, {}))) == 0
+    group, context, _ = knowledge(ROWS)
+    assert len(CRITERIA[name](group, ScoringContext(context.model))) == 0
+    assert len(CRITERIA[name](group, ScoringContext(context.model, 0, context.layers, {}))) == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,8 +136,8 @@ def test_a_dead_channel_is_the_first_to_go(name, build):
             index = (..., 3) if build is ROWS else (3,)
             array[index] = 0
             tensor.raw_data = array.tobytes()
-    group, evidence, _ = known(lambda: proto)
-    (scores,) = score_groups([group], CRITERIA[name], evidence).values()
+    group, context, _ = knowledge(lambda: proto)
+    (scores,) = score_groups([group], CRITERIA[name], context).values()
     assert scores[3] == 0
     assert int(np.argmin(np.abs(scores))) == 3  # what cancels others is worth less than nothing to the perturbation
 

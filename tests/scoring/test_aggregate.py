@@ -18,7 +18,7 @@ from spa_onnx.model.facts import Axis
 from spa_onnx.model.model import Model
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import AGGREGATIONS, NORMALISATIONS, score_groups
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 
 WIDE, NARROW = Axis("wide", 0), Axis("narrow", 1)
 GROUP = Group("g", 3, {WIDE: np.asarray([0, 0, 1, -1, 2, 1]), NARROW: np.asarray([2, 1, 0])})
@@ -31,7 +31,7 @@ def scored(aggregate: str, normalise: str = "none") -> np.ndarray:
     def criterion(_group, _evidence):
         return [(WIDE, WIDE_SCORES), (NARROW, NARROW_SCORES)]
 
-    return score_groups([GROUP], criterion, Evidence(None), aggregate, normalise)["g"]
+    return score_groups([GROUP], criterion, ScoringContext(None), aggregate, normalise)["g"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_group_of_zeros_stays_zero(name):
 @pytest.mark.parametrize("normalise", list(NORMALISATIONS))
 def test_every_combination_scores_every_group_of_a_network(aggregate, normalise):
     analysis = analyse(Model.of(image("z = Relu(a)")()))
-    found = score_groups(analysis.prunable(), CRITERIA["l1"], Evidence(analysis.model), aggregate, normalise)
+    found = score_groups(analysis.prunable(), CRITERIA["l1"], ScoringContext(analysis.model), aggregate, normalise)
     assert set(found) == {group.name for group in analysis.prunable()}
     for group in analysis.prunable():
         assert found[group.name].shape == (group.size,)
@@ -101,5 +101,7 @@ def test_every_combination_scores_every_group_of_a_network(aggregate, normalise)
 
 def test_groups_of_which_a_criterion_knows_nothing_are_left_out():
     other = Group("h", 3, {NARROW: np.arange(3)})
-    found = score_groups([GROUP, other], lambda g, _: [(WIDE, WIDE_SCORES)] if WIDE in g.owner else [], Evidence(None))
+    found = score_groups(
+        [GROUP, other], lambda g, _: [(WIDE, WIDE_SCORES)] if WIDE in g.owner else [], ScoringContext(None)
+    )
     assert set(found) == {"g"}

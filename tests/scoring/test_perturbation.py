@@ -18,7 +18,7 @@ from spa_onnx.execution import session as runtime
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.scoring import CRITERIA
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.scoring.perturbation import MASKS, SHARE, _masks, expected, regressed
 from spa_onnx.selection import propose as choice
 from spa_onnx.selection import trials
@@ -27,17 +27,17 @@ from spa_onnx.selection.trials import Trials, distance
 
 @pytest.mark.parametrize("build", [CONV, ROWS], ids=["convolutions", "rows"])
 def test_the_prior_is_the_limit_of_a_regression_on_random_masks(build):
-    group, evidence, tensors = known(build)
+    group, context, tensors = known(build)
     rng = np.random.default_rng(1)
     gone = (rng.random((8000, group.size)) < SHARE).astype(float)
     loss = np.zeros(len(gone))
-    for _, w, x in inputs(evidence, tensors):
+    for _, w, x in inputs(context, tensors):
         whole = np.einsum("rck,ckn->rn", w, x)
         parts = np.einsum("rck,ckn->crn", w, x).reshape(group.size, -1)
         loss += np.square(gone @ parts).sum(axis=1) / np.square(whole).sum()
     design = np.column_stack([gone, np.ones(len(gone))])
     fitted = np.linalg.lstsq(design, loss, rcond=None)[0][:-1]
-    found = expected(group, evidence)
+    found = expected(group, context)
     assert found.shape == (group.size,)
     np.testing.assert_allclose(found, fitted, atol=0.15 * np.abs(fitted).max())
     assert np.corrcoef(found, fitted)[0, 1] > 0.99
@@ -120,8 +120,8 @@ def test_the_loss_of_the_model_decides():
     analysis, known_ = known_of(proto, samples((6,), 200), 200)
     group = next(group for group in analysis.prunable() if group.size == 16)
     trial = choice._trial(analysis, [group], known_)
-    evidence = Evidence(analysis.model, 0, known_.layers, known_.statistics, trial=trial)
-    score, prior = CRITERIA["perturbation"](group, evidence), expected(group, evidence)
+    context = ScoringContext(analysis.model, 0, known_.layers, known_.statistics, trial=trial)
+    score, prior = CRITERIA["perturbation"](group, context), expected(group, context)
     assert score[:8].sum() / score[8:].sum() < 0.6 * prior[:8].sum() / prior[8:].sum()
 
 
@@ -131,12 +131,12 @@ def test_where_weights_cannot_be_inputs_the_prior_is_the_score(monkeypatch):
 
     analysis, known_ = known_of(ROWS(), samples((6,), 40), 40)
     (group,) = analysis.prunable()
-    evidence = Evidence(
+    context = ScoringContext(
         analysis.model, 0, known_.layers, known_.statistics, trial=choice._trial(analysis, [group], known_)
     )
-    assert not np.array_equal(CRITERIA["perturbation"](group, evidence), expected(group, evidence))
+    assert not np.array_equal(CRITERIA["perturbation"](group, context), expected(group, context))
     monkeypatch.setattr(trials._Rest, "outputs", refuse)
-    assert np.array_equal(CRITERIA["perturbation"](group, evidence), expected(group, evidence))
+    assert np.array_equal(CRITERIA["perturbation"](group, context), expected(group, context))
 
 
 def test_the_same_seed_gives_the_same_masks():

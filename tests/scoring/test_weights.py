@@ -17,7 +17,7 @@ from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import score_groups
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 
 WEIGHTS_ONLY = ("bn-scale", "fpgm", "l1", "l2", "lamp", "linf", "random")
 """The criteria that look at nothing but weights; those that look at activations are tested elsewhere."""
@@ -76,7 +76,7 @@ def lamp(rows):
     ],
 )
 def test_a_weight_criterion_agrees_with_plain_loops(name, measure, analysis):
-    scores = dict(CRITERIA[name](only(analysis), Evidence(analysis.model)))
+    scores = dict(CRITERIA[name](only(analysis), ScoringContext(analysis.model)))
     expected = by_hand(analysis.model, measure)
     assert set(scores) == {Axis("w1", 0), Axis("w9", 1)}
     for axis, found in scores.items():
@@ -87,13 +87,13 @@ def test_a_weight_criterion_agrees_with_plain_loops(name, measure, analysis):
 def test_biases_do_not_count_where_there_are_matrices(analysis):
     assert Axis("b1", 0) in only(analysis).owner
     for name in ("l1", "l2", "linf", "fpgm", "lamp"):
-        assert "b1" not in {axis.tensor for axis, _ in CRITERIA[name](only(analysis), Evidence(analysis.model))}
+        assert "b1" not in {axis.tensor for axis, _ in CRITERIA[name](only(analysis), ScoringContext(analysis.model))}
 
 
 def test_vectors_count_where_a_group_has_nothing_else():
     found = analyse(Model.of(vectors_only()))
     group = next(group for group in found.prunable() if any(axis.tensor == "b1" for axis in group.owner))
-    scores = dict(CRITERIA["l1"](group, Evidence(found.model)))
+    scores = dict(CRITERIA["l1"](group, ScoringContext(found.model)))
     assert scores[Axis("b1", 0)] == pytest.approx(np.abs(found.model.constant("b1")))
 
 
@@ -103,37 +103,37 @@ def test_fpgm_finds_the_channel_at_the_geometric_median():
         [[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [3, 3, 0], [-3, 3, 0], [0, -4, 0]], np.float32
     )
     model = Model.of(_with(proto, "w1", points.reshape(8, 3, 1, 1)))
-    scores = dict(CRITERIA["fpgm"](only(analyse(model)), Evidence(model)))[Axis("w1", 0)]
+    scores = dict(CRITERIA["fpgm"](only(analyse(model)), ScoringContext(model)))[Axis("w1", 0)]
     candidates = [sum(np.linalg.norm(p - q) for q in points) for p in points]
     assert int(np.argmin(scores)) == int(np.argmin(candidates)) == 0
 
 
 def test_lamp_divides_by_the_survivors_so_that_the_largest_scores_one():
     model = Model.of(_with(plain(), "w1", np.arange(1, 25, dtype=np.float32).reshape(8, 3, 1, 1)))
-    scores = dict(CRITERIA["lamp"](only(analyse(model)), Evidence(model)))[Axis("w1", 0)]
+    scores = dict(CRITERIA["lamp"](only(analyse(model)), ScoringContext(model)))[Axis("w1", 0)]
     assert scores[-1] == pytest.approx(1.0)
     assert (np.diff(scores) > 0).all()
 
 
 def test_lamp_of_zeros_is_zero():
     model = Model.of(_with(plain(), "w1", np.zeros((8, 3, 1, 1), np.float32)))
-    assert dict(CRITERIA["lamp"](only(analyse(model)), Evidence(model)))[Axis("w1", 0)].tolist() == [0.0] * 8
+    assert dict(CRITERIA["lamp"](only(analyse(model)), ScoringContext(model)))[Axis("w1", 0)].tolist() == [0.0] * 8
 
 
 def test_bn_scale_is_the_absolute_scale_of_the_normalisation():
     model = Model.of(with_norm())
-    ((axis, scores),) = CRITERIA["bn-scale"](only(analyse(model)), Evidence(model))
+    ((axis, scores),) = CRITERIA["bn-scale"](only(analyse(model)), ScoringContext(model))
     assert axis == Axis("gamma", 0)
     assert scores == pytest.approx(np.abs(model.constant("gamma")))
 
 
 def test_bn_scale_knows_nothing_where_there_is_no_normalisation(analysis):
-    assert CRITERIA["bn-scale"](only(analysis), Evidence(analysis.model)) == []
+    assert CRITERIA["bn-scale"](only(analysis), ScoringContext(analysis.model)) == []
 
 
 def test_random_follows_the_seed_and_differs_between_groups_and_seeds(analysis):
     def drawn(group: Group, seed: int) -> list[float]:
-        return score_groups([group], CRITERIA["random"], Evidence(analysis.model, seed), "sum", "none")[
+        return score_groups([group], CRITERIA["random"], ScoringContext(analysis.model, seed), "sum", "none")[
             group.name
         ].tolist()
 
@@ -146,7 +146,7 @@ def test_random_follows_the_seed_and_differs_between_groups_and_seeds(analysis):
 
 def test_random_gives_one_number_per_channel_wherever_it_owns_several_indices():
     group = Group("g", 2, {Axis("t", 0): np.asarray([0, 1, -1, 0, 1])})
-    ((_, scores),) = CRITERIA["random"](group, Evidence(None, 7))
+    ((_, scores),) = CRITERIA["random"](group, ScoringContext(None, 7))
     assert scores[0] == scores[3]
     assert scores[1] == scores[4]
 
@@ -160,7 +160,7 @@ def test_the_weakest_channel_is_the_first_to_go(name):
         np.moveaxis(array, dim, 0)[5] *= 1e-4
         _with(proto, tensor, array)
     found = analyse(Model.of(proto))
-    scores = score_groups(found.prunable(), CRITERIA[name], Evidence(found.model))
+    scores = score_groups(found.prunable(), CRITERIA[name], ScoringContext(found.model))
     assert int(np.argmin(scores[only(found).name])) == 5
 
 
@@ -173,7 +173,7 @@ def test_scores_do_not_depend_on_the_order_of_channels(name):
         _with(proto, tensor, model.constant(tensor)[order])
     _with(proto, "w9", model.constant("w9")[:, order])
     first, second = (
-        score_groups(f.prunable(), CRITERIA[name], Evidence(f.model))
+        score_groups(f.prunable(), CRITERIA[name], ScoringContext(f.model))
         for f in (analyse(model), analyse(Model.of(proto)))
     )
     (before,), (after,) = first.values(), second.values()
@@ -181,7 +181,7 @@ def test_scores_do_not_depend_on_the_order_of_channels(name):
 
 
 def test_the_rewritten_model_holds_the_slices_that_were_scored_highest(analysis):
-    scores = score_groups(analysis.prunable(), CRITERIA["l1"], Evidence(analysis.model))
+    scores = score_groups(analysis.prunable(), CRITERIA["l1"], ScoringContext(analysis.model))
     (name, values), gone = next(iter(scores.items())), 3
     drop = np.sort(np.argsort(values)[:gone])
     rewritten = rewrite(analysis, Plan({name: drop}, ""))

@@ -11,10 +11,10 @@ from nets.build import net
 from onnx import numpy_helper
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.linalg.obs import GIVEN
+from spa_onnx.linalg.obs import CALIBRATED
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import score_groups
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.selection import trials
 from spa_onnx.selection.sensitivity import SPREAD, sensitivities
 from spa_onnx.selection.trials import distance
@@ -41,8 +41,8 @@ def branches(factor):
 def measured(proto, x):
     analysis, known = known_of(proto, x)
     groups = list(analysis.prunable())
-    evidence = Evidence(analysis.model, 0, known.layers, known.statistics)
-    scores = score_groups(groups, CRITERIA["obspa"], evidence)
+    context = ScoringContext(analysis.model, 0, known.layers, known.statistics)
+    scores = score_groups(groups, CRITERIA["obspa"], context)
     groups = [group for group in groups if group.name in scores]
     found = sensitivities(analysis, groups, scores, known)
     return dict(zip([group.name for group in groups], found.tolist(), strict=True))
@@ -64,13 +64,13 @@ def test_a_branch_without_effect_is_no_free_ride():
 
 
 def test_doubtful_samples_make_no_group_less_sensitive_than_the_middle_one(monkeypatch):
-    monkeypatch.setattr(calibration, "DOUBTFUL", GIVEN)  # so that both are refitted alike
+    monkeypatch.setattr(calibration, "UNCERTAIN", CALIBRATED)  # so that both are refitted alike
     analysis, known = known_of(branches(0.1), samples((6,), 200))
     scores = score_groups(
-        analysis.prunable(), CRITERIA["obspa"], Evidence(analysis.model, 0, known.layers, known.statistics)
+        analysis.prunable(), CRITERIA["obspa"], ScoringContext(analysis.model, 0, known.layers, known.statistics)
     )
     given, made = (
-        sensitivities(analysis, analysis.prunable(), scores, replace(known, doubtful=m)) for m in (False, True)
+        sensitivities(analysis, analysis.prunable(), scores, replace(known, uncertain=m)) for m in (False, True)
     )
     assert given.min() < 1
     assert np.array_equal(made, np.maximum(given, 1))
@@ -97,7 +97,7 @@ def refuse(*_, **__):
     raise RefusedError("a kernel wants a constant")
 
 
-@pytest.mark.parametrize("where", [(trials._Rest, "of"), (trials, "Walk"), (trials._Rest, "outputs")])
+@pytest.mark.parametrize("where", [(trials._Rest, "of"), (trials, "PartialExecution"), (trials._Rest, "outputs")])
 def test_where_weights_cannot_be_inputs_all_groups_count_alike(monkeypatch, where):
     monkeypatch.setattr(*where, refuse)
     assert list(measured(branches(0.1), samples((6,), 200)).values()) == [1, 1]

@@ -40,7 +40,7 @@ def test_the_rest_of_the_model_says_what_the_whole_would(known, monkeypatch):
     found = [Trials(analysis, analysis.prunable(), calibration, 1).error(drop) for drop in tried]
     together = Trials(analysis, analysis.prunable(), calibration, 1)
     assert [together.error(drop) for drop in reversed(tried)] == pytest.approx(found[::-1], rel=1e-3)
-    monkeypatch.setattr(trials.Walk, "first_reader", lambda *_: 0)
+    monkeypatch.setattr(trials.PartialExecution, "first_reader", lambda *_: 0)
     whole = Trials(analysis, analysis.prunable(), calibration, 1)
     assert [whole.error(drop) for drop in tried] == pytest.approx(found, rel=1e-3)
     assert min(found) > 0
@@ -49,8 +49,8 @@ def test_the_rest_of_the_model_says_what_the_whole_would(known, monkeypatch):
 def test_in_the_order_of_the_graph_no_part_of_the_dense_model_runs_twice(known, monkeypatch):
     analysis, calibration = known
     walks = []
-    walk = trials.Walk
-    monkeypatch.setattr(trials, "Walk", lambda *of: walks.append(1) or walk(*of))
+    walk = trials.PartialExecution
+    monkeypatch.setattr(trials, "PartialExecution", lambda *of: walks.append(1) or walk(*of))
     trial = Trials(analysis, analysis.prunable(), calibration, 1)
     for group in sorted(analysis.prunable(), key=trial.first_node):
         trial.error({group.name: group.ranked(np.arange(group.size))[0]})

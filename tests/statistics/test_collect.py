@@ -26,7 +26,7 @@ from spa_onnx.statistics.calibration import calibrate
 from spa_onnx.statistics.collect import Schedule, View, channel_moments, collect, observe, positions_of, with_outputs
 from spa_onnx.statistics.memory import ARENA, COPIES, room, running, widest_cut
 from spa_onnx.statistics.moments import Columns, Sums
-from spa_onnx.synthetic.generate import has_stored_statistics, make_up, with_batch_statistics
+from spa_onnx.synthetic.generate import generate_samples, has_stored_statistics, with_batch_statistics
 
 MIXED = net(
     "float[N,4,5,5] x",
@@ -228,7 +228,7 @@ MADE = {
 @pytest.mark.parametrize(("model", "shape", "dtype"), MADE.values(), ids=MADE)
 def test_made_up_samples_fit_the_model(model, shape, dtype):
     def make(seed):
-        return make_up(model, {"N": 3, "L": 7}, 16, 8, seed).feeds
+        return generate_samples(model, {"N": 3, "L": 7}, 16, 8, seed).feeds
 
     feeds, again, other = make(5), make(5), make(6)
     assert sum(len(feed["x"]) for feed in feeds) == 16
@@ -256,7 +256,7 @@ def test_masks_are_ones_positions_are_counted_and_ids_fill_their_table():
             "float[N,L,4] y",
         )()
     )
-    (feed,) = make_up(model, {"N": 1, "L": 7}, 16, 16, 0).feeds
+    (feed,) = generate_samples(model, {"N": 1, "L": 7}, 16, 16, 0).feeds
     assert feed["attention_mask"].min() == 1
     assert (feed["position_ids"] == np.arange(7)).all()
     assert not feed["token_type_ids"].any()
@@ -266,14 +266,14 @@ def test_masks_are_ones_positions_are_counted_and_ids_fill_their_table():
 
 
 def test_bytes_use_their_range():
-    x = np.concatenate([feed["x"] for feed in make_up(MADE["bytes"][0], {"N": 1}, 64, 8, 0).feeds])
+    x = np.concatenate([feed["x"] for feed in generate_samples(MADE["bytes"][0], {"N": 1}, 64, 8, 0).feeds])
     assert x.min() < 20
     assert x.max() > 235
 
 
 def test_images_are_smooth_whether_statistics_are_stored_or_not():
     def roughness(model):
-        x = make_up(model, {"N": 8}, 8, 8, 0).feeds[0]["x"]
+        x = generate_samples(model, {"N": 8}, 8, 8, 0).feeds[0]["x"]
         return np.square(np.diff(x, axis=3)).mean() / x.var()
 
     assert roughness(MADE["image"][0]) < 1.7  # noise has 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spa_onnx.linalg import hessian
 from spa_onnx.linalg.hessian import Factored, Full
-from spa_onnx.linalg.obs import DOUBTFUL, GIVEN, MADE_UP, SUPPORT
+from spa_onnx.linalg.obs import CALIBRATED, SUPPORT, SYNTHETIC, UNCERTAIN
 from spa_onnx.statistics import collect as statistics
 from spa_onnx.statistics.collect import _Gathered
 from spa_onnx.statistics.moments import Columns, Sums, are_few
@@ -40,8 +40,8 @@ def problem(blocks, rows, channels, size, columns, seed):
     )
 
 
-def both(x, trust, *, biased):
-    mean, damping = trust.of(biased=biased)
+def both(x, regularisation, *, biased):
+    mean, damping = regularisation.of(biased=biased)
     return [moments.hessians(mean, damping) for moments in (Sums.of(x), Columns(x))]
 
 
@@ -65,13 +65,13 @@ def test_moments_are_the_same(sizes):
 
 
 @settings(max_examples=50, deadline=None)
-@given(SIZES, st.sampled_from([GIVEN, MADE_UP, DOUBTFUL]), st.booleans(), st.data())
-def test_what_channels_cost_is_the_same_however_many_are_gone(sizes, trust, biased, data):
+@given(SIZES, st.sampled_from([CALIBRATED, SYNTHETIC, UNCERTAIN]), st.booleans(), st.data())
+def test_what_channels_cost_is_the_same_however_many_are_gone(sizes, regularisation, biased, data):
     weight, x, owned = problem(*sizes)
     if x.shape[2] >= SUPPORT * x.shape[1]:
         return
     members = np.arange(1, 1 + len(owned))
-    for matrix, *forms in zip(weight, *both(x, trust, biased=biased), strict=True):
+    for matrix, *forms in zip(weight, *both(x, regularisation, biased=biased), strict=True):
         first, second = (form.surgeon(matrix, owned, members, len(owned) + 1) for form in forms)
         assert second.energy == pytest.approx(first.energy, rel=CLOSE)
         for number in data.draw(st.permutations(members.tolist())):
@@ -83,13 +83,13 @@ def test_what_channels_cost_is_the_same_however_many_are_gone(sizes, trust, bias
 
 
 @settings(max_examples=50, deadline=None)
-@given(SIZES, st.sampled_from([GIVEN, MADE_UP, DOUBTFUL]), st.booleans())
-def test_refitted_weights_are_the_same(sizes, trust, biased):
+@given(SIZES, st.sampled_from([CALIBRATED, SYNTHETIC, UNCERTAIN]), st.booleans())
+def test_refitted_weights_are_the_same(sizes, regularisation, biased):
     weight, x, owned = problem(*sizes)
     if x.shape[2] >= SUPPORT * x.shape[1]:
         return
     kept = np.sort(owned[1:].ravel())
-    for matrix, full, factored in zip(weight, *both(x, trust, biased=biased), strict=True):
+    for matrix, full, factored in zip(weight, *both(x, regularisation, biased=biased), strict=True):
         assert isinstance(full, Full)
         assert isinstance(factored, Factored)
         np.testing.assert_allclose(factored.refit(matrix, kept), full.refit(matrix, kept), rtol=1e-6, atol=1e-8)

@@ -8,9 +8,9 @@ from nets.build import net
 
 from spa_onnx.analysis import analyse
 from spa_onnx.data.samples import read_samples
-from spa_onnx.linalg.obs import DOUBTFUL, GIVEN, MADE_UP, Trust
+from spa_onnx.linalg.obs import CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation
 from spa_onnx.model.model import Model
-from spa_onnx.scoring.context import Evidence
+from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.scoring.obs import obspa
 from spa_onnx.statistics.calibration import calibrate
 from spa_onnx.synthetic.generate import normalises
@@ -55,7 +55,12 @@ def test_normalisation_is_seen_whole_and_in_parts(name):
 
 @pytest.mark.parametrize(
     ("name", "given", "expected"),
-    [("nothing", True, GIVEN), ("nothing", False, DOUBTFUL), ("layer", False, MADE_UP), ("stored", False, MADE_UP)],
+    [
+        ("nothing", True, CALIBRATED),
+        ("nothing", False, UNCERTAIN),
+        ("layer", False, SYNTHETIC),
+        ("stored", False, SYNTHETIC),
+    ],
 )
 def test_made_up_samples_are_trusted_as_far_as_the_graph_normalises(name, given, expected):
     model = model_with(*NETS[name][:1])
@@ -64,11 +69,11 @@ def test_made_up_samples_are_trusted_as_far_as_the_graph_normalises(name, given,
         if given
         else None
     )
-    assert calibrate(model, {"N": 4}, samples, 16, 0).trust is expected
+    assert calibrate(model, {"N": 4}, samples, 16, 0).regularisation is expected
 
 
-@pytest.mark.parametrize("trust", [GIVEN, MADE_UP, DOUBTFUL, Trust(3.0, biased_damping=0.2)])
-def test_scores_are_losses_where_the_least_removal_is_refitted_on_what_is_trusted(trust):
+@pytest.mark.parametrize("regularisation", [CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation(3.0, biased_damping=0.2)])
+def test_scores_are_losses_where_the_least_removal_is_refitted_on_what_is_trusted(regularisation):
     """As if there were columns that held nothing but the means, and columns that held one input each."""
     model = Model.of(GEMM(), {"N": 4})
     x = np.random.default_rng(0).standard_normal((800, 4)).astype(np.float32)
@@ -76,11 +81,11 @@ def test_scores_are_losses_where_the_least_removal_is_refitted_on_what_is_truste
     (group,) = analyse(model).prunable()
     layer = known.layers[-1]
     moments = known.statistics[layer.key]
-    found = obspa(group, Evidence(model, 0, known.layers, known.statistics, trust)).min()
+    found = obspa(group, ScoringContext(model, 0, known.layers, known.statistics, regularisation)).min()
     weight = np.asarray(model.constant("w2"), np.float64).T
     mean = moments.total[0] / moments.count
-    plain = moments.gram[0] / moments.count - (1 - trust.mean) * np.outer(mean, mean)
-    square = plain + trust.biased_damping * np.trace(plain) / len(plain) * np.eye(len(plain))
+    plain = moments.gram[0] / moments.count - (1 - regularisation.mean) * np.outer(mean, mean)
+    square = plain + regularisation.biased_damping * np.trace(plain) / len(plain) * np.eye(len(plain))
     root = np.linalg.cholesky(square)
     losses = []
     for gone in range(group.size):

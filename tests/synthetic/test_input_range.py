@@ -7,9 +7,9 @@ from onnx import numpy_helper
 
 from spa_onnx.execution import session as runtime
 from spa_onnx.pipeline import inspect
-from spa_onnx.synthetic.generate import make_up
+from spa_onnx.synthetic.generate import generate_samples
 from spa_onnx.synthetic.images import HALF_WIDTH, between, pictures
-from spa_onnx.synthetic.input_range import exposures
+from spa_onnx.synthetic.input_range import input_ranges
 
 CONVOLUTION = "float[16,3,3,3] w1, float[16] b1, float[4,16,1,1] w2"
 LAYERS = "b = Relu(a) y = Conv(b, w2)"
@@ -48,10 +48,10 @@ def trained_on(build, values):
     return proto
 
 
-def made_up(proto):
+def synthetic(proto):
     model = inspect(proto).model
     dims = runtime.working_dims(model, runtime.session(proto), {})
-    return np.concatenate([feed["x"] for feed in make_up(model, dims, 16, 8, 0).feeds])
+    return np.concatenate([feed["x"] for feed in generate_samples(model, dims, 16, 8, 0).feeds])
 
 
 PIXELS, UNIT, STANDARD = (110.0, 64.0), (0.45, 0.25), (0.0, 1.0)
@@ -62,7 +62,7 @@ PIXELS, UNIT, STANDARD = (110.0, 64.0), (0.45, 0.25), (0.0, 1.0)
     ("values", "bright"), [(PIXELS, True), (UNIT, False), (STANDARD, False)], ids=["pixels", "unit", "standard"]
 )
 def test_networks_that_were_trained_on_pixels_get_pixels(build, values, bright):
-    x = made_up(trained_on(build, values))
+    x = synthetic(trained_on(build, values))
     if bright:
         assert 0 <= x.min() < 60
         assert 190 < x.max() <= 255
@@ -72,7 +72,7 @@ def test_networks_that_were_trained_on_pixels_get_pixels(build, values, bright):
 
 def test_what_the_graph_does_to_pixels_itself_counts():
     """It makes them what the first weights, which look as of any other network, were trained on."""
-    assert made_up(trained_on(CENTRED, STANDARD)).max() > 190
+    assert synthetic(trained_on(CENTRED, STANDARD)).max() > 190
 
 
 def test_a_state_that_meets_other_tensors_is_no_picture():
@@ -80,11 +80,11 @@ def test_a_state_that_meets_other_tensors_is_no_picture():
     proto = trained_on(WITH_STATE, PIXELS)
     x, state = (np.random.default_rng(0).normal(size=(8, 3, 12, 12)).astype(np.float32) for _ in "xs")
     model = inspect(proto).model
-    assert exposures(model, ["x", "state"], {"x": x, "state": state}) == {}
+    assert input_ranges(model, ["x", "state"], {"x": x, "state": state}) == {}
 
 
 def test_inputs_of_bytes_are_pixels_already():
-    x = made_up(trained_on(GIVEN_PIXELS, PIXELS))
+    x = synthetic(trained_on(GIVEN_PIXELS, PIXELS))
     assert x.dtype == np.uint8
     assert x.min() < 60
     assert x.max() > 190
@@ -92,7 +92,7 @@ def test_inputs_of_bytes_are_pixels_already():
 
 @pytest.mark.parametrize("values", [PIXELS, STANDARD])
 def test_normalisation_that_is_stored_needs_no_guess(values):
-    assert made_up(trained_on(NORMALISED, values)).max() <= HALF_WIDTH
+    assert synthetic(trained_on(NORMALISED, values)).max() <= HALF_WIDTH
 
 
 @pytest.mark.parametrize("weights", [0.0, np.nan], ids=["zero", "nan"])
@@ -102,7 +102,7 @@ def test_weights_that_say_nothing_leave_pictures_as_they_are(weights):
     w.CopyFrom(numpy_helper.from_array(np.full((16, 3, 3, 3), weights, np.float32), "w1"))
     model = inspect(proto).model
     x = pictures(8, (3, 12, 12), np.random.default_rng(0)).astype(np.float32)
-    assert exposures(model, "x", {"x": x}) == {}
+    assert input_ranges(model, "x", {"x": x}) == {}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_a_quantised_input_does_not_clip_says_how_bright(operands, ends):
         )
     build = net("float[N,3,12,12] x", f"{CONVOLUTION}, {scales}", f"{quantised} a = Conv(c, w1, b1) {LAYERS}")
     x = pictures(8, (3, 12, 12), np.random.default_rng(0)).astype(np.float32)
-    assert exposures(inspect(build()).model, "x", {"x": x}) == ({"x": ends} if ends else {})
+    assert input_ranges(inspect(build()).model, "x", {"x": x}) == ({"x": ends} if ends else {})
 
 
 def test_values_keep_their_order():

@@ -10,8 +10,8 @@ from nets.build import net
 
 from spa_onnx.errors import RefusedError
 from spa_onnx.model.model import Model
-from spa_onnx.synthetic.generate import make_up
-from spa_onnx.synthetic.subset import NOISE, most_telling, spanning
+from spa_onnx.synthetic.generate import generate_samples
+from spa_onnx.synthetic.subset import NOISE, d_optimal_rows, d_optimal_subset
 
 LINEAR = Model.of(net("float[N,3] x", "float[3,4] w", "y = MatMul(x, w)", "float[N,4] y")())
 FIXED = Model.of(net("float[2,3] x", "float[3,4] w", "y = MatMul(x, w)", "float[2,4] y")())
@@ -34,7 +34,7 @@ def left_over(outputs, chosen):
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 10**6))
 def test_each_row_is_the_one_that_those_before_predict_worst(rows, entries, seed):
     outputs = np.random.default_rng(seed).standard_normal((rows, entries))
-    order = spanning(outputs, rows)
+    order = d_optimal_rows(outputs, rows)
     assert sorted(order) == [*range(rows)]
     for step, row in enumerate(order):
         variance = left_over(outputs, order[:step])
@@ -44,12 +44,12 @@ def test_each_row_is_the_one_that_those_before_predict_worst(rows, entries, seed
 
 def test_what_repeats_another_comes_last():
     outputs = np.array([[1.0, 0], [1, 0], [0, 2], [0, 2], [-3, 0]])
-    assert set(spanning(outputs, 2)) == {4, 2} or set(spanning(outputs, 2)) == {4, 3}
+    assert set(d_optimal_rows(outputs, 2)) == {4, 2} or set(d_optimal_rows(outputs, 2)) == {4, 3}
 
 
 def test_where_outputs_say_nothing_any_will_do():
-    assert len(set(spanning(np.zeros((5, 0)), 3))) == 3
-    assert len(set(spanning(np.zeros((5, 2)), 3))) == 3
+    assert len(set(d_optimal_rows(np.zeros((5, 0)), 3))) == 3
+    assert len(set(d_optimal_rows(np.zeros((5, 2)), 3))) == 3
 
 
 def drawn(rows, feeds=4):
@@ -59,7 +59,7 @@ def drawn(rows, feeds=4):
 
 def test_samples_keep_their_order_and_the_size_of_their_batches():
     given_feeds = drawn(5)
-    kept = most_telling(LINEAR, given_feeds, 2, 0)
+    kept = d_optimal_subset(LINEAR, given_feeds, 2, 0)
     assert [feed["x"].shape for feed in kept] == [(5, 3), (5, 3)]
     everything = [sample.tobytes() for feed in given_feeds for sample in feed["x"]]
     places = [everything.index(sample.tobytes()) for feed in kept for sample in feed["x"]]
@@ -70,13 +70,13 @@ def test_samples_keep_their_order_and_the_size_of_their_batches():
 def test_a_loud_sample_among_equal_ones_is_taken():
     feeds = [{"x": np.ones((3, 3), np.float32)} for _ in range(3)]
     feeds[2]["x"][1] *= -5
-    (kept,) = most_telling(LINEAR, feeds, 1, 0)
+    (kept,) = d_optimal_subset(LINEAR, feeds, 1, 0)
     assert kept["x"].min() == -5
 
 
 def test_feeds_of_a_fixed_batch_are_taken_whole():
     feeds = drawn(2)
-    kept = most_telling(FIXED, feeds, 3, 0)
+    kept = d_optimal_subset(FIXED, feeds, 3, 0)
     assert len(kept) == 3
     assert all(any(one is other for other in feeds) for one in kept)
 
@@ -85,13 +85,13 @@ def test_a_sample_whose_output_is_no_number_is_not_preferred():
     feeds = [{"x": np.full((2, 3), 2.0, np.float32)} for _ in range(2)]
     feeds[0]["x"][0] = -1.0
     feeds[1]["x"][1] = 100.0
-    (kept,) = most_telling(LOGARITHM, feeds, 1, 0)
+    (kept,) = d_optimal_subset(LOGARITHM, feeds, 1, 0)
     assert (kept["x"] > 0).all()
     assert kept["x"].max() == 100.0
 
 
 def test_outputs_that_do_not_tell_samples_apart_leave_as_many():
-    assert [len(feed["x"]) for feed in most_telling(APART, drawn(5), 2, 0)] == [5, 5]
+    assert [len(feed["x"]) for feed in d_optimal_subset(APART, drawn(5), 2, 0)] == [5, 5]
 
 
 def test_of_large_outputs_the_same_numbers_of_each_sample_are_looked_at():
@@ -100,19 +100,19 @@ def test_of_large_outputs_the_same_numbers_of_each_sample_are_looked_at():
     feeds = [{"x": np.ones((4, 3), np.float32)} for _ in range(2)]
     feeds[0]["x"][2] = 3.0
     feeds[1]["x"][1, 0] = -2.0
-    kept = np.concatenate([feed["x"] for feed in most_telling(wide, feeds, 1, 0)])
+    kept = np.concatenate([feed["x"] for feed in d_optimal_subset(wide, feeds, 1, 0)])
     assert {tuple(row) for row in kept} == {(1, 1, 1), (3, 3, 3), (-2, 1, 1)}
 
 
 def test_a_model_that_does_not_run_is_an_error():
     with pytest.raises(RefusedError, match="onnxruntime cannot run"):
-        most_telling(LINEAR, [{"x": np.zeros((2, 5), np.float32)}], 1, 0)
+        d_optimal_subset(LINEAR, [{"x": np.zeros((2, 5), np.float32)}], 1, 0)
 
 
 @pytest.mark.parametrize(("samples", "batch", "some"), [(16, 8, 32), (5, 2, 15), (16, 8, 17), (16, 8, 0), (3, 8, 6)])
 def test_made_up_samples_are_those_that_tell_most_of_more(samples, batch, some):
     def make(seed, more):
-        return make_up(PICTURES, {"N": 1}, samples, batch, seed, drawn=more).feeds
+        return generate_samples(PICTURES, {"N": 1}, samples, batch, seed, drawn=more).feeds
 
     plain, chosen, again = make(1, 0), make(1, some), make(1, some)
     assert [len(feed["x"]) for feed in chosen] == [len(feed["x"]) for feed in plain]

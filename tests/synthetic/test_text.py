@@ -9,8 +9,8 @@ from onnx import numpy_helper
 
 from spa_onnx.model.model import Model
 from spa_onnx.synthetic import text as sentences
-from spa_onnx.synthetic.generate import make_up
-from spa_onnx.synthetic.text import LENGTH, speaker
+from spa_onnx.synthetic.generate import generate_samples
+from spa_onnx.synthetic.text import LENGTH, causal_language_model
 
 TOKENS = 11
 
@@ -32,8 +32,8 @@ def model_of(nodes: str = "y = MatMul(a, w)", shape: str = "N,L", tokens: int = 
 
 @pytest.mark.parametrize(("shape", "length"), [("N,L", LENGTH), ("N,7", 7), ("2,7", 7), ("2,L", LENGTH)])
 def test_each_token_is_what_the_model_expects_after_the_one_before(shape, length):
-    made = make_up(model_of(shape=shape), {"N": 3, "L": 5}, 20, 8, 0)
-    assert not made.doubtful
+    made = generate_samples(model_of(shape=shape), {"N": 3, "L": 5}, 20, 8, 0)
+    assert not made.uncertain
     ids = np.concatenate([feed["ids"] for feed in made.feeds])
     assert ids.shape[1] == length
     assert len(ids) >= 20
@@ -47,7 +47,7 @@ def test_tokens_are_drawn_as_often_as_predicted():
         "c = Mul(a, a) s = Sub(c, c) y = MatMul(s, w)"
     )  # all scores are zero: any token is as likely as another
     counts = np.bincount(
-        np.concatenate([feed["ids"] for feed in make_up(model, {"N": 1, "L": 5}, 200, 50, 0).feeds]).ravel()
+        np.concatenate([feed["ids"] for feed in generate_samples(model, {"N": 1, "L": 5}, 200, 50, 0).feeds]).ravel()
     )
     assert counts.min() > 0.85 * counts.mean()
     assert counts.max() < 1.15 * counts.mean()
@@ -55,28 +55,28 @@ def test_tokens_are_drawn_as_often_as_predicted():
 
 def test_a_model_that_looks_ahead_is_given_drawn_tokens():
     model = model_of("t = ReduceSum(a, first) b = Add(a, t) y = MatMul(b, w)")
-    assert speaker(model) is not None
-    made = make_up(model, {"N": 1, "L": 5}, 20, 8, 0)
-    assert made.doubtful
+    assert causal_language_model(model) is not None
+    made = generate_samples(model, {"N": 1, "L": 5}, 20, 8, 0)
+    assert made.uncertain
     assert made.feeds[0]["ids"].shape == (8, 5)
 
 
 def test_scores_for_other_things_than_tokens_are_no_speech():
-    assert speaker(model_of(tokens=TOKENS - 1)) is None
+    assert causal_language_model(model_of(tokens=TOKENS - 1)) is None
 
 
 def test_a_model_that_costs_too_much_does_not_speak(monkeypatch):
-    talks = speaker(model_of())
-    assert talks is not None
-    monkeypatch.setattr(sentences, "WORK", talks.cost * 20)
-    assert sum(len(feed["ids"]) for feed in make_up(model_of(), {"N": 1, "L": 5}, 100, 8, 0).feeds) == 16
-    monkeypatch.setattr(sentences, "WORK", talks.cost * 15)
-    assert speaker(model_of()) is None
+    language_model = causal_language_model(model_of())
+    assert language_model is not None
+    monkeypatch.setattr(sentences, "WORK", language_model.cost * 20)
+    assert sum(len(feed["ids"]) for feed in generate_samples(model_of(), {"N": 1, "L": 5}, 100, 8, 0).feeds) == 16
+    monkeypatch.setattr(sentences, "WORK", language_model.cost * 15)
+    assert causal_language_model(model_of()) is None
 
 
 def test_where_the_model_does_not_run_with_sentences_of_that_length_tokens_are_drawn():
     model = model_of("k = Add(a, places) y = MatMul(k, w)", weights=f", float[5,{TOKENS}] places")
-    assert speaker(model) is not None
-    made = make_up(model, {"N": 1, "L": 5}, 20, 8, 0)
-    assert made.doubtful
+    assert causal_language_model(model) is not None
+    made = generate_samples(model, {"N": 1, "L": 5}, 20, 8, 0)
+    assert made.uncertain
     assert made.feeds[0]["ids"].shape == (8, 5)
