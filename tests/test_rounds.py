@@ -78,7 +78,7 @@ def test_ratio_or_target_but_not_both():
         with pytest.raises(UsageError, match=r"either a ratio .* or a target"):
             spa_onnx.prune(RESNET, **given)
     result = spa("prune", RESNET, "--ratio", "0.4", "--target", "macs=0.5")
-    assert (result.exit_code, "either a ratio" in result.output) == (2, True)
+    assert (result.exit_code, "either a ratio" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("model", [RESNET, VIT])

@@ -42,6 +42,13 @@ class Main(click.Group):
         command: click.Command = import_module(f"spa_onnx.cli.{cmd_name}").command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Nothing to parse is wrong usage, which click answers with the help on stdout before 8.2, and on stderr since."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(click.UsageError.exit_code)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what a user or the system can cause ends here."""
         with _stoppable() as caught:
@@ -66,9 +73,6 @@ class Main(click.Group):
         kwargs["standalone_mode"] = False
         try:
             status = super().main(*args, **kwargs)
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message(), err=True)
-            sys.exit(error.exit_code)
         except click.ClickException as error:
             _fail(error.format_message(), error.exit_code)
         except (KeyboardInterrupt, click.Abort):
