@@ -142,8 +142,11 @@ def progress(steps: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
 
     runtime.default_severity.set(runtime.FATAL)
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step: None  # noqa: ARG005 - where a bar is only disabled, rich before 14.3 prints an empty line
+        return
     columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(steps[0], total=len(steps))
 
         def advance(step: str) -> None:

@@ -121,10 +121,10 @@ def _costs(
 def _facts(rows: Iterable[tuple[str, str]]) -> Table:
     """Words on the left, sentences on the right, which continue below themselves."""
     table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, min_width=len("parameters"))
+    table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in rows:
-        table.add_row(name, escape(text))
+        table.add_row(name.ljust(len("parameters")), escape(text))  # versions of rich differ in what a min_width counts
     return table
 
 
