@@ -57,12 +57,12 @@ class Conv(SlowConv):
 
     def _run(self, x: Array, w: Array, b: Array | None = None, **attributes: Any) -> Any:  # type: ignore[override]
         group, spatial = attributes["group"] or 1, x.ndim - 2
-        if attributes["auto_pad"] not in {None, "NOTSET"}:
-            return super()._run(x, w, b, **attributes)  # type: ignore[no-untyped-call]
         strides, dilations, pads = steps(attributes, spatial)
+        reach = [(size - 1) * dilation for size, dilation in zip(w.shape[2:], dilations, strict=True)]
+        if attributes["auto_pad"] not in {None, "NOTSET"}:
+            pads = automatic(attributes["auto_pad"], x.shape[2:], reach, strides)
         padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:spatial], pads[spatial:], strict=True)])
         parts = padded.reshape(len(x), group, -1, *padded.shape[2:])
-        reach = [(size - 1) * dilation for size, dilation in zip(w.shape[2:], dilations, strict=True)]
         sizes = [
             (have - far - 1) // stride + 1 for have, far, stride in zip(padded.shape[2:], reach, strides, strict=True)
         ]
@@ -103,6 +103,19 @@ def steps(attributes: dict[str, Any], spatial: int) -> tuple[list[int], list[int
     """(strides, dilations, pads) of a convolution."""
     ones = [1] * spatial
     return attributes["strides"] or ones, attributes["dilations"] or ones, attributes["pads"] or [0] * 2 * spatial
+
+
+def automatic(how: str, sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int]) -> list[int]:
+    """The pads of a convolution that `auto_pad` stands for; onnx before 1.23 forgets that the stride has a say."""
+    if how == "VALID":
+        return [0] * 2 * len(sizes)
+    needed = [
+        (-(-have // stride) - 1) * stride + far + 1 - have
+        for have, far, stride in zip(sizes, reach, strides, strict=True)
+    ]
+    total = [max(number, 0) for number in needed]
+    less, more = [number // 2 for number in total], [number - number // 2 for number in total]
+    return more + less if how == "SAME_LOWER" else less + more
 
 
 def at(weight: Array, place: tuple[int, ...]) -> Array:

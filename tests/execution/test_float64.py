@@ -23,6 +23,8 @@ NETS = {
     "grouped": net("float[2,4,9,8] x", "float[6,2,3,3] w", "y = Conv<group=2>(x, w)"),
     "depthwise": net("float[2,4,9,8] x", "float[4,1,3,3] w, float[4] b", "y = Conv<group=4, pads=[1,1,1,1]>(x, w, b)"),
     "automatic": net("float[2,4,9,8] x", "float[6,4,3,3] w", 'y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w)'),
+    "automatic, low": net("float[2,4,9,8] x", "float[6,4,4,3] w", 'y = Conv<auto_pad="SAME_LOWER", strides=[1,3]>(x, w)'),
+    "automatic, none": net("float[2,4,9,8] x", "float[6,4,3,3] w", 'y = Conv<auto_pad="VALID", strides=[2,1]>(x, w)'),
     "1-D": net("float[2,4,9] x", "float[6,4,3] w", "y = Conv<strides=[2]>(x, w)"),
     "3-D": net("float[2,4,5,6,7] x", "float[6,2,3,2,1] w", "y = Conv<group=2, pads=[1,0,0,0,1,2]>(x, w)"),
     "transposed": net("float[2,4,5,6] x", "float[4,3,3,2] w, float[3] b", "y = ConvTranspose<strides=[2,3]>(x, w, b)"),
