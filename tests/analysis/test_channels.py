@@ -20,7 +20,8 @@ def test_labels_are_those_of_connected_components(drawn):
     total, pairs = drawn
     left, right = (np.asarray([pair[side] for pair in pairs])[:, None] for side in (0, 1))
     labels = channels._label(total, [(left, right)])
-    graph = nx.Graph(pairs)
+    graph = nx.Graph()
+    graph.add_edges_from(pairs)
     graph.add_nodes_from(range(total))
     assert sorted(map(sorted, nx.connected_components(graph))) == sorted(
         np.flatnonzero(labels == k).tolist() for k in range(labels.max() + 1)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import NETS
 from onnx import numpy_helper
+from runtimes import needs_runtime
 
 import spa_onnx
 from spa_onnx.analysis import analyse
@@ -176,6 +177,7 @@ def test_a_scale_taken_from_a_tensor_whose_masked_channels_are_not_zero_pins_it_
 
 @pytest.mark.parametrize("name", ["qdq_uint8", "qlinear_conv_per_axis", "conv_integer", "matmul_of_4_bits"])
 def test_quantised_networks_pass_validation(name):
+    needs_runtime(name)
     proto = NETS[name]()
     analysis = analyse(Model.of(proto))
     cut = rewrite(analysis, Plan({group.name: np.arange(group.size // 2) for group in analysis.prunable()}, ""))

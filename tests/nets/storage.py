@@ -108,10 +108,9 @@ NETS: dict[str, Build] = {
         into=6,
     ),
     "operator_without_rule": image(
-        "b = Conv(a, w2) z = MeanVarianceNormalization(b)",
-        "float[6,8,1,1] w2",
+        "b = Conv(a, w2) z = CenterCropPad<axes=[2, 3]>(b, s)",
+        "float[6,8,1,1] w2, int64[2] s = {6, 6}",
         into=6,
-        opset=21,
-        outputs="float[2,4,6,6] y",
+        opset=18,
     ),
 }

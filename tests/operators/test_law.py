@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from nets import FAMILIES, NETS
+from runtimes import NEEDED, needs_runtime
 
 from spa_onnx.analysis import analyse
 from spa_onnx.analysis.groups import Group
@@ -37,6 +38,7 @@ def rewritten_at_random(name, seed, ratio=0.4):
 @pytest.mark.parametrize(("seed", "ratio"), PLANS)
 @pytest.mark.parametrize("name", NETS)
 def test_removing_channels_equals_zeroing_all_that_they_own(name, seed, ratio):
+    needs_runtime(name)
     model, rewritten = analysed(name).model, rewritten_at_random(name, seed, ratio)
     assert law.wrong_shapes(model, rewritten) == []
     assert law.measured(model, rewritten, seed) < law.EXACT
@@ -55,6 +57,10 @@ def test_every_operator_with_a_rule_has_a_net():
     used = {node.op for name in NETS for node in analysed(name).model.nodes}
     needs_another_domain = {"ai.onnx.ml.Binarizer", "SimplifiedLayerNormalization"}
     assert set(OPERATORS) - used - needs_another_domain == set()
+
+
+def test_what_needs_a_newer_onnxruntime_is_a_net():
+    assert NEEDED.keys() <= NETS.keys()
 
 
 def test_no_two_families_use_the_same_name():

@@ -1,10 +1,12 @@
 """Recurrent layers: what holds their hidden units, and the layout that onnxruntime cannot run."""
 
 import numpy as np
+import onnx
 import pytest
 from nets import NETS
 from nets.build import net
 from onnx.reference import ReferenceEvaluator
+from packaging.version import Version
 
 from spa_onnx.analysis import analyse
 from spa_onnx.execution import session as runtime
@@ -39,6 +41,7 @@ def test_the_two_directions_are_no_channels_and_are_not_reported_as_pinned():
     assert set(pinned("lstm_both_directions")) == {"w1[0]", "w9[1]"}
 
 
+@pytest.mark.skipif(Version(onnx.__version__) < Version("1.23"), reason="onnx's reference implementation of layout=1 is wrong before 1.23")
 @pytest.mark.parametrize("operator", GATES)
 def test_with_the_batch_in_front_removing_units_equals_zeroing_them(operator):
     rows = GATES[operator] * 8

@@ -8,6 +8,7 @@ import pytest
 from nets import NETS
 from nets.build import net
 from onnx import numpy_helper
+from runtimes import needs_runtime
 
 import spa_onnx
 from spa_onnx.execution import session as runtime
@@ -125,6 +126,7 @@ def samples(model, count, seed):
 
 @pytest.mark.parametrize("name", CASES)
 def test_repair_lowers_the_error_and_keeps_types(name, tmp_path):
+    needs_runtime("conv_integer" if name == "integer" else name)
     proto = scaled(CASES[name]())
     model = Model.of(proto)
     assert WEIGHT.get(name, "w2") in {layer.weight for layer in linear_layers(model)}
