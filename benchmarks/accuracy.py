@@ -26,7 +26,7 @@ from shared import MODELS, ROOT, machine
 
 import spa_onnx
 from spa_onnx.errors import SpaError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model, feeds
 from spa_onnx.operators.macs import macs
 
@@ -61,10 +61,10 @@ class Task:
     def measure(self, proto: onnx.ModelProto) -> float:
         """Top-1 accuracy in percent, or nats per token."""
         x, y = self.measured()
-        opened = runtime.session(proto, optimise=True)
+        session = open_session(proto, optimise=True)
         (entry,) = feeds(proto.graph)
         first = entry.type.tensor_type.shape.dim[0].dim_value or 64
-        outputs = [opened.run(None, {entry.name: x[i : i + first]})[0] for i in range(0, len(x), first)]
+        outputs = [session.run(None, {entry.name: x[i : i + first]})[0] for i in range(0, len(x), first)]
         answers = np.concatenate(outputs)
         if self.tokens:
             return _nats(answers, x)

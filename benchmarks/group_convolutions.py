@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import spa_onnx
 from spa_onnx.analysis import channels
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.facts import Choice, Option
 from spa_onnx.model.folding import Array
 from spa_onnx.operators import conv
@@ -120,7 +120,7 @@ def trained(build: Callable[[], nn.Module], split: digits.DigitsSplit, seed: int
 
 def accuracy(proto: onnx.ModelProto, x: Array, y: Array) -> float:
     """Per cent of the images whose class comes first."""
-    (logits,) = runtime.run(runtime.session(proto, optimise=True), {"x": x})
+    (logits,) = open_session(proto, optimise=True).run({"x": x})
     return 100 * float((logits.argmax(axis=1) == y).mean())
 
 

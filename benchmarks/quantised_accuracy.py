@@ -21,7 +21,7 @@ from PIL import Image
 from shared import MODELS, machine
 
 import spa_onnx
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.folding import Array
 
 FORMS = ("mbv2_100_224_tfl_dq", "mbv2_100_224_tfl_qdq")
@@ -40,15 +40,10 @@ def images() -> tuple[Array, Array]:
 
 def top_1(proto: onnx.ModelProto, x: Array, y: Array) -> float:
     """Share of the images, in per cent, whose class comes first; class 0 is the background."""
-    opened = runtime.session(proto, optimise=True)
-    name = opened.get_inputs()[0].name
+    session = open_session(proto, optimise=True)
+    name = session.get_inputs()[0].name
     return 100 * float(
-        np.mean(
-            [
-                runtime.run(opened, {name: image[None]})[0].argmax() - 1 == label
-                for image, label in zip(x, y, strict=True)
-            ]
-        )
+        np.mean([session.run({name: image[None]})[0].argmax() - 1 == label for image, label in zip(x, y, strict=True)])
     )
 
 

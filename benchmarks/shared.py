@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 import spa_onnx
-from spa_onnx.execution import float64 as double
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.feeds import random_feed, working_dims
+from spa_onnx.execution.float64 import Float64
+from spa_onnx.execution.session import open_session
 from spa_onnx.pipeline import inspect
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.removal import Removal
-from spa_onnx.validation.validate import difference
+from spa_onnx.validation.masked import difference
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = Path(os.environ.get("SHARED_MODELS", ROOT / ".." / "shared" / "models")).resolve()
@@ -74,8 +75,8 @@ def in_double(path: Path, result: spa_onnx.Result) -> float:
     analysis = inspect(path, width=settings["width"], attention=settings["attention"])
     drop = {group["name"]: np.asarray(group["removed"]) for group in result.plan["groups"]}
     masked = mask(analysis.model, Removal(analysis, drop))
-    feed = runtime.random_feed(analysis.model, runtime.working_dims(analysis.model, runtime.session(masked), {}), 0)
-    want, got = (double.run(proto, feed) for proto in (masked, result.model))
+    feed = random_feed(analysis.model, working_dims(analysis.model, open_session(masked), {}), 0)
+    want, got = (Float64().open(proto).run(feed) for proto in (masked, result.model))
     return max(
         difference(x, y) if x.dtype.kind == "f" else float((x != y).mean()) for x, y in zip(want, got, strict=True)
     )

@@ -16,11 +16,13 @@ from spa_onnx.analysis import analyse
 from spa_onnx.analysis.groups import Analysis, Group
 from spa_onnx.analysis.shuffle import chains
 from spa_onnx.config import Settings
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.feeds import random_feed
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Indices, Positions, Span
 from spa_onnx.model.model import Model
 from spa_onnx.operators import OPERATORS, facts
 from spa_onnx.pipeline import prune
+from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import Rewritten, rewrite
 from spa_onnx.report.result import Result
@@ -28,7 +30,8 @@ from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import score_groups
 from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.selection.propose import choose
-from spa_onnx.validation.validate import NOISE, SEEDS, TOLERANCE, difference, mask
+from spa_onnx.validation.masked import NOISE, TOLERANCE, difference
+from spa_onnx.validation.validate import SEEDS
 
 RATIO = 0.5
 
@@ -75,7 +78,7 @@ def pruned() -> Result:
 def carried_out() -> Rewritten:
     """The same with what the plan leaves of each axis."""
     analysis = analysed()
-    return rewrite(analysis, Plan(choose(analysis, Settings(ratio=RATIO, criterion="l1", scope="local")), ""))
+    return rewrite(analysis, Plan.removing(choose(analysis, Settings(ratio=RATIO, criterion="l1", scope="local")), ""))
 
 
 # --- facts ---------------------------------------------------------------------------------------------------------------------
@@ -200,7 +203,7 @@ def shuffle_block() -> str:
     ]
     lines.append("groups: " + "; ".join(f"{g.name} with {g.size} channels" for g in analysis.prunable()))
     for gone in ([2, 5], [1, 5]):
-        result = rewrite(analysis, Plan({analysis.prunable()[0].name: np.asarray(gone)}, "")).proto
+        result = rewrite(analysis, Plan.removing({analysis.prunable()[0].name: np.asarray(gone)}, "")).proto
         nodes = " -> ".join(node.op_type for node in result.graph.node)
         lines.append(f"without channels {gone[0]} and {gone[1]}: {nodes}")
     return "\n".join(lines)
@@ -209,10 +212,9 @@ def shuffle_block() -> str:
 def validation_block() -> str:
     """The differences between the original, masked and pruned model on one random input."""
     model, rewritten = analysed().model, carried_out()
-    feed = runtime.random_feed(model, model.inference.dims, seed=0)
+    feed = random_feed(model, model.inference.dims, seed=0)
     dense, masked, small = (
-        runtime.run(runtime.session(proto), feed)[0]
-        for proto in (model.proto, mask(model, rewritten.removal), rewritten.proto)
+        open_session(proto).run(feed)[0] for proto in (model.proto, mask(model, rewritten.removal), rewritten.proto)
     )
     gap = difference(masked, small)
     exact = f"below {EXACT:g}" if gap < EXACT else f"{gap:.1g}"

@@ -80,27 +80,18 @@ class Settings:
         for pattern, values in self.overrides.items():
             _check_override(pattern, values)
 
-    def goal(self) -> float | Target:
-        """Return the ratio, or the target.
+    def goal(self) -> float | tuple[Target, ...]:
+        """Return the ratio, or the targets.
 
         Raises:
-            UsageError: The target is not UNIT=SHARE.
+            UsageError: The target is not UNIT=SHARE, or several of these separated by commas.
         """
-        if self.ratio is not None:
-            return self.ratio
-        unit, _, share = self.target.partition("=")
-        is_number = re.fullmatch(r"[0-9.]+([eE]-?[0-9]+)?", share) and share.count(".") < 2
-        number = float(share) if is_number else math.nan
-        if not unit or not 0 < number < 1:
-            raise UsageError(
-                f"target {self.target!r} is not UNIT=SHARE with a share to keep between 0 and 1, as macs=0.5"
-            )
-        return Target(unit, number)
+        return self.ratio if self.ratio is not None else tuple(map(_target, self.target.split(",")))
 
     def unit(self) -> str:
-        """Return the unit of cost that is saved."""
+        """Return the unit of cost that is saved, that of the first target."""
         goal = self.goal()
-        return goal.unit if isinstance(goal, Target) else "macs"
+        return "macs" if isinstance(goal, float | int) else goal[0].unit
 
     def patterns(self) -> tuple[re.Pattern[str], ...]:
         """Return the compiled exclusions.
@@ -152,6 +143,15 @@ def parse_bytes(text: str | int) -> int:
     if size < 1:
         raise UsageError(f"memory {text!r} is not a size like 2GB or 512MiB")
     return size
+
+
+def _target(text: str) -> Target:
+    unit, _, share = text.strip().partition("=")
+    is_number = re.fullmatch(r"[0-9.]+([eE]-?[0-9]+)?", share) and share.count(".") < 2
+    number = float(share) if is_number else math.nan
+    if not unit or not 0 < number < 1:
+        raise UsageError(f"target {text!r} is not UNIT=SHARE with a share to keep between 0 and 1, as macs=0.5")
+    return Target(unit, number)
 
 
 def _is_finite(value: object) -> bool:

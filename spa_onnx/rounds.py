@@ -6,9 +6,8 @@ All rounds share the groups of the original, so their plans compose by construct
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import networkx as nx
 import numpy as np
 
 from spa_onnx.analysis.groups import Analysis, Group
@@ -19,9 +18,9 @@ from spa_onnx.model.model import Model
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.removal import Removal, put, taken
 from spa_onnx.plan.rewrite import rewrite
-from spa_onnx.repair.repair import refitted
+from spa_onnx.repair.repair import refitted as repaired_constants
 from spa_onnx.selection.budgets import UNITS
-from spa_onnx.selection.propose import choose, share_in_the_end
+from spa_onnx.selection.propose import Selection, choose, final_share
 from spa_onnx.statistics.calibration import Calibration
 
 
@@ -53,7 +52,9 @@ def narrowed(analysis: Analysis, drop: Mapping[str, Indices], removal: Removal, 
                 owner[axis] = left
         if owner:
             groups.append(Group(group.name, len(channels), owner, group.pinned, group.cause, group.parts))
-    return Analysis(model, tuple(groups), nx.MultiGraph(), (), {})
+    return replace(
+        analysis, model=model, groups=tuple(groups), graph=analysis.graph.__class__(), chains=(), statistics={}
+    )
 
 
 def joined(analysis: Analysis, before: Mapping[str, Indices], later: Mapping[str, Indices]) -> dict[str, Indices]:
@@ -86,33 +87,93 @@ def widened(
     return result
 
 
-def in_rounds(
-    analysis: Analysis, settings: Settings, look: Callable[[Analysis], Calibration | None], clock: Callable[[str], None]
-) -> tuple[dict[str, Indices], dict[str, Array], str]:
-    """(channels that go, new values of constants, how they were found): pruned and repaired round by round.
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What pruning in rounds gives.
 
-    look: what the inputs of a model's products look like, where anybody asks. clock: called with the name of each step as it begins.
+    Args:
+        selection: The channels of the original that are removed by all rounds, and what the last round measured.
+        values: New values of constants, in the shapes of the original.
+        repair: How they were found, for people.
     """
-    drop: dict[str, Indices] = {}
+
+    selection: Selection
+    values: Mapping[str, Array]
+    repair: str
+
+
+def in_rounds(
+    analysis: Analysis,
+    settings: Settings,
+    look: Callable[[Analysis], Calibration | None],
+    clock: Callable[[str], None],
+) -> Rounds:
+    """Prune and repair round by round.
+
+    Args:
+        analysis: The groups of the original.
+        settings: How to prune; `rounds` says how often.
+        look: Collects the statistics of a model, None where nothing needs them.
+        clock: Called with the name of each step as it begins.
+    """
     values: dict[str, Array] = {}
-    model, whole, unit, repair = analysis.model, UNITS[settings.unit()].whole, settings.unit(), ""
-    for number, share in enumerate(shares(share_in_the_end(analysis, settings), settings.rounds), 1):
-        removal = Removal(analysis, drop)
-        here = narrowed(analysis, drop, removal, model)
-        known = look(here)
+    selection, model, repair = Selection({}), analysis.model, ""
+    for number in range(1, settings.rounds + 1):
+        removal = Removal(analysis, selection.removed)
+        here = narrowed(analysis, selection.removed, removal, model)
+        calibration = look(here)
         clock("score")
-        left = min(share * whole(analysis.model) / whole(model), 1.0)
-        goal = replace(settings, ratio=None, target=f"{unit}={left!r}") if left < 1 else None
-        going = choose(here, goal, known, clock, must=number == settings.rounds and not drop) if goal else {}
+        target = _target(analysis, settings, model, number)
+        if target:
+            goal = replace(settings, ratio=None, target=target)
+            is_last = number == settings.rounds
+            proposed = choose(here, goal, calibration, clock, must=is_last and not selection.removed)
+        else:
+            proposed = Selection({})
         clock("rewrite")
-        drop = joined(analysis, drop, going)
-        if known is not None and settings.repair != "none" and going:
+        selection = replace(proposed, removed=joined(analysis, selection.removed, proposed.removed))
+        if calibration is not None and settings.repair != "none" and proposed.removed:
             clock("repair")
-            repair = f"{settings.repair}: fitted on {known.describe()} in each of {settings.rounds} rounds"
-            cut = Removal(here, going)
-            new = refitted(known, cut, settings)
-            values = widened(analysis.model, new, removal, values)
-            moved = known.correction(rewrite(analysis, Plan(drop, ""), values).proto, cut)
-            values = widened(analysis.model, moved, removal, values)
-        model = Model.of(rewrite(analysis, Plan(drop, ""), values).proto, analysis.model.inference.dims)
-    return drop, values, repair
+            repair = f"{settings.repair}: fitted on {calibration.describe()} in each of {settings.rounds} rounds"
+            values = _repaired(
+                analysis, settings, calibration, (here, proposed.removed), (selection.removed, removal), values
+            )
+        smaller = rewrite(analysis, Plan.removing(selection.removed), values)
+        model = Model.of(smaller.proto, analysis.model.inference.dims)
+    return Rounds(selection, values, repair)
+
+
+def _target(analysis: Analysis, settings: Settings, model: Model, number: int) -> str:
+    """The target of a round for the model that the rounds before have left; empty where that is met already."""
+    goal = settings.goal()
+    finals = (
+        [(settings.unit(), final_share(analysis, settings))]
+        if isinstance(goal, float | int)
+        else [(target.unit, target.share) for target in goal]
+    )
+    left = []
+    for unit, final in finals:
+        whole = UNITS[unit].whole
+        share = shares(final, settings.rounds)[number - 1] * whole(analysis.model) / whole(model)
+        left += [f"{unit}={share!r}"] if share < 1 else []
+    return ",".join(left)
+
+
+def _repaired(
+    analysis: Analysis,
+    settings: Settings,
+    calibration: Calibration,
+    this_round: tuple[Analysis, Mapping[str, Indices]],
+    all_rounds: tuple[Mapping[str, Indices], Removal],
+    values: Mapping[str, Array],
+) -> dict[str, Array]:
+    """New values of constants once the kept weights are repaired, in the shapes of the original.
+
+    this_round: the groups as this round found them, and what it removes of them. all_rounds: what all rounds remove, and the removal of
+    those before.
+    """
+    (here, proposed), (removed, before) = this_round, all_rounds
+    cut = Removal(here, proposed)
+    refit = widened(analysis.model, repaired_constants(calibration, cut, settings), before, values)
+    smaller = rewrite(analysis, Plan.removing(removed), refit)
+    return widened(analysis.model, calibration.correction(smaller.proto, cut), before, refit)

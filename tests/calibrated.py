@@ -8,7 +8,8 @@ from nets.build import net
 from onnx import numpy_helper
 
 from spa_onnx.data.samples import read_samples
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.feeds import working_dims
+from spa_onnx.execution.session import open_session
 from spa_onnx.pipeline import inspect
 from spa_onnx.statistics.calibration import calibrate
 
@@ -27,7 +28,7 @@ MLP = net(
 
 
 def outputs(proto, x):
-    return runtime.run(runtime.session(proto), {"x": x})[0].astype(np.float64)
+    return open_session(proto).run({"x": x})[0].astype(np.float64)
 
 
 def samples(shape, count, seed=0):
@@ -59,6 +60,6 @@ def half(proto):
 
 def known_of(proto, x, count=200):
     analysis = inspect(proto)
-    opened = runtime.session(proto)
+    session = open_session(proto)
     given = read_samples({"x": x}, proto)
-    return analysis, calibrate(analysis.model, runtime.working_dims(analysis.model, opened, {}), given, count, 0)
+    return analysis, calibrate(analysis.model, working_dims(analysis.model, session, {}), given, count, 0)

@@ -7,7 +7,8 @@ import onnx
 
 from spa_onnx.analysis import analyse
 from spa_onnx.analysis.groups import Group
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.feeds import random_feed
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.facts import Indices
 from spa_onnx.model.model import Model
 from spa_onnx.plan.mask import mask
@@ -36,15 +37,14 @@ def random_drop(groups: Iterable[Group], seed: int, ratio: float = 0.4) -> dict[
 def gap(proto: onnx.ModelProto, drop: Mapping[str, Indices], seed: int) -> float:
     """Largest |pruned - masked| over largest |masked| on a random feed. Raises VacuousError where masking changes no output."""
     analysis = analyse(Model.of(proto))
-    return measured(analysis.model, rewrite(analysis, Plan(drop, "")), seed)
+    return measured(analysis.model, rewrite(analysis, Plan.removing(drop, "")), seed)
 
 
 def measured(model: Model, rewritten: Rewritten, seed: int) -> float:
     """The gap of a rewritten model."""
-    feed = runtime.random_feed(model, model.inference.dims, seed)
+    feed = random_feed(model, model.inference.dims, seed)
     dense, masked, pruned = (
-        runtime.run(runtime.session(proto), feed)
-        for proto in (model.proto, mask(model, rewritten.removal), rewritten.proto)
+        open_session(proto).run(feed) for proto in (model.proto, mask(model, rewritten.removal), rewritten.proto)
     )
     if max(_difference(a, b) for a, b in zip(dense, masked, strict=True)) < 1e-3:
         raise VacuousError("the masked model computes what the original does")
@@ -74,7 +74,7 @@ def violation(proto: onnx.ModelProto, seed: int, ratio: float = 0.4) -> str:
     """What is wrong with a random plan for this model: a refusal, sizes that do not agree, or the gap; empty if nothing is."""
     try:
         analysis = analyse(Model.of(proto))
-        rewritten = rewrite(analysis, Plan(random_drop(analysis.prunable(), seed, ratio), ""))
+        rewritten = rewrite(analysis, Plan.removing(random_drop(analysis.prunable(), seed, ratio), ""))
         shapes = wrong_shapes(analysis.model, rewritten)
         if shapes:
             return "; ".join(shapes)

@@ -19,7 +19,7 @@ from random_net import BATCH
 from spa_onnx.analysis import analyse
 from spa_onnx.config import Settings
 from spa_onnx.errors import RefusedError, SpaError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.facts import Axis, Coupling, Free, whole
 from spa_onnx.model.model import Model
 from spa_onnx.operators import OPERATORS
@@ -28,7 +28,8 @@ from spa_onnx.plan.plan import Plan, check_plan
 from spa_onnx.plan.removal import taken
 from spa_onnx.plan.rewrite import Rewritten, rewrite
 from spa_onnx.selection.propose import choose
-from spa_onnx.validation.validate import _same_interface, difference
+from spa_onnx.validation.masked import difference
+from spa_onnx.validation.validate import _check_interface
 
 if TYPE_CHECKING:
     from spa_onnx.analysis.groups import Analysis
@@ -68,7 +69,7 @@ def plans(analysis: Analysis, seed: int) -> dict[str, np.ndarray]:
 
 
 def outputs(proto: onnx.ModelProto) -> list[np.ndarray]:
-    return runtime.run(runtime.session(proto), {"x": FEED})
+    return open_session(proto).run({"x": FEED})
 
 
 def check_law(recipe: Recipe, seed: int, tally: Tally) -> None:
@@ -78,12 +79,12 @@ def check_law(recipe: Recipe, seed: int, tally: Tally) -> None:
     analysis = analyse(model)
     drop = plans(analysis, seed)
     note(f"removed: { {name: gone.tolist() for name, gone in drop.items()} }")
-    plan = Plan(drop, "")
+    plan = Plan.removing(drop, "")
     check_plan(plan, analysis)
     rewritten = rewrite(analysis, plan)
     assert proto.SerializeToString() == before
     onnx.checker.check_model(rewritten.proto, full_check=True)
-    _same_interface(proto, rewritten.proto)
+    _check_interface(proto, rewritten.proto)
     want = outputs(mask(model, rewritten.removal))
     gaps = [difference(a, b) for a, b in zip(want, outputs(rewritten.proto), strict=True)]
     if max(gaps) >= 1e-4:

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 import spa_onnx
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model, parameters
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.removal import Removal
@@ -91,7 +91,7 @@ def test_the_cost_of_a_plan_is_that_of_the_model_it_leaves(model, seed):
     gone = [group.ranked(rng.random(group.size))[: rng.integers(0, group.steps)] for group in groups]
     drop = {group.name: np.sort(ranks, axis=None) for group, ranks in zip(groups, gone, strict=True)}
     removed = np.array([ranks.size for ranks in gone])
-    left = rewrite(analysis, Plan(drop, "")).proto
+    left = rewrite(analysis, Plan.removing(drop, "")).proto
     assert PlanCost(analysis.model, groups, "params")(removed) == parameters(left)
     assert PlanCost(analysis.model, groups)(removed) == pytest.approx(UNITS["macs"].whole(Model.of(left)), abs=1)
 
@@ -109,13 +109,13 @@ def test_plans_of_two_rounds_compose(seed):
     analysis = analyse(Model.of(STACK()))
     first = {g.name: np.sort(rng.choice(g.size, 5, replace=False)) for g in analysis.prunable()}
     removal = Removal(analysis, first)
-    smaller = Model.of(rewrite(analysis, Plan(first, "")).proto)
+    smaller = Model.of(rewrite(analysis, Plan.removing(first, "")).proto)
     here, fresh = narrowed(analysis, first, removal, smaller), analyse(smaller)
     assert [(g.name, g.size) for g in here.prunable()] == [(g.name, g.size) for g in fresh.prunable()]
     second = {g.name: np.sort(rng.choice(g.size, 4, replace=False)) for g in here.prunable()}
     both = joined(analysis, first, second)
-    once = rewrite(analysis, Plan(both, "")).proto
-    twice = rewrite(fresh, Plan(second, "")).proto
+    once = rewrite(analysis, Plan.removing(both, "")).proto
+    twice = rewrite(fresh, Plan.removing(second, "")).proto
     for one, other in zip(once.graph.initializer, twice.graph.initializer, strict=True):
         np.testing.assert_array_equal(numpy_helper.to_array(one), numpy_helper.to_array(other))
     values = {"w3": 2 * np.array(smaller.constant("w3")), "new": np.ones(3)}
@@ -147,13 +147,11 @@ def test_statistics_are_collected_again():
     """Later rounds see the repaired model: with a criterion that looks at inputs they choose otherwise, and lose no more."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((300, 3, 1, 1)) + rng.standard_normal((300, 3, 8, 8))).astype(np.float32)
-    dense = runtime.run(runtime.session(STACK()), {"x": x})[0]
+    dense = open_session(STACK()).run({"x": x})[0]
 
     def error(rounds):
         result = spa_onnx.prune(STACK(), target="macs=0.35", rounds=rounds, data={"x": x}, samples=200, check=False)
-        return (
-            np.square(runtime.run(runtime.session(result.model), {"x": x})[0] - dense).mean() / np.square(dense).mean()
-        )
+        return np.square(open_session(result.model).run({"x": x})[0] - dense).mean() / np.square(dense).mean()
 
     assert error(4) < 1.1 * error(1)
 

@@ -14,13 +14,18 @@ from spa_onnx.cli import options
 @options.model_argument
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Where to write; default: MODEL with .pruned.onnx."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where to write the pruned model. Default: MODEL with .pruned.onnx.",
 )
 @options.data_option
 @options.preprocess_option
 @options.memory_option
 @options.json_option
 @options.dim_option
+@options.providers_option
+@options.threads_option
 @options.validate_option
 @options.force_option
 def command(
@@ -29,14 +34,15 @@ def command(
     """Carry out a saved PLAN on the MODEL that it was made for."""
     from spa_onnx import pipeline  # noqa: PLC0415 - slow to import, and not for --help
     from spa_onnx.cli.write import write_result  # noqa: PLC0415
-    from spa_onnx.model import files  # noqa: PLC0415 - slow to import, and not for --help
+    from spa_onnx.model import files  # noqa: PLC0415
     from spa_onnx.plan.plan import read_plan  # noqa: PLC0415
+    from spa_onnx.report.progress import progress  # noqa: PLC0415
 
     target = options.one_output(model, None, output)
     files.check_targets((model, plan, *options.existing(given["data"])), (target,), force=force)
     check, dims = not no_validate, dict(given.pop("dims"))
-    with options.progress(pipeline.STEPS) as progress:
+    with progress(pipeline.STEPS) as show:
         result = pipeline.apply_plan(
-            model, read_plan(plan), check=check, measure_latency=check, dims=dims, progress=progress, **given
+            model, read_plan(plan), check=check, measure_latency=check, dims=dims, progress=show, **given
         )
     write_result(result, model, target, data=given["data"], as_json=as_json, force=force)

@@ -25,6 +25,8 @@ from spa_onnx.cli import options
 @click.option("--max-bytes", type=float, metavar="RATIO", help="Gate: file size kept at most this share.")
 @click.option("--max-latency", type=float, metavar="RATIO", help="Gate: latency in onnxruntime at most this share.")
 @options.dim_option
+@options.providers_option
+@options.threads_option
 @options.json_option
 def command(
     original: Path,
@@ -33,16 +35,20 @@ def command(
     data: str | None,
     preprocess: str | None,
     dims: tuple[tuple[str, int], ...],
+    providers: tuple[str, ...],
+    threads: int,
     as_json: bool,
     **limits: Any,
 ) -> None:
     """Compare PRUNED with its ORIGINAL: size, speed, output error and, with labels, accuracy. Gates make it a CI step."""
+    from spa_onnx.execution.session import onnxruntime_with, running_on  # noqa: PLC0415 - slow to import, and not for --help
     from spa_onnx.report.console import show_comparison, show_json  # noqa: PLC0415
+    from spa_onnx.report.progress import progress  # noqa: PLC0415
     from spa_onnx.report.record import comparison_record  # noqa: PLC0415
-    from spa_onnx.validation.compare import check_gates, compare  # noqa: PLC0415 - slow to import, and not for --help
+    from spa_onnx.validation.compare import check_gates, compare  # noqa: PLC0415
 
-    with options.progress(("compare",)) as progress:
-        progress("compare")
+    with progress(("compare",)) as show, running_on(onnxruntime_with(providers, threads)):
+        show("compare")
         comparison = compare(original, pruned, data=data, preprocess=preprocess, dims=dict(dims))
     if as_json:
         show_json(comparison_record(comparison))

@@ -1,9 +1,8 @@
-"""Options that several commands share, and what they need to be fast: tables are imported when they are looked at."""
+"""Options that several commands share. Tables of names are imported when an option is used or its help is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 WIDEST = 60
-"""A list of names that is longer does not fit beside its option; the help names them."""
+"""The longest list of names that fits beside its option; longer ones stand in its help."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +40,32 @@ class Name(click.ParamType):  # type: ignore[type-arg]
         return value
 
 
+class NameOption(click.Option):
+    """An option with a name from a table. `{names}` in its help stands for the names, other fields for what `facts` returns."""
+
+    def __init__(self, *args: Any, facts: Callable[[], Mapping[str, str]] = dict, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._facts = facts
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Fill in the help text."""
+        record = super().get_help_record(ctx)
+        if record is None or not isinstance(self.type, Name):
+            return record
+        return record[0], record[1].format(names=", ".join(self.type.names()), **self._facts())
+
+
+def criterion_facts() -> dict[str, str]:
+    """Return what help texts say about the criteria."""
+    from spa_onnx.scoring import CRITERIA  # noqa: PLC0415 - for help alone
+
+    repairs = [f"{entry.repair} for {name}" for name, entry in CRITERIA.items() if entry.repair != "none"]
+    return {
+        "losses": " and ".join(name for name, entry in CRITERIA.items() if entry.loss),
+        "repairs": ", ".join(repairs),
+    }
+
+
 class Dimension(click.ParamType):  # type: ignore[type-arg]
     """NAME=SIZE."""
 
@@ -65,7 +90,7 @@ dim_option = click.option(
     type=Dimension(),
     multiple=True,
     metavar="NAME=SIZE",
-    help="Size of a symbolic dimension, to analyse and to try with.",
+    help="Size of a symbolic dimension, for analysis and for trial runs. Repeatable.",
 )
 validate_option = click.option(
     "--no-validate", is_flag=True, help="Skip all checks in onnxruntime (for huge models); the result says so."
@@ -79,7 +104,7 @@ exclude_option = click.option(
 width_option = click.option(
     "--width",
     is_flag=True,
-    help="Also cut axes that a norm or mean runs over (a transformer's width): possible, but not exact.",
+    help="Also prune axes that a norm or mean runs over (a transformer's width). The result is not exact.",
 )
 
 
@@ -88,20 +113,20 @@ attention_option = click.option(
     type=Name("spa_onnx.analysis:ATTENTION"),
     default="heads",
     show_default=True,
-    help="What attention loses: whole heads, indices inside every head, or nothing.",
+    help="What attention loses: whole heads, indices inside each head, or nothing.",
 )
 
 
 data_option = click.option(
     "--data",
     metavar="SOURCE",
-    help="Samples: .npz or .npy (arrays named like the inputs, or x; labels y; FILE.npz:NAME picks one), a folder or zip of images, a "
-    "folder with test_data_set_*/input_*.pb, or module:factory. Default: samples are made up.",
+    help="Calibration data: .npz or .npy (arrays named like the inputs, or x; labels y; FILE.npz:NAME picks one), a folder or "
+    "zip of images, a folder with test_data_set_*/input_*.pb, or module:factory. Default: synthetic samples.",
 )
 preprocess_option = click.option(
     "--preprocess",
     metavar="HOW",
-    help="From pixels to values, for images and uint8 arrays: imagenet, tf or raw, then any of mean=, std=, scale=, "
+    help="How images and uint8 arrays become input values: imagenet, tf or raw, then any of mean=, std=, scale=, "
     "layout=nchw|nhwc, order=rgb|bgr, size=, labels=name|folder, first=; separated by commas.",
 )
 
@@ -111,45 +136,40 @@ memory_option = click.option(
     default="2.5GB",
     show_default=True,
     metavar="SIZE",
-    help="What statistics may take while they are collected: with less, fewer layers are looked at in one pass.",
+    help="The most memory that statistics may take while they are collected. With less, samples run through the model more often.",
+)
+
+
+providers_option = click.option(
+    "--providers",
+    default="CPUExecutionProvider",
+    show_default=True,
+    metavar="NAMES",
+    callback=lambda _ctx, _param, value: tuple(name.strip() for name in value.split(",")),
+    help="Execution providers of onnxruntime, separated by commas, the preferred one first.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Threads of a run in onnxruntime; 0 for one per core.",
 )
 
 
 def existing(source: str | None) -> tuple[Path, ...]:
-    """The path of a source of samples, where it is a file: outputs must not replace it."""
+    """Return the path of a source of samples if it is a file, so that outputs do not replace it."""
     return (Path(source),) if source is not None and Path(source).is_file() else ()
 
 
 def default_output(model: Path) -> Path:
-    """`model.onnx` -> `model.pruned.onnx`."""
+    """Return `model.pruned.onnx` for `model.onnx`."""
     return model.with_suffix(".pruned.onnx") if model.suffix == ".onnx" else model.parent / f"{model.name}.pruned.onnx"
 
 
 def one_output(model: Path, positional: Path | None, option: Path | None) -> Path:
-    """OUTPUT may be given either way, but once."""
+    """Return the output, which may be given as an argument or as an option, but once."""
     if positional is not None and option is not None and positional != option:
         raise click.UsageError(f"two outputs, {positional} and {option}; give one")
     return positional or option or default_output(model)
-
-
-@contextmanager
-def progress(steps: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr over named steps; silent where stderr is not a terminal. What onnxruntime warns of is not shown."""
-    from rich.console import Console  # noqa: PLC0415 - not for --help
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-
-    from spa_onnx.execution import session as runtime  # noqa: PLC0415
-
-    runtime.default_severity.set(runtime.FATAL)
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda step: None  # noqa: ARG005 - where a bar is only disabled, rich before 14.3 prints an empty line
-        return
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(steps[0], total=len(steps))
-
-        def advance(step: str) -> None:
-            bar.update(task, description=step, completed=steps.index(step) if step in steps else 0)
-
-        yield advance

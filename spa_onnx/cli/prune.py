@@ -18,14 +18,15 @@ from spa_onnx.cli import options
     "--output",
     "output_option",
     type=click.Path(path_type=Path),
-    help="Where to write; default: MODEL with .pruned.onnx.",
+    help="Where to write the pruned model. Default: MODEL with .pruned.onnx.",
 )
-@click.option("--ratio", type=float, help="Share of the removable channels that goes, between 0 and 1.")
+@click.option("--ratio", type=float, help="Share of the removable channels to remove, between 0 and 1.")
 @click.option(
     "--target",
     default="",
     metavar="UNIT=SHARE",
-    help="Instead of --ratio, the share that is kept: macs=0.5 or params=0.5, met from below within 1 % where channels allow it.",
+    help="Instead of --ratio, the share of a cost to keep: macs=0.5, params=0.5, or both separated by a comma. The result keeps "
+    "at most this, usually within 1 %.",
 )
 @click.option(
     "--rounds",
@@ -33,35 +34,37 @@ from spa_onnx.cli import options
     default=1,
     show_default=True,
     metavar="N",
-    help="Prune and repair in N steps, with statistics collected again; together they save what one would save.",
+    help="Prune and repair in N rounds. Statistics are collected again in each; all rounds together save what one would.",
 )
 @click.option(
     "--criterion",
+    cls=options.NameOption,
     type=options.Name("spa_onnx.scoring:CRITERIA"),
     default="obspa",
     show_default=True,
-    help="How channels are scored: obspa, wanda, activation-variance, activation-mean, perturbation, l1, l2, linf, fpgm, lamp, bn-scale, "
-    "random.",
+    help="How channels are scored: {names}.",
 )
 @click.option(
     "--scope",
+    cls=options.NameOption,
     type=options.Name("spa_onnx.selection.select:SCOPES"),
-    help="What is ranked together: each group, all channels, or groups of the same shape. All save as many MACs as `local`. "
-    "Default: global for obspa and perturbation, else local.",
+    facts=options.criterion_facts,
+    help="What is ranked together: each group, all channels, or groups of the same shape. All scopes save as many MACs as local. "
+    "Default: global for {losses}, else local.",
 )
 @click.option(
     "--aggregate",
     type=options.Name("spa_onnx.scoring.aggregate:AGGREGATIONS"),
     default="sum",
     show_default=True,
-    help="How the scores of all slices that a channel owns become one.",
+    help="How the scores of all indices that a channel owns are combined.",
 )
 @click.option(
     "--normalise",
     type=options.Name("spa_onnx.scoring.aggregate:NORMALISATIONS"),
     default="mean",
     show_default=True,
-    help="How the scores of a group are made comparable with another's.",
+    help="How the scores of groups are made comparable.",
 )
 @options.data_option
 @options.preprocess_option
@@ -70,14 +73,16 @@ from spa_onnx.cli import options
     "--samples",
     type=click.IntRange(min=1),
     metavar="N",
-    help="How many samples to calibrate on. Default: 256; with small models up to 512 made-up ones.",
+    help="How many samples to calibrate on. Default: 256; for small models up to 512 synthetic ones.",
 )
 @click.option(
     "--repair",
+    cls=options.NameOption,
     type=options.Name("spa_onnx.repair.layerwise:REPAIRS"),
-    help="Refit the surviving weights, only their biases, or nothing. Default: obs for obspa, mean for activation-variance, else none.",
+    facts=options.criterion_facts,
+    help="What is refitted after pruning: weights and biases, biases only, or nothing. Default: {repairs}, else none.",
 )
-@click.option("--no-repair", is_flag=True, help="The same as --repair none: surviving weights stay as they are.")
+@click.option("--no-repair", is_flag=True, help="The same as --repair none: kept weights stay as they are.")
 @options.exclude_option
 @click.option(
     "--multiple",
@@ -89,7 +94,7 @@ from spa_onnx.cli import options
 )
 @options.width_option
 @options.attention_option
-@click.option("--plan", type=click.Path(path_type=Path), help="Also write the plan: which channels went, as JSON.")
+@click.option("--plan", type=click.Path(path_type=Path), help="Also write the plan: the removed channels, as JSON.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a report as one HTML page.")
 @options.json_option
 @click.option(
@@ -98,19 +103,22 @@ from spa_onnx.cli import options
     default=0,
     show_default=True,
     metavar="N",
-    help="For criteria and samples that draw numbers.",
+    help="Seed of random criteria and synthetic samples.",
 )
 @options.dim_option
+@options.providers_option
+@options.threads_option
 @options.validate_option
 @options.force_option
 def command(model: Path, output: Path | None, output_option: Path | None, **given: Any) -> None:
-    """Remove channels of MODEL, as many as --ratio or --target says, and write OUTPUT, a smaller model that was checked in onnxruntime.
+    """Remove the least important channels of MODEL and write OUTPUT, a smaller model that was checked in onnxruntime.
 
-    MODEL itself is never changed. Nothing is written unless every check passes.
+    Give --ratio or --target. MODEL itself is never changed. Nothing is written unless every check passes.
     """
     from spa_onnx import pipeline  # noqa: PLC0415 - slow to import, and not for --help
     from spa_onnx.cli.write import check_report, write_result  # noqa: PLC0415
-    from spa_onnx.model import files  # noqa: PLC0415 - slow to import, and not for --help
+    from spa_onnx.model import files  # noqa: PLC0415
+    from spa_onnx.report.progress import progress  # noqa: PLC0415
 
     target = options.one_output(model, output, output_option)
     plan, report, force, as_json = (given.pop(name) for name in ("plan", "report", "force", "as_json"))
@@ -118,9 +126,7 @@ def command(model: Path, output: Path | None, output_option: Path | None, **give
     check_report(report)
     if given.pop("no_repair"):
         given["repair"] = "none"
-    check = not given.pop("no_validate")
-    with options.progress(pipeline.STEPS) as progress:
-        result = pipeline.prune(
-            model, dims=dict(given.pop("dims")), check=check, measure_latency=check, progress=progress, **given
-        )
+    check, dims = not given.pop("no_validate"), dict(given.pop("dims"))
+    with progress(pipeline.STEPS) as show:
+        result = pipeline.prune(model, dims=dims, check=check, measure_latency=check, progress=show, **given)
     write_result(result, model, target, plan=plan, report=report, data=given["data"], as_json=as_json, force=force)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -14,23 +15,46 @@ from onnx.reference.ops.op_conv import Conv as SlowConv
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as SlowConvTranspose
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution.session import Feed
-from spa_onnx.model.folding import Array
+from spa_onnx.execution.session import Feed, Session
 from spa_onnx.model.subgraphs import graphs
+from spa_onnx.model.traits import Array
 
 
-def run(proto: onnx.ModelProto, feed: Feed) -> list[Array]:
-    """The outputs of the model with all that is float32 in it, and in the feed, in float64; integers stay what they are.
+@dataclass(frozen=True, slots=True)
+class Float64:
+    """An executor that computes in float64 with onnx's reference implementation. Slow, and exact to the last bit of float32."""
 
-    Raises RefusedError where onnx's reference implementation cannot compute it.
-    """
-    given = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feed.items()}
-    try:
-        with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(doubled(proto), new_ops=[Conv, ConvTranspose]).run(None, given)
-    except Exception as error:  # it is many small functions on arrays, each of which raises what numpy raises
-        raise RefusedError(f"onnx's reference implementation cannot compute the model: {error}") from error
-    return [np.asarray(output) for output in found]
+    def open(
+        self, proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model"
+    ) -> Session:
+        """See `spa_onnx.execution.session.Executor`; nothing is fused and nothing is timed."""
+        del optimise, timed
+        names = tuple(value.name for value in proto.graph.output)
+        try:
+            evaluator = ReferenceEvaluator(doubled(proto), new_ops=[Conv, ConvTranspose])
+        except Exception as error:  # the reference implementation raises whatever it meets
+            raise RefusedError(f"onnx's reference implementation cannot compute {what}: {error}") from error
+        return _Reference(evaluator, tuple(evaluator.input_names), names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """A model in onnx's reference implementation."""
+
+    evaluator: ReferenceEvaluator
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def run(self, feed: Feed, names: Sequence[str] | None = None, *, release: bool = False) -> list[Array]:
+        """See `spa_onnx.execution.session.Session`. What is float32 in the feed becomes float64; integers stay what they are."""
+        del release
+        wide = {n: array.astype(np.float64) if array.dtype == np.float32 else array for n, array in feed.items()}
+        try:
+            with np.errstate(all="ignore"):
+                outputs = self.evaluator.run(list(names) if names else None, wide)
+        except Exception as error:  # it is many small functions on arrays, each of which raises what numpy raises
+            raise RefusedError(f"onnx's reference implementation cannot compute the model: {error}") from error
+        return [np.asarray(output) for output in outputs]
 
 
 def doubled(proto: onnx.ModelProto) -> onnx.ModelProto:

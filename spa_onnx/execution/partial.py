@@ -1,26 +1,43 @@
-"""A forward pass in steps: tensors are computed when they are asked for, and forgotten when nothing ahead reads them."""
+"""Partial execution: tensors are computed when they are asked for, and freed when no node ahead reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import compose, helper, numpy_helper
 
-from spa_onnx.execution import session as runtime
-from spa_onnx.execution.session import Feed
-from spa_onnx.model.folding import Array
+from spa_onnx.execution.session import Feed, open_session
 from spa_onnx.model.model import constant_tensor, graph_constants
 from spa_onnx.model.subgraphs import read_inside
+from spa_onnx.model.traits import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Nodes that are run together.
+
+    Args:
+        part: The nodes as a model.
+        outputs: The tensors that are kept of what they compute.
+        wanted: The tensors that are still read after it; all others are freed.
+    """
+
+    part: onnx.ModelProto
+    outputs: tuple[str, ...]
+    wanted: frozenset[str]
 
 
 class PartialExecution:
-    """A graph being run on some batches; constants of nodes that have not run yet can still be replaced.
+    """A graph that is run on some batches step by step; constants of nodes that have not run yet can still be replaced.
 
-    Each step runs the nodes that the tensor asked for still needs, in onnxruntime, and keeps what the nodes ahead read. So memory is
-    bounded by the widest cut through the graph, and every node runs once, but for those that compute with constants alone: they stay
-    ahead and run in each part that needs them, as some kernels and fusions take nothing but constants. Ask in topological order.
+    Each step runs the nodes that the requested tensor still needs, and keeps what the nodes ahead read. So memory is bounded by the
+    widest cut through the graph, and every node runs once. Nodes that compute with constants alone are an exception: they run in each
+    part that needs them, as some kernels and fusions take nothing but constants. Request tensors in topological order.
+
+    batches: the tensors that are held, one feed per batch.
     """
 
     def __init__(self, proto: onnx.ModelProto, feeds: Sequence[Feed]) -> None:
@@ -32,26 +49,32 @@ class PartialExecution:
         self._reads = {index: _reads(node) for index, node in self._nodes.items()}
         self._fixed = self._with_constants_alone()
         self._ahead = set(self._nodes)
-        self._known: list[Feed] = [dict(feed) for feed in feeds]
+        self.batches: list[Feed] = [dict(feed) for feed in feeds]
 
     def replace(self, name: str, array: Array) -> None:
         """Give the nodes that have not run yet another constant."""
         self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
 
     def tensor(self, name: str) -> list[Array]:
-        """The tensor, one array per batch. Raises RefusedError where onnxruntime cannot run the nodes that it needs."""
-        if name in self._producer and self._producer[name] in self._ahead:
-            self._advance(self._needed([self._producer[name]]), name)
-        return [known[name] for known in self._known]
+        """Return a tensor, one array per batch.
+
+        Raises:
+            RefusedError: The executor cannot run the nodes that the tensor needs.
+        """
+        return run_together([self], name)[0]
 
     def until(self, index: int) -> None:
-        """Run all that stands before the node with this number. Raises RefusedError where onnxruntime cannot."""
+        """Run all nodes before the node with this number.
+
+        Raises:
+            RefusedError: The executor cannot run them.
+        """
         before = [number for number in self._ahead - self._fixed if number < index]
         if before:
-            self._advance(self._needed(before))
+            _advance([self], [self._step(self._needed(before))])
 
     def first_reader(self, names: Collection[str]) -> int:
-        """The number of the first node that has to run again when these constants change; of none, how many nodes there are."""
+        """Return the number of the first node that has to run again when these constants change; the number of nodes if none has."""
         changed = set(names)
         for index, node in self._nodes.items():
             if changed.intersection(self._reads[index]):
@@ -66,34 +89,42 @@ class PartialExecution:
         return min(self._ahead - self._fixed, default=len(self._proto.graph.node))
 
     def rest(self, given: Mapping[str, Array]) -> tuple[onnx.ModelProto, list[Feed]]:
-        """The nodes ahead as a model of the outputs that are still missing, and its inputs beside `given`, one feed per batch.
+        """Return the nodes ahead as a model of the outputs that are missing, and its inputs beside `given`, one feed per batch.
 
-        given: constants that shall be inputs, each with a value that has their type and shape.
+        Args:
+            given: Constants that become inputs, each with a value of their type and shape.
         """
         missing = [v.name for v in self._proto.graph.output if self._producer.get(v.name, -1) in self._ahead]
         part = self._part(self._needed([self._producer[name] for name in missing]), missing, given)
         read = {value.name for value in part.graph.input}
-        return part, [{name: array for name, array in known.items() if name in read} for known in self._known]
+        return part, [{name: array for name, array in known.items() if name in read} for known in self.batches]
 
-    def _advance(self, step: Sequence[int], name: str = "") -> None:
-        """Run these nodes, and keep what is still read and the tensor of this name, if there is one."""
-        self._ahead -= set(step) - self._fixed
+    def is_ahead(self, name: str) -> bool:
+        """Return whether a tensor is still to be computed."""
+        return name in self._producer and self._producer[name] in self._ahead
+
+    def _step(self, nodes: Sequence[int], name: str = "") -> Step:
+        """Take nodes off those ahead. The tensor of this name, if there is one, is kept as well as what is still read."""
+        self._ahead -= set(nodes) - self._fixed
         wanted = self._wanted() | ({name} if name else set())
-        made = [
+        outputs = [
             output
-            for index in step
+            for index in nodes
             for output in self._nodes[index].output
             if output in wanted and (output == name or index not in self._fixed)
         ]
-        if not made:
-            return
-        what = f"the part of the model that computes {name or made[0]}"
-        opened = runtime.session(self._part(step, made), optimise=True, what=what)
-        given = {entry.name for entry in opened.get_inputs()}
-        for known in self._known:
-            known.update(zip(made, runtime.run(opened, {key: known[key] for key in given}), strict=True))
-            for forgotten in [key for key in known if key not in wanted]:
-                del known[forgotten]
+        return Step(self._part(nodes, outputs), tuple(outputs), frozenset(wanted))
+
+    def step_to(self, name: str) -> Step:
+        """Return the step that computes a tensor that is still ahead. Its nodes count as run from here on."""
+        return self._step(self._needed([self._producer[name]]), name)
+
+    def take(self, batch: int, step: Step, arrays: Sequence[Array]) -> None:
+        """Keep what a step has computed of a batch, and free what is not read any more."""
+        known = self.batches[batch]
+        known.update(zip(step.outputs, arrays, strict=True))
+        for name in [name for name in known if name not in step.wanted]:
+            del known[name]
 
     def _with_constants_alone(self) -> frozenset[int]:
         """Nodes that read nothing but constants, or what such nodes compute."""
@@ -122,7 +153,7 @@ class PartialExecution:
         return {name for index in self._ahead for name in self._reads[index]}
 
     def _part(
-        self, step: Sequence[int], made: Sequence[str], given: Mapping[str, Array] | None = None
+        self, step: Sequence[int], outputs: Sequence[str], given: Mapping[str, Array] | None = None
     ) -> onnx.ModelProto:
         """These nodes as a model: what they read and do not compute are its inputs, or constants. given: constants that shall be inputs."""
         given = given or {}
@@ -130,14 +161,14 @@ class PartialExecution:
         read = dict.fromkeys(name for index in step for name in self._reads[index] if name not in inside)
         stored = [self._constants[name] for name in read if name in self._constants and name not in given]
         sparse = [self._sparse[name] for name in read if name in self._sparse]
-        entering = [name for name in read if name not in self._constants and name in self._known[0]]
+        entering = [name for name in read if name not in self._constants and name in self.batches[0]]
         inputs = [_input(name, given[name].dtype, given[name].shape) for name in read if name in given]
-        inputs += [_input(name, self._known[0][name].dtype, self._rank(name)) for name in entering]
+        inputs += [_input(name, self.batches[0][name].dtype, self._rank(name)) for name in entering]
         graph = onnx.GraphProto(
             name="part", node=[self._nodes[index] for index in step], initializer=stored, input=inputs
         )
         graph.sparse_initializer.extend(sparse)
-        graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         if self._proto.ir_version < 4:
             graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in stored)
         return onnx.ModelProto(
@@ -149,8 +180,63 @@ class PartialExecution:
 
     def _rank(self, name: str) -> list[None] | None:
         """A shape that says no more than the rank, which fusions want to know; nothing where a Squeeze has taken a batch of one away."""
-        ranks = {known[name].ndim for known in self._known}
+        ranks = {known[name].ndim for known in self.batches}
         return [None] * ranks.pop() if len(ranks) == 1 else None
+
+
+def run_together(executions: Sequence[PartialExecution], name: str) -> list[list[Array]]:
+    """Return a tensor of several partial executions of the same batches, one array per batch each.
+
+    What they need is run as one model, so that a step opens one session for all of them.
+
+    Raises:
+        RefusedError: The executor cannot run the nodes that the tensor needs.
+    """
+    behind = [each for each in executions if each.is_ahead(name)]
+    _advance(behind, [each.step_to(name) for each in behind])
+    return [[known[name] for known in each.batches] for each in executions]
+
+
+def _advance(executions: Sequence[PartialExecution], steps: Sequence[Step]) -> None:
+    """Run one step of each execution on all batches."""
+    names = [output for step in steps for output in step.outputs]
+    if not names:
+        return
+    what = f"the part of the model that computes {names[-1]}"
+    session = open_session(_joined([step.part for step in steps]), optimise=True, what=what)
+    read = set(session.inputs)
+    prefixes = _prefixes(len(steps))
+    for batch in range(len(executions[0].batches)):
+        feed = {
+            f"{prefix}{name}": array
+            for prefix, each in zip(prefixes, executions, strict=True)
+            for name, array in each.batches[batch].items()
+            if f"{prefix}{name}" in read
+        }
+        arrays = session.run(feed)
+        for each, step in zip(executions, steps, strict=True):
+            each.take(batch, step, arrays[: len(step.outputs)])
+            arrays = arrays[len(step.outputs) :]
+
+
+def _prefixes(count: int) -> list[str]:
+    """A prefix for the names of each model that is run together with others; none for one alone."""
+    return [""] if count == 1 else [f"{number}/" for number in range(count)]
+
+
+def _joined(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
+    """Several models as one, whose names have prefixes."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = onnx.ModelProto()
+    joined.CopyFrom(parts[0])
+    joined.graph.Clear()
+    joined.graph.name = parts[0].graph.name
+    for prefix, part in zip(_prefixes(len(parts)), parts, strict=True):
+        graph = compose.add_prefix_graph(part.graph, prefix)
+        for field in ("node", "initializer", "sparse_initializer", "input", "output"):
+            getattr(joined.graph, field).extend(getattr(graph, field))
+    return joined
 
 
 def _input(name: str, dtype: np.dtype[np.generic], shape: Sequence[int | None] | None) -> onnx.ValueInfoProto:

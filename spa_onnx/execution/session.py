@@ -1,164 +1,215 @@
-"""onnxruntime: sessions, inputs to try a model with, outputs, latency."""
+"""Executors: what runs a model. onnxruntime is the usual one; `float64` is a slow reference."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
 
-from spa_onnx.errors import RefusedError
-from spa_onnx.model.folding import Array
-from spa_onnx.model.model import Model, feeds
-from spa_onnx.model.shapes import GUESSES, choose_dims
-from spa_onnx.model.traits import Moves, traits
-from spa_onnx.operators import knowledge
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
+from spa_onnx.errors import RefusedError, UsageError
+from spa_onnx.model.traits import Array
 
 Feed: TypeAlias = dict[str, Array]
+"""Inputs of one run: name -> array."""
 
 FATAL = 4
 """The severity in onnxruntime below which nothing is logged: what goes wrong is raised."""
 
 default_severity: ContextVar[int | None] = ContextVar("default_severity", default=None)
-"""What onnxruntime's default logger is set to when a session is opened. For programs; None leaves the host of a library its logger."""
+"""The severity of onnxruntime's default logger for sessions that are opened. For programs; None leaves it to the host of a library."""
 
-LARGEST_TOKEN = 50
-"""Token ids and other integers are drawn below this, or below the size of the table that they index."""
+
+class Session(Protocol):
+    """A model that is ready to run."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of its inputs."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of its outputs."""
+
+    def run(self, feed: Feed, names: Sequence[str] | None = None, *, release: bool = False) -> list[Array]:
+        """Run one feed.
+
+        Args:
+            feed: The inputs.
+            names: The outputs that are wanted; None for all.
+            release: Whether the memory that the run takes is given back after it.
+
+        Raises:
+            RefusedError: The run fails.
+        """
+
+
+class Executor(Protocol):
+    """Makes models ready to run."""
+
+    def open(
+        self, proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model"
+    ) -> Session:
+        """Open a model.
+
+        Args:
+            proto: The model.
+            optimise: Whether to use all fusions, or only basic ones, which round alike.
+            timed: Whether latency is going to be measured, so that threads wait actively for the next run.
+            what: What messages call the model.
+
+        Raises:
+            RefusedError: The executor does not accept the model.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxRuntime:
+    """Runs models in onnxruntime.
+
+    Args:
+        providers: The execution providers, the preferred one first.
+        threads: The number of threads of a run; 0 for one per core.
+    """
+
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    threads: int = 0
+
+    def open(
+        self, proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model"
+    ) -> Session:
+        """See `Executor`. A model that is open already is not opened again."""
+        content = proto.SerializeToString()
+        key = (hashlib.blake2b(content, digest_size=16).digest(), optimise, self)
+        shared = _OPEN.get(key)
+        if shared is None or (timed and not shared.timed):
+            shared = _OPEN[key] = _OrtSession(
+                self._open(content, optimise=optimise, timed=timed, what=what), timed=timed
+            )
+        return shared
+
+    def _open(self, content: bytes, *, optimise: bool, timed: bool, what: str) -> Any:
+        import onnxruntime as ort  # noqa: PLC0415 - not needed with --no-validate, and slow to import
+
+        severity = default_severity.get()
+        if severity is not None:
+            ort.set_default_logger_severity(severity)
+        options = ort.SessionOptions()
+        options.log_severity_level = FATAL
+        options.intra_op_num_threads = self.threads
+        if not timed:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_ENABLE_BASIC
+        try:
+            return ort.InferenceSession(content, options, providers=list(self.providers))
+        except Exception as error:
+            raise RefusedError(f"onnxruntime cannot run {what}: {_first_line(error)}") from error
+
+
+class _OrtSession:
+    """A session of onnxruntime. timed: whether its threads wait actively."""
+
+    def __init__(self, session: Any, *, timed: bool) -> None:
+        self._session, self.timed = session, timed
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """See `Session`."""
+        return tuple(entry.name for entry in self._session.get_inputs())
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `Session`."""
+        return tuple(entry.name for entry in self._session.get_outputs())
+
+    def run(self, feed: Feed, names: Sequence[str] | None = None, *, release: bool = False) -> list[Array]:
+        """See `Session`."""
+        import onnxruntime as ort  # noqa: PLC0415 - not needed with --no-validate, and slow to import
+
+        options = ort.RunOptions()
+        if release:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        try:
+            return [np.asarray(output) for output in self._session.run(names, feed, options)]
+        except Exception as error:
+            raise RefusedError(f"onnxruntime cannot run the model on the given inputs: {_first_line(error)}") from error
+
+
+_OPEN: WeakValueDictionary[tuple[bytes, bool, OnnxRuntime], _OrtSession] = WeakValueDictionary()
+"""Sessions that somebody still uses, by the content of their model."""
+
+_EXECUTOR: ContextVar[Executor | None] = ContextVar("executor", default=None)
+
+
+def executor() -> Executor:
+    """Return the executor of the work at hand: onnxruntime on the CPU, unless `running_on` says otherwise."""
+    return _EXECUTOR.get() or OnnxRuntime()
+
+
+@contextmanager
+def running_on(chosen: Executor) -> Iterator[None]:
+    """Use an executor for all models that the block opens."""
+    token = _EXECUTOR.set(chosen)
+    try:
+        yield
+    finally:
+        _EXECUTOR.reset(token)
+
+
+def onnxruntime_with(providers: Sequence[str], threads: int) -> OnnxRuntime:
+    """Return onnxruntime with these providers and threads.
+
+    Raises:
+        UsageError: A provider is not installed, or the number of threads is negative.
+    """
+    if threads < 0:
+        raise UsageError(f"threads {threads} is negative; use 0 for one per core")
+    if tuple(providers) != OnnxRuntime().providers:
+        import onnxruntime as ort  # noqa: PLC0415 - slow to import
+
+        missing = [name for name in providers if name not in ort.get_available_providers()]
+        if missing or not providers:
+            raise UsageError(
+                f"--providers {','.join(providers)}: this onnxruntime has no {missing[0] if missing else 'provider of that name'}; "
+                f"it has {', '.join(ort.get_available_providers())}"
+            )
+    return OnnxRuntime(tuple(providers), threads)
+
+
+def open_session(
+    proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model"
+) -> Session:
+    """Open a model in the executor of the work at hand; see `Executor.open`."""
+    return executor().open(proto, optimise=optimise, timed=timed, what=what)
 
 
 def feed_size(feed: Feed) -> int:
-    """Samples in a feed."""
+    """Return how many samples a feed holds."""
     return next((len(array) for array in feed.values() if array.ndim), 1)
 
 
-def session(
-    proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model"
-) -> ort.InferenceSession:
-    """A session on the CPU. `optimise`: all of onnxruntime's fusions, or only the basic ones, which round alike.
-
-    timed: whether its threads wait actively for the next run, as they do where nothing is prompt; else they leave the processors to what
-    is computed between runs.
-
-    Raises RefusedError where onnxruntime does not accept the model.
-    """
-    import onnxruntime as ort  # noqa: PLC0415 - not needed with --no-validate, and slow to import
-
-    severity = default_severity.get()
-    if severity is not None:
-        ort.set_default_logger_severity(severity)
-    options = ort.SessionOptions()
-    options.log_severity_level = FATAL
-    if not timed:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_ENABLE_BASIC
-    try:
-        return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise RefusedError(f"onnxruntime cannot run {what}: {_first_line(error)}") from error
-
-
-def run(
-    opened: ort.InferenceSession, feed: Feed, names: Sequence[str] | None = None, *, release: bool = False
-) -> list[Array]:
-    """The outputs for one feed, or only those named. release: whether the memory that the run takes is given back after it.
-
-    Raises RefusedError where the run fails.
-    """
-    import onnxruntime as ort  # noqa: PLC0415 - not needed with --no-validate, and slow to import
-
-    options = ort.RunOptions()
-    if release:
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    try:
-        return [np.asarray(output) for output in opened.run(names, feed, options)]
-    except Exception as error:
-        raise RefusedError(f"onnxruntime cannot run the model on the given inputs: {_first_line(error)}") from error
+def latency(sessions: Sequence[Session], feed: Feed, seconds: float = 1.0) -> list[float]:
+    """Measure the median milliseconds per run of each session, run in turns so that a busy machine slows all alike."""
+    for session in sessions:
+        session.run(feed)
+    times: list[list[float]] = [[] for _ in sessions]
+    start = time.perf_counter()
+    while len(times[0]) < 5 or (time.perf_counter() - start < seconds and len(times[0]) < 200):
+        for session, spent in zip(sessions, times, strict=True):
+            begin = time.perf_counter()
+            session.run(feed)
+            spent.append(1000 * (time.perf_counter() - begin))
+    return [float(np.median(spent)) for spent in times]
 
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return text[0].split(" : ", 3)[-1][:300] if text else type(error).__name__
-
-
-def random_feed(model: Model, dims: Mapping[str, int], seed: int) -> Feed:
-    """Random inputs of the right types: normal floats, small integers, True. dims: sizes of symbolic dimensions by name."""
-    rng = np.random.default_rng(seed)
-    made: Feed = {}
-    for value in feeds(model.proto.graph):
-        kind = value.type.tensor_type.elem_type
-        if not value.type.HasField("tensor_type") or kind == onnx.TensorProto.STRING:
-            raise RefusedError(
-                f"input {value.name} is not a tensor of numbers, so it cannot be tried with random ones; use --no-validate"
-            )
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-        sizes = value.type.tensor_type.shape.dim
-        shape = [
-            d.dim_value if d.dim_value > 0 else dims[d.dim_param or f"{value.name}:{i}"] for i, d in enumerate(sizes)
-        ]
-        made[value.name] = _draw(rng, dtype, shape, _largest(model, value.name))
-    return made
-
-
-def _draw(rng: np.random.Generator, dtype: np.dtype[np.generic], shape: Sequence[int], largest: int) -> Array:
-    if dtype.kind == "b":
-        return np.ones(shape, dtype)
-    if dtype.kind in "iu":
-        return rng.integers(0, largest, shape).astype(dtype)
-    return rng.standard_normal(shape).astype(dtype)
-
-
-def _largest(model: Model, name: str) -> int:
-    """The exclusive upper bound of an integer input: the rows of the table it looks up, directly or through a Cast."""
-    if "mask" in name.lower():
-        return 2
-    bound = LARGEST_TOKEN
-    for node in model.consumers.get(name, ()):
-        bounds = knowledge(node.op).bounds
-        bound = min([bound, *(bounds[slot](node, model) for slot in bounds if node.input(slot) == name)])
-        if traits(node.op).moves is Moves.CAST:
-            bound = min(bound, _largest(model, node.outputs[0]))
-    return max(bound, 1)
-
-
-def _candidates(model: Model, given: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    yield dict(model.inference.dims)
-    for guess in GUESSES:
-        yield choose_dims(feeds(model.proto.graph), given, guess)
-
-
-def working_dims(model: Model, opened: ort.InferenceSession, given: Mapping[str, int]) -> dict[str, int]:
-    """Sizes of symbolic dimensions with which the model runs. Raises RefusedError where none of the usual ones do."""
-    problem: RefusedError | None = None
-    tried: list[dict[str, int]] = []
-    for dims in _candidates(model, given):
-        if dims not in tried:
-            tried.append(dims)
-            try:
-                run(opened, random_feed(model, dims, seed=0))
-            except RefusedError as error:
-                problem = problem or error
-                continue
-            return dims
-    names = ", ".join(tried[0]) or "none symbolic"
-    raise RefusedError(f"{problem}; give sizes with --dim NAME=SIZE (dimensions: {names}), or use --no-validate")
-
-
-def latency(sessions: Sequence[ort.InferenceSession], feed: Feed, seconds: float = 1.0) -> list[float]:
-    """Median milliseconds per run of each session, run in turns so that a busy machine slows all alike."""
-    for opened in sessions:
-        opened.run(None, feed)
-    times: list[list[float]] = [[] for _ in sessions]
-    start = time.perf_counter()
-    while len(times[0]) < 5 or (time.perf_counter() - start < seconds and len(times[0]) < 200):
-        for opened, spent in zip(sessions, times, strict=True):
-            begin = time.perf_counter()
-            opened.run(None, feed)
-            spent.append(1000 * (time.perf_counter() - begin))
-    return [float(np.median(spent)) for spent in times]

@@ -1,12 +1,12 @@
-"""The plan: which channels go. It is data, can be saved as JSON, read by a person and applied again."""
+"""The plan: what is removed. It is data, can be saved as JSON, read by a person and applied again."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -15,14 +15,53 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.model.facts import Indices
 from spa_onnx.plan.removal import Slices
 
-FORMAT = 1
+FORMAT = 2
+"""The format of plan files that are written."""
+
+FORMATS = (1, 2)
+"""The formats that are read: format 1 lists groups alone, format 2 a list of edits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRemoval:
+    """An edit: a group loses channels.
+
+    Args:
+        group: The name of the group.
+        removed: The channels that are removed, sorted, int64.
+    """
+
+    kind: ClassVar[str] = "channels"
+
+    group: str
+    removed: Indices
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the plan file."""
+        return {"kind": self.kind, "group": self.group, "removed": self.removed.tolist()}
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> ChannelRemoval:
+        """Return the edit of an entry. Raises KeyError or TypeError where it is none."""
+        return cls(str(entry["group"]), _channels(entry["removed"]))
+
+
+Edit: TypeAlias = ChannelRemoval
+"""What a plan is made of; blocks, rotations and experts will be other kinds."""
+
+EDITS: Mapping[str, Callable[[Mapping[str, Any]], Edit]] = {ChannelRemoval.kind: ChannelRemoval.of}
+"""Kind of edit -> how its entry is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorCut:
     """A constant of the pruned model and where it comes from.
 
-    name: in the pruned model. source, shape: in the original. slices: what stayed of the source.
+    Args:
+        name: Its name in the pruned model.
+        source: Its name in the original.
+        shape: Its shape in the original.
+        slices: What is kept of the source.
     """
 
     name: str
@@ -37,7 +76,7 @@ class TensorCut:
         return kept
 
     def to_json(self) -> dict[str, Any]:
-        """The entry of the plan file."""
+        """Return the entry of the plan file."""
         blocks = [{str(axis): indices.tolist() for axis, indices in kept.items()} for kept in self.slices]
         content = {"kept": blocks[0]} if len(blocks) == 1 else {"blocks": blocks}
         return {"name": self.name, "source": self.source, "shape": list(self.shape), **content}
@@ -45,26 +84,46 @@ class TensorCut:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """drop: group name -> channels that go, sorted. settings: how they were chosen. sha256: of the original file's content."""
+    """What is removed from a model.
 
-    drop: Mapping[str, Indices]
-    sha256: str
+    Args:
+        edits: The edits, each of a known kind.
+        sha256: The SHA-256 of the original file.
+        settings: How the edits were chosen.
+    """
+
+    edits: tuple[Edit, ...]
+    sha256: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def removing(
+        cls, removed: Mapping[str, Indices], sha256: str = "", settings: Mapping[str, Any] | None = None
+    ) -> Plan:
+        """Return the plan that removes channels: group name -> channels."""
+        edits = tuple(ChannelRemoval(group, channels) for group, channels in removed.items())
+        return cls(edits, sha256, settings or {})
+
+    @property
+    def removed(self) -> dict[str, Indices]:
+        """Group name -> channels that are removed."""
+        return {edit.group: edit.removed for edit in self.edits}
 
     def to_json(
         self, analysis: Analysis, tensors: tuple[TensorCut, ...], inexact: tuple[str, ...], *, repaired: bool
     ) -> dict[str, Any]:
-        """The content of a plan file (docs/cli.md describes it)."""
+        """Return the content of a plan file (docs/plan.md describes it)."""
+        removed = self.removed
         groups = [
             {
-                "name": g.name,
-                "channels": g.size,
-                **({"parts": g.parts} if g.parts > 1 else {}),
-                "removed": self.drop[g.name].tolist(),
-                "axes": [str(axis) for axis in g.owner],
+                "name": group.name,
+                "channels": group.size,
+                **({"parts": group.parts} if group.parts > 1 else {}),
+                "removed": removed[group.name].tolist(),
+                "axes": [str(axis) for axis in group.owner],
             }
-            for g in analysis.groups
-            if g.name in self.drop
+            for group in analysis.groups
+            if group.name in removed
         ]
         return {
             "format": FORMAT,
@@ -72,36 +131,65 @@ class Plan:
             "inexact": list(inexact),
             "model": {"sha256": self.sha256},
             "settings": dict(self.settings),
+            "edits": [edit.to_json() for edit in self.edits],
             "tensors": [tensor.to_json() for tensor in tensors],
             "groups": groups,
         }
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan file. Raises RefusedError where it is not one."""
+    """Read a plan file.
+
+    Raises:
+        RefusedError: The file is no plan, or of a format or with an edit that this version does not know.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise RefusedError(f"{path} has plan format {content['format']}, this version reads {FORMAT}")
-        drop = {str(group["name"]): _channels(group["removed"]) for group in content["groups"]}
-        return Plan(drop, str(content["model"]["sha256"]), dict(content["settings"]))
+        if content["format"] not in FORMATS:
+            raise RefusedError(
+                f"{path} has plan format {content['format']}, this version reads {' and '.join(map(str, FORMATS))}"
+            )
+        edits = _edits(path, content)
+        return Plan(edits, str(content["model"]["sha256"]), dict(content["settings"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RefusedError(
             f"{path} is not a plan file: {error!r}; make one with spa-onnx prune MODEL --plan FILE.json"
         ) from error
 
 
+def _edits(path: Path, content: Mapping[str, Any]) -> tuple[Edit, ...]:
+    """The edits of a plan file; the groups of format 1, which only removes channels."""
+    if content["format"] == 1:
+        return tuple(ChannelRemoval(str(entry["name"]), _channels(entry["removed"])) for entry in content["groups"])
+    unknown = sorted({str(entry["kind"]) for entry in content["edits"]} - set(EDITS))
+    if unknown:
+        raise RefusedError(f"{path} has edits of kind {', '.join(unknown)}, this version knows {', '.join(EDITS)}")
+    edits = tuple(EDITS[entry["kind"]](entry) for entry in content["edits"])
+    listed = {str(entry["name"]): list(entry["removed"]) for entry in content.get("groups", ())}
+    for edit in edits:
+        if listed.get(edit.group, edit.removed.tolist()) != edit.removed.tolist():
+            raise RefusedError(
+                f"{path}: edits and groups disagree about {edit.group}; change its edit, and remove it from groups"
+            )
+    return edits
+
+
 def _channels(numbers: Any) -> Indices:
-    """A flat list of whole numbers. Raises TypeError for anything else."""
+    """Return a flat list of whole numbers as an array. Raises TypeError for anything else."""
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
         raise TypeError(f"removed channels are whole numbers, not {numbers!r}")
     return np.asarray(numbers, dtype=np.int64)
 
 
 def check_plan(plan: Plan, analysis: Analysis) -> None:
-    """Raises RefusedError where the plan names groups or channels that the model does not have."""
+    """Check that a plan fits a model.
+
+    Raises:
+        RefusedError: The plan names groups or channels that the model does not have.
+    """
     groups = {group.name: group for group in analysis.prunable()}
-    for name, removed in plan.drop.items():
+    for edit in plan.edits:
+        name, removed = edit.group, edit.removed
         group = groups.get(name)
         if group is None:
             raise RefusedError(

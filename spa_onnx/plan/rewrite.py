@@ -38,7 +38,7 @@ class Rewritten:
 
 def rewrite(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None = None) -> Rewritten:
     """Carry out a plan. The original is not changed. values: repaired constants, in their original shapes."""
-    removal = Removal(analysis, plan.drop)
+    removal = Removal(analysis, plan.removed)
     model = analysis.model
     edits = dict(_chain_edits(analysis.chains, removal, model))
     inside = {node.index for chain in analysis.chains for node in chain.nodes}

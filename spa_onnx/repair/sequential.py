@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_onnx.execution.partial import PartialExecution
+from spa_onnx.execution.partial import PartialExecution, run_together
 from spa_onnx.execution.session import Feed, feed_size
 from spa_onnx.layers import LinearLayer, columns, count_uses, outputs
 from spa_onnx.linalg.blas import Matrix
@@ -136,7 +136,8 @@ class _SideBySide:
 
     def _tensors(self, name: str) -> tuple[list[Array], list[Array]]:
         """A tensor of the dense model and of the other one, one array per batch each."""
-        return self._dense.tensor(name), self._repaired.tensor(name)
+        dense, repaired = run_together([self._dense, self._repaired], name)
+        return dense, repaired
 
     def _settle(self, name: str, value: Array) -> None:
         """Take the value into the repaired model, wherever the constant is read."""

@@ -9,6 +9,7 @@ from typing import Any
 from spa_onnx.analysis.explain import Explanation, pin_at_end
 from spa_onnx.analysis.groups import Analysis
 from spa_onnx.report.result import Result
+from spa_onnx.selection.propose import Selection
 from spa_onnx.validation.compare import Comparison
 
 
@@ -22,6 +23,7 @@ def result_record(result: Result, target: Path) -> dict[str, Any]:
         "bytes": list(report.bytes),
         "latency_ms": None if report.latency is None else list(report.latency),
         "groups": [{"name": name, "channels": size, "removed": removed} for name, size, removed in report.groups],
+        "selection": None if report.selection is None else _selection_record(report.selection),
         "pinned": [{"name": name, "channels": size, "why": why} for name, size, why, _ in report.pinned],
         "inexact": list(report.inexact),
         "repair": report.repair,
@@ -30,6 +32,18 @@ def result_record(result: Result, target: Path) -> dict[str, Any]:
         "drift": None if report.drift is None else asdict(report.drift),
         "seconds": dict(report.seconds),
         "settings": dict(result.plan["settings"]),
+    }
+
+
+def _selection_record(selection: Selection) -> dict[str, Any]:
+    """How the channels were selected: why no more are removed, what was spent, and what each group was ranked by."""
+    return {
+        "stopped": selection.stopped,
+        "limits": [asdict(spent) for spent in selection.spent],
+        "groups": {
+            name: {"saved_per_channel": cost, "sensitivity": selection.sensitivities.get(name)}
+            for name, cost in selection.costs.items()
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""What pruning gives back."""
+"""The result of pruning."""
 
 from __future__ import annotations
 
@@ -9,18 +9,29 @@ from typing import Any
 
 import onnx
 
+from spa_onnx.selection.propose import Selection
 from spa_onnx.validation.drift import Drift
 from spa_onnx.validation.validate import Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What pruning did. RegressionData are (before, after).
+    """What pruning did. Pairs are (before, after).
 
-    params: float weights. macs: multiply-accumulates at batch 1. bytes: size of the file. latency: median milliseconds in onnxruntime,
-    None where it was not measured. groups: (name, channels, removed) of those that lost channels. pinned: (name, channels, why, cause) of
-    those with weights that could not. validation: None where it was switched off. repair: what was done to the surviving weights,
-    empty for nothing. notes: what did not go as asked, one sentence each.
+    Args:
+        params: The number of weights.
+        macs: Multiply-accumulates at batch 1.
+        bytes: The size of the file.
+        latency: Median milliseconds in onnxruntime; None where it was not measured.
+        groups: (name, channels, removed channels) of each group that lost some.
+        pinned: (name, channels, why, cause) of each group with weights that cannot lose channels.
+        inexact: Nodes that compute a statistic over an axis that lost channels.
+        validation: The result of the checks; None where they were switched off.
+        drift: How far the outputs moved; None where nothing was run.
+        seconds: Step -> seconds.
+        repair: What was done to the kept weights; empty for nothing.
+        notes: What did not go as asked, one sentence each.
+        selection: How the channels were selected; None for a plan that was read.
     """
 
     params: tuple[int, int]
@@ -35,15 +46,22 @@ class Report:
     seconds: Mapping[str, float]
     repair: str = ""
     notes: tuple[str, ...] = ()
+    selection: Selection | None = None
 
     def reasons(self) -> list[tuple[str, int]]:
-        """Reasons for pins with the number of groups that they hold, the most frequent first."""
+        """Return the reasons for pins with the number of groups that they hold, the most frequent first."""
         return Counter(cause for *_, cause in self.pinned).most_common()
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """model: the pruned model. plan: content of the plan file. report: what changed."""
+    """What `spa_onnx.prune` returns.
+
+    Args:
+        model: The pruned model.
+        plan: The content of the plan file.
+        report: What changed.
+    """
 
     model: onnx.ModelProto
     plan: Mapping[str, Any]

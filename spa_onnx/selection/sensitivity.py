@@ -1,4 +1,4 @@
-"""What the layer-wise losses of a group mean for the outputs of the model: measured, on a trial cut of each group."""
+"""Sensitivity: the error of the outputs per unit of layer-wise loss, measured on a trial removal in each group."""
 
 from __future__ import annotations
 
@@ -13,41 +13,50 @@ from spa_onnx.selection.trials import Trials
 from spa_onnx.statistics.calibration import Calibration
 
 TRIAL = 0.25
-"""Share of a group's channels that the trial cut takes."""
+"""The share of a group's channels that a trial removes."""
 
 SPREAD = 30.0
-"""No sensitivity is further than this factor from the middle one: a trial sees few samples."""
+"""Sensitivities are clipped to this factor around the median: a trial runs few samples."""
 
 SMALLEST = 1e-30
 """A summed loss below this is rounding."""
 
 
 def sensitivities(
-    analysis: Analysis, groups: Sequence[Group], scores: Mapping[str, NDArray[np.float64]], known: Calibration
+    analysis: Analysis, groups: Sequence[Group], scores: Mapping[str, NDArray[np.float64]], calibration: Calibration
 ) -> NDArray[np.float64]:
-    """Relative error of the outputs per unit of summed loss, over the middle one; float64 (groups,).
+    """Measure the relative error of the outputs per unit of summed loss, over the median.
 
-    Ones where outputs tell nothing, or onnxruntime cannot run the model with its weights as inputs, as some kernels want constants.
+    Each group by itself loses its TRIAL least important channels, the linear layers that read them are refitted, and some samples run
+    through the model. With uncertain samples sensitivities are clipped below at the median: outputs may only seem not to depend on
+    layers that such samples hardly activate.
 
-    Each group by itself loses its TRIAL least important channels, its consumers are refitted, and some samples run through. On
-    uncertain samples none counts as less sensitive than the middle one: outputs may only seem not to need what these do not stir.
+    Args:
+        analysis: The groups of the model.
+        groups: The groups that are tried.
+        scores: Group name -> loss of each channel.
+        calibration: The samples and statistics.
+
+    Returns:
+        float64 (groups,); ones where the outputs show nothing, or the executor cannot run the model with its weights as inputs.
     """
     try:
-        trials = Trials(analysis, groups, known, len(groups))
-    except RefusedError:  # layer-wise losses still say which channels go
+        trials = Trials(analysis, groups, calibration, len(groups))
+    except RefusedError:  # layer-wise losses still order the channels
         return np.ones(len(groups))
-    found = np.full(len(groups), np.nan)
+    measured = np.full(len(groups), np.nan)
     for number in sorted(range(len(groups)), key=lambda number: trials.first_node(groups[number])):
-        found[number] = _sensitivity(groups[number], scores[groups[number].name], trials)
-    usable = np.isfinite(found) & (found > 0)
+        measured[number] = _sensitivity(groups[number], scores[groups[number].name], trials)
+    usable = np.isfinite(measured) & (measured > 0)
     if not usable.any():
         return np.ones(len(groups))
-    middle = float(np.median(found[usable]))
-    return np.clip(np.where(usable, found, middle) / middle, 1.0 if known.uncertain else 1 / SPREAD, SPREAD)
+    median = float(np.median(measured[usable]))
+    lowest = 1.0 if calibration.uncertain else 1 / SPREAD
+    return np.clip(np.where(usable, measured, median) / median, lowest, SPREAD)
 
 
 def _sensitivity(group: Group, scores: NDArray[np.float64], trials: Trials) -> float:
-    """Error of the outputs over the summed loss of the trial."""
-    going = group.ranked(scores)[: max(1, round(group.steps * TRIAL))].ravel()
-    loss = float(scores[going].sum())
-    return trials.error({group.name: np.sort(going)}) / loss if loss > SMALLEST else float("nan")
+    """The error of the outputs over the summed loss of a trial."""
+    removed = group.ranked(scores)[: max(1, round(group.steps * TRIAL))].ravel()
+    loss = float(scores[removed].sum())
+    return trials.error({group.name: np.sort(removed)}) / loss if loss > SMALLEST else float("nan")

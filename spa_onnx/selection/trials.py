@@ -1,10 +1,9 @@
-"""Cuts on trial: how far the outputs of the dense model move when it loses some channels."""
+"""Trials: how far the outputs of the dense model move when some of its channels are removed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -12,15 +11,14 @@ from onnx import helper, numpy_helper
 
 from spa_onnx.analysis.groups import Analysis, Group
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution import session as runtime
 from spa_onnx.execution.partial import PartialExecution
-from spa_onnx.execution.session import Feed
+from spa_onnx.execution.session import Feed, Session, open_session
 from spa_onnx.model.facts import Indices
-from spa_onnx.model.folding import Array
 from spa_onnx.model.logits import logits
 from spa_onnx.model.model import Model
 from spa_onnx.model.shapes import constant_tensor
 from spa_onnx.model.subgraphs import operators
+from spa_onnx.model.traits import Array
 from spa_onnx.operators.macs import macs
 from spa_onnx.plan.mask import losing
 from spa_onnx.plan.removal import Removal, zeroed
@@ -28,37 +26,43 @@ from spa_onnx.repair.layerwise import refit_layers
 from spa_onnx.statistics.calibration import Calibration
 from spa_onnx.statistics.memory import widest_cut
 
-if TYPE_CHECKING:
-    import onnxruntime as ort
+SAMPLES_PER_TRIAL = 64
+"""The most samples that run in each trial."""
 
-PER_TRIAL = 64
-"""Samples that run in each trial, at most."""
+MACS_OF_TRIALS = 25 * 10**10
+"""Multiply-accumulates that all trials together may cost. Large models run on fewer samples per trial, at least one."""
 
-WORK = 25 * 10**10
-"""Multiply-accumulates that all trials together may cost; with large models fewer samples run than PER_TRIAL, at least one."""
-
-ROUNDING = 1e-10
-"""An error of float32 below this is rounding: parts of a model and the whole are fused differently. In float16 it is about 1e-6."""
+ROUNDING_ERROR = 1e-10
+"""A relative error below this is rounding: parts of a model and the whole are fused differently."""
 
 
 class Trials:
-    """The dense model, of which each trial runs what lies behind the constants that it changes.
+    """The dense model; each trial runs only the nodes behind the constants that it changes.
 
-    Outputs that are probabilities or classes count as their logits. groups: those that lose channels. count: how many trials there will
-    be, which decides about the samples of each. Raises RefusedError where onnxruntime cannot run the model. Trials that change constants
-    later in the graph than those before cost least.
+    Outputs that are probabilities or classes count as their logits. Trials cost least in the order of the graph.
+
+    Args:
+        analysis: The groups of the model.
+        groups: The groups that lose channels in trials.
+        calibration: The samples, and the statistics for refits.
+        count: How many trials there will be; it decides how many samples each of them runs.
+
+    Raises:
+        RefusedError: The executor cannot run the model.
     """
 
-    def __init__(self, analysis: Analysis, groups: Sequence[Group], known: Calibration, count: int) -> None:
-        self._analysis, self._known = analysis, known
-        affordable = WORK // max(count * macs(analysis.model), 1)
-        held = known.memory // max(widest_cut(analysis.model, {layer.data for layer in known.layers}), 1)
-        self._feeds = known.first(max(min(affordable, held, PER_TRIAL), 1))
-        touched = {axis.tensor for group in groups for axis in group.owner} | {layer.bias for layer in known.layers}
+    def __init__(self, analysis: Analysis, groups: Sequence[Group], calibration: Calibration, count: int) -> None:
+        self._analysis, self._calibration = analysis, calibration
+        affordable = MACS_OF_TRIALS // max(count * macs(analysis.model), 1)
+        inputs = {layer.data for layer in calibration.layers}
+        held = calibration.memory // max(widest_cut(analysis.model, inputs), 1)
+        self._feeds = calibration.first(max(min(affordable, held, SAMPLES_PER_TRIAL), 1))
+        touched = {axis.tensor for group in groups for axis in group.owner}
+        touched |= {layer.bias for layer in calibration.layers}
         proto, self._own_names = _with_own_constants(analysis.model, touched)
-        self._proto = known.run(proto)
-        opened = runtime.session(self._proto, optimise=True, what="the model")
-        outputs = _joined([runtime.run(opened, feed) for feed in self._feeds])
+        self._proto = calibration.run(proto)
+        session = open_session(self._proto, optimise=True, what="the model")
+        outputs = _joined([session.run(feed) for feed in self._feeds])
         self._dense = dict(zip((value.name for value in self._proto.graph.output), outputs, strict=True))
         self._varies = [variation(array) for array in outputs]
         self._execution = PartialExecution(self._proto, self._feeds)
@@ -66,23 +70,28 @@ class Trials:
         self._refused: set[frozenset[str]] = set()
 
     def first_node(self, group: Group) -> int:
-        """The number of the first node that trials of this group run."""
+        """Return the number of the first node that trials of this group run."""
         tensors = {axis.tensor for axis in group.owner}
         return self._execution.first_reader([name for tensor in tensors for name in self._own_names.get(tensor, ())])
 
-    def error(self, drop: Mapping[str, Indices], *, refits: bool = True) -> float:
-        """Relative error of the outputs without these channels, as `distance`; NaN where onnxruntime does not take weights as inputs.
+    def error(self, removed: Mapping[str, Indices], *, refits: bool = True) -> float:
+        """Return the relative error of the outputs without these channels, as `distance` defines it.
 
-        refits: whether consumers are refitted before.
+        Args:
+            removed: Group name -> channels that are removed.
+            refits: Whether layers that lose inputs are refitted first.
+
+        Returns:
+            NaN where the executor does not take weights as inputs.
         """
-        changed = self._outputs(self._constants(Removal(self._analysis, drop), refits=refits))
+        changed = self._outputs(self._constants(Removal(self._analysis, removed), refits=refits))
         if changed is None:
             return float("nan")
         error = distance(list((self._dense | changed).values()), list(self._dense.values()), self._varies)
-        return 0.0 if error < ROUNDING else error
+        return 0.0 if error < ROUNDING_ERROR else error
 
     def _outputs(self, constants: Feed) -> dict[str, Array] | None:
-        """The outputs behind these constants; None where onnxruntime runs neither what lies behind them nor the whole model with them."""
+        """The outputs behind these constants; None where neither the nodes behind them nor the whole model run with them as inputs."""
         given = frozenset(constants)
         if given in self._refused:
             return None
@@ -94,7 +103,7 @@ class Trials:
         return found
 
     def _from(self, first: int, constants: Feed) -> dict[str, Array] | None:
-        """The same, run from this node on; None where onnxruntime refuses, as it does where what is cut through is a sequence."""
+        """Run from this node on; None where the executor refuses, as it does where a sequence would be an input."""
         try:
             return self._opened(constants, first).outputs(constants)
         except RefusedError:
@@ -102,7 +111,7 @@ class Trials:
             return None
 
     def _opened(self, constants: Feed, first: int) -> _Rest:
-        """The model from its first node on, or what the last trial ran, if that was of the same constants."""
+        """The model from its first node on, or that of the last trial, if it had the same constants."""
         if self._rest is None or self._rest.given != set(constants):
             self._rest = None
             if first < self._execution.position:
@@ -112,10 +121,12 @@ class Trials:
         return self._rest
 
     def _constants(self, removal: Removal, *, refits: bool) -> Feed:
-        """The masked weights, those that consumers are refitted with among them."""
-        model, known = self._analysis.model, self._known
+        """The masked weights, and those of refitted layers."""
+        model, calibration = self._analysis.model, self._calibration
         refitted = (
-            refit_layers(model, known.layers, known.statistics, removal, regularisation=known.regularisation)
+            refit_layers(
+                model, calibration.layers, calibration.statistics, removal, regularisation=calibration.regularisation
+            )
             if refits
             else {}
         )
@@ -131,30 +142,31 @@ class Trials:
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
-    """What lies behind some constants, which are inputs of it.
+    """The nodes behind some constants, which are inputs of this part.
 
-    session: None where no output lies there. feeds: all other inputs, batch by batch. given: the constants. names: of the outputs.
+    session: None where there is no output behind them. feeds: all other inputs, one feed per batch. given: the constants. names: of the
+    outputs.
     """
 
-    session: ort.InferenceSession | None
+    session: Session | None
     feeds: Sequence[Feed]
     given: frozenset[str]
     names: tuple[str, ...]
 
     @classmethod
     def of(cls, part: onnx.ModelProto, feeds: Sequence[Feed], given: frozenset[str]) -> _Rest:
-        """Raises RefusedError where onnxruntime does not accept the part."""
+        """Open the part. Raises RefusedError where the executor does not accept it."""
         names = tuple(value.name for value in part.graph.output)
         what = "the model with its weights as inputs"
-        return cls(runtime.session(part, optimise=True, what=what) if names else None, feeds, given, names)
+        return cls(open_session(part, optimise=True, what=what) if names else None, feeds, given, names)
 
     def outputs(self, constants: Feed) -> dict[str, Array]:
-        """The outputs with these constants, the batches joined. Raises RefusedError where it does not run."""
+        """Run the part with these constants, and join the batches. Raises RefusedError where it does not run."""
         if self.session is None:
             return {}
-        read = {entry.name for entry in self.session.get_inputs()}
+        read = set(self.session.inputs)
         weights = {name: array for name, array in constants.items() if name in read}
-        runs = [runtime.run(self.session, feed | weights) for feed in self.feeds]
+        runs = [self.session.run(feed | weights) for feed in self.feeds]
         return dict(zip(self.names, _joined(runs), strict=True))
 
 
@@ -171,7 +183,7 @@ def _own_name(index: int, slot: int) -> str:
 
 
 def _with_own_constants(model: Model, touched: set[str]) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
-    """The model, of logits, with a constant of its own for every use of a touched one; the names of these, by that one's."""
+    """Return the model with logits as outputs and a constant of its own for every use of a touched one, and the names of these constants."""
     source, own = model.proto.graph, dict[str, list[str]]()
     graph = onnx.GraphProto(name=source.name, node=source.node, output=logits(source))
     graph.input.extend(value for value in source.input if value.name in model.inputs)
@@ -203,14 +215,19 @@ def _with_own_constants(model: Model, touched: set[str]) -> tuple[onnx.ModelProt
 
 
 def fed(array: Array) -> Array:
-    """The array in a type that onnxruntime takes from numpy: float32 in place of bfloat16 and the like."""
+    """Return the array in a type that onnxruntime takes from numpy: float32 in place of bfloat16 and the like."""
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def distance(got: Sequence[Array], dense: Sequence[Array], varies: Sequence[float] | None = None) -> float:
-    """Mean over the outputs of ||got - dense||^2 / ||dense - mean||^2; outputs that are no numbers or do not vary are left out.
+    """Return the mean over the outputs of ||got - dense||^2 / ||dense - mean||^2.
 
-    varies: the `variation` of each dense output, where it is known.
+    Outputs that are no numbers or do not vary are left out.
+
+    Args:
+        got: The outputs of a trial, one array per output.
+        dense: The outputs of the dense model.
+        varies: The `variation` of each dense output; computed where it is None.
     """
     found = []
     for a, b, much in zip(got, dense, varies or [variation(array) for array in dense], strict=True):
@@ -220,7 +237,10 @@ def distance(got: Sequence[Array], dense: Sequence[Array], varies: Sequence[floa
 
 
 def variation(array: Array) -> float:
-    """||y - mean||^2 in float64, the mean over the first axis, or over all where nothing varies about that; zero for what is no numbers."""
+    """Return ||y - mean||^2 in float64, zero for what is no numbers.
+
+    The mean is that over the first axis, or over all elements where nothing varies about that.
+    """
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         return 0.0
     return _squares_about(array, array.mean(axis=0, dtype=np.float64)) or _squares_about(

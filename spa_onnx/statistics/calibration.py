@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import onnx
 
 from spa_onnx.data.samples import Samples
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution import session as runtime
-from spa_onnx.execution.session import Feed, feed_size
+from spa_onnx.execution.session import Feed, Session, feed_size, open_session
 from spa_onnx.layers import LayerKey, LinearLayer, linear_layers
 from spa_onnx.linalg.obs import CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation
 from spa_onnx.model.facts import Axis
@@ -24,9 +22,6 @@ from spa_onnx.statistics.collect import ChannelMoments, Schedule, channel_moment
 from spa_onnx.statistics.memory import ARENA, MEMORY, Room, passes, room, running, sample_bytes, widest_cut
 from spa_onnx.statistics.moments import Moments
 from spa_onnx.synthetic.generate import SyntheticSamples, generate_samples, has_stored_statistics, with_batch_statistics
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 LARGEST_BATCH = 64
 
@@ -181,8 +176,8 @@ def _on_synthetic(
         return collection.over(made.feeds, sum(map(feed_size, made.feeds)), made)
     except RefusedError:  # a state has room for one sample alone, or lengths do not fit
         made = generate_samples(model, dims, samples, 0, seed)
-        opened = runtime.session(model.proto)
-        feeds = [feed for feed in made.feeds if _runs(opened, feed)]
+        session = open_session(model.proto)
+        feeds = [feed for feed in made.feeds if _runs(session, feed)]
         if not feeds:
             raise
         return collection.over(feeds, sum(map(feed_size, feeds)), made)
@@ -211,9 +206,9 @@ class _Collection:
         return replace(bare, statistics=seen.products, normalised=seen.channels, passes=self.passes)
 
 
-def _runs(opened: ort.InferenceSession, feed: Feed) -> bool:
+def _runs(session: Session, feed: Feed) -> bool:
     try:
-        runtime.run(opened, feed)
+        session.run(feed)
     except RefusedError:
         return False
     return True

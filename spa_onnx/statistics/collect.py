@@ -6,23 +6,19 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_onnx.execution import session as runtime
-from spa_onnx.execution.session import Feed, feed_size
+from spa_onnx.execution.session import Feed, Session, feed_size, open_session
 from spa_onnx.layers import Columns as ColumnKind
 from spa_onnx.layers import LayerKey, LinearLayer, columns
 from spa_onnx.linalg.blas import Matrix, add_gram
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
 from spa_onnx.statistics.moments import Columns, Moments, Sums, are_few
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 BASE = 2048
 """Columns that even a product with few inputs is given; every further input asks for PER_INPUT more."""
@@ -199,17 +195,17 @@ def _portions(data: Array, keys: NDArray[np.uint32], values: int) -> Iterator[tu
         yield (data if rest else data[start * rows : (start + step) * rows]), keys[start : start + step]
 
 
-def _opened(proto: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceSession | None:
+def _opened(proto: onnx.ModelProto, names: Sequence[str]) -> Session | None:
     return (
-        runtime.session(with_outputs(proto, names), optimise=True, what="the model with its inner tensors as outputs")
+        open_session(with_outputs(proto, names), optimise=True, what="the model with its inner tensors as outputs")
         if names
         else None
     )
 
 
-def _captured(opened: ort.InferenceSession | None, feed: Feed, names: Sequence[str]) -> Feed:
+def _captured(opened: Session | None, feed: Feed, names: Sequence[str]) -> Feed:
     """Inner tensors, by name."""
-    return dict(zip(names, runtime.run(opened, feed, names, release=True), strict=True)) if opened and names else {}
+    return dict(zip(names, opened.run(feed, names, release=True), strict=True)) if opened and names else {}
 
 
 def observe(

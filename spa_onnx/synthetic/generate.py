@@ -15,7 +15,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution.session import Feed, feed_size, random_feed
+from spa_onnx.execution.feeds import random_feed
+from spa_onnx.execution.session import Feed, feed_size
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, feeds
 from spa_onnx.model.node import Node

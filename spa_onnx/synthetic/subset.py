@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.execution.session import Feed, run, session
+from spa_onnx.execution.session import Feed, open_session
 from spa_onnx.linalg.blas import Matrix, pivots, product
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, has_free_batch
@@ -31,8 +31,8 @@ def d_optimal_subset(model: Model, drawn: Sequence[Feed], count: int, seed: int)
     """
     sizes = {len(array) if array.ndim else 1 for feed in drawn for array in feed.values()}
     rows = sizes.pop() if has_free_batch(model) and len(sizes) == 1 else 1
-    opened = session(model.proto, optimise=True)
-    seen = [[_some(output, rows, seed) for output in run(opened, feed)] for feed in drawn]
+    session = open_session(model.proto, optimise=True)
+    seen = [[_some(output, rows, seed) for output in session.run(feed)] for feed in drawn]
     chosen = np.sort(d_optimal_rows(_joined(seen, rows), count * rows))
     if rows == 1:
         return [drawn[number] for number in chosen]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spa_onnx.execution.session import Feed, run, session
+from spa_onnx.execution.session import Feed, open_session
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, feeds
 from spa_onnx.operators.macs import macs
@@ -66,7 +66,7 @@ class SentenceGenerator:
 
     def __init__(self, model: Model, language_model: CausalLanguageModel) -> None:
         self._language_model = language_model
-        self._session = session(model.proto, optimise=True)
+        self._session = open_session(model.proto, optimise=True)
 
     def looks_ahead(self, feed: Feed) -> bool:
         """Whether what is predicted at the first position depends on the last token: such a model fills gaps and does not speak."""
@@ -93,7 +93,7 @@ class SentenceGenerator:
         return {**feed, self._language_model.ids: ids}
 
     def _scores(self, feed: Feed) -> Array:
-        return run(self._session, feed, [self._language_model.scores])[0]
+        return self._session.run(feed, [self._language_model.scores])[0]
 
 
 def generate_sentences(

@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx
 
 from spa_onnx.data.preprocess import parse
 from spa_onnx.data.samples import read_samples
 from spa_onnx.errors import GateError, RefusedError
-from spa_onnx.execution import session as runtime
-from spa_onnx.execution.session import Feed
+from spa_onnx.execution.feeds import random_feed, working_dims
+from spa_onnx.execution.session import Feed, Session, latency, open_session
 from spa_onnx.model.files import read_model
 from spa_onnx.model.model import Model, feeds, parameters
 from spa_onnx.operators.macs import macs
 from spa_onnx.validation.drift import Drift, drift
 
-if TYPE_CHECKING:
-    import onnxruntime as ort
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """RegressionData are (original, pruned). latency: median milliseconds in onnxruntime."""
+    """Two models side by side; pairs are (original, pruned), the latency in median milliseconds."""
 
     params: tuple[int, int]
     macs: tuple[int, int]
@@ -42,9 +38,17 @@ def compare(
     preprocess: str | None = None,
     dims: Mapping[str, int] | None = None,
 ) -> Comparison:
-    """Measure both models on the same inputs; `data`, `preprocess` as in `prune`.
+    """Measure two models on the same inputs.
 
-    Raises RefusedError where their interfaces differ or one does not run.
+    Args:
+        original: The file of the original.
+        pruned: The file of the pruned model.
+        data: Samples, as in `spa_onnx.prune`; random inputs where there are none.
+        preprocess: How images become values, as in `spa_onnx.prune`.
+        dims: The size of each symbolic dimension, by name.
+
+    Raises:
+        RefusedError: The interfaces differ, or one of the models does not run.
     """
     (before, _, old_bytes), (after, _, new_bytes) = read_model(original), read_model(pruned)
     for what, old, new in (
@@ -55,26 +59,26 @@ def compare(
             raise RefusedError(
                 f"{pruned} does not {what} of {original}: {_described(new)} instead of {_described(old)}"
             )
-    first = runtime.session(before, optimise=True, timed=True, what=str(original))
-    second = runtime.session(after, optimise=True, timed=True, what=str(pruned))
+    first = open_session(before, optimise=True, timed=True, what=str(original))
+    second = open_session(after, optimise=True, timed=True, what=str(pruned))
     model = Model.of(before, dims)
-    sizes = runtime.working_dims(model, first, dims or {})
-    feed = runtime.random_feed(model, sizes, seed=0)
+    sizes = working_dims(model, first, dims or {})
+    feed = random_feed(model, sizes, seed=0)
     samples = None if data is None else read_samples(data, before, parse(preprocess) if preprocess else None)
     _same_shapes(first, second, feed)
-    moved = drift(first, second, samples.feeds(), samples.labels) if samples else drift(first, second, [feed])
-    if samples and samples.labels is not None and moved.accuracy is None:
+    measured = drift(first, second, samples.feeds(), samples.labels) if samples else drift(first, second, [feed])
+    if samples and samples.labels is not None and measured.accuracy is None:
         raise RefusedError(
             f"{data}: labels y of shape {list(samples.labels.shape)} do not fit the first output, so there is no accuracy"
         )
     smaller = Model.of(after, sizes)
-    slow, fast = runtime.latency([first, second], feed)
+    slow, fast = latency([first, second], feed)
     return Comparison(
         (parameters(before), parameters(after)),
         (macs(model), macs(smaller)),
         (old_bytes, new_bytes),
         (slow, fast),
-        moved,
+        measured,
     )
 
 
@@ -90,11 +94,11 @@ def _described(values: Sequence[onnx.ValueInfoProto]) -> str:
     )
 
 
-def _same_shapes(first: ort.InferenceSession, second: ort.InferenceSession, feed: Feed) -> None:
-    for value, a, b in zip(first.get_outputs(), runtime.run(first, feed), runtime.run(second, feed), strict=True):
+def _same_shapes(first: Session, second: Session, feed: Feed) -> None:
+    for name, a, b in zip(first.outputs, first.run(feed), second.run(feed), strict=True):
         if a.shape != b.shape:
             raise RefusedError(
-                f"the models cannot be compared: output {value.name} has shape {list(a.shape)} in one, {list(b.shape)} in the other"
+                f"the models cannot be compared: output {name} has shape {list(a.shape)} in one, {list(b.shape)} in the other"
             )
 
 
@@ -102,14 +106,14 @@ def _kept(pair: tuple[float, float]) -> float:
     return pair[1] / pair[0] if pair[0] else 1.0
 
 
-def _drop(moved: Drift) -> float | None:
-    return None if moved.accuracy is None else 100 * (moved.accuracy[0] - moved.accuracy[1])
+def _lost_points(drift_: Drift) -> float | None:
+    return None if drift_.accuracy is None else 100 * (drift_.accuracy[0] - drift_.accuracy[1])
 
 
 GATES: Mapping[str, tuple[str, Callable[[Comparison], float | None]]] = {
     "max_error": ("output error", lambda c: c.drift.error),
     "min_agreement": ("top-1 agreement", lambda c: c.drift.agreement),
-    "max_accuracy_drop": ("accuracy drop in points", lambda c: _drop(c.drift)),
+    "max_accuracy_drop": ("accuracy drop in points", lambda c: _lost_points(c.drift)),
     "max_params": ("parameters kept", lambda c: _kept(c.params)),
     "max_macs": ("MACs kept", lambda c: _kept(c.macs)),
     "max_bytes": ("bytes kept", lambda c: _kept(c.bytes)),
@@ -119,7 +123,11 @@ GATES: Mapping[str, tuple[str, Callable[[Comparison], float | None]]] = {
 
 
 def check_gates(comparison: Comparison, limits: Mapping[str, float | None]) -> None:
-    """Raises GateError that names every gate that does not hold, with its figure. A gate without a figure does not hold."""
+    """Check a comparison against limits. A gate without a figure does not hold.
+
+    Raises:
+        GateError: Some gates do not hold; the message names each of them with its figure.
+    """
     failed = []
     for gate, limit in limits.items():
         if limit is None:

@@ -7,12 +7,13 @@ from nets.build import net
 from onnx import numpy_helper
 
 from spa_onnx.analysis import analyse
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.feeds import random_feed
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
-from spa_onnx.validation.validate import difference
+from spa_onnx.validation.masked import difference
 
 WIDTH, HEADS = 12, 4
 
@@ -59,7 +60,7 @@ SIZES = ({"N": 2, "S": 16}, {"N": 3, "S": 5}, {"N": 1, "S": 7})
 def case(request):
     """(whether the width goes, analysis, rewritten)"""
     analysis = analyse(Model.of(language()), inexact=request.param)
-    return request.param, analysis, rewrite(analysis, Plan(random_drop(analysis.prunable(), 0, 0.5), ""))
+    return request.param, analysis, rewrite(analysis, Plan.removing(random_drop(analysis.prunable(), 0, 0.5), ""))
 
 
 def shapes(proto):
@@ -75,10 +76,10 @@ def test_each_layer_loses_its_own_heads_and_features_and_all_share_one_width(cas
 @pytest.mark.parametrize("sizes", SIZES)
 def test_the_pruned_model_runs_on_batches_and_sequences_of_any_size(case, sizes):
     wide, analysis, rewritten = case
-    feed = runtime.random_feed(analysis.model, sizes, seed=1)
-    (got,) = runtime.run(runtime.session(rewritten.proto), feed)
+    feed = random_feed(analysis.model, sizes, seed=1)
+    (got,) = open_session(rewritten.proto).run(feed)
     assert got.shape == (sizes["N"], sizes["S"], 30)
-    (want,) = runtime.run(runtime.session(mask(analysis.model, rewritten.removal)), feed)
+    (want,) = open_session(mask(analysis.model, rewritten.removal)).run(feed)
     assert wide or difference(want, got) < 1e-5
 
 
@@ -111,13 +112,10 @@ def test_one_constant_behind_many_reshapes_follows_once(case):
 def test_layers_that_lose_different_numbers_of_heads_get_targets_of_their_own():
     analysis = analyse(Model.of(language()))
     heads = [group.name for group in analysis.prunable() if group.size == HEADS]
-    plan = Plan({heads[0]: np.asarray([1]), heads[1]: np.asarray([0, 1, 3])}, "")
+    plan = Plan.removing({heads[0]: np.asarray([1]), heads[1]: np.asarray([0, 1, 3])}, "")
     rewritten = rewrite(analysis, plan)
-    feed = runtime.random_feed(analysis.model, SIZES[1], seed=2)
-    want, got = (
-        runtime.run(runtime.session(proto), feed)
-        for proto in (mask(analysis.model, rewritten.removal), rewritten.proto)
-    )
+    feed = random_feed(analysis.model, SIZES[1], seed=2)
+    want, got = (open_session(proto).run(feed) for proto in (mask(analysis.model, rewritten.removal), rewritten.proto))
     assert difference(want[0], got[0]) < 1e-5
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in rewritten.proto.graph.initializer}
     targets = {node.input[1] for node in rewritten.proto.graph.node if node.op_type == "Reshape"}

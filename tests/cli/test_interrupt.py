@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from command import SHORT, copy_model, listing, save, spa, tiny
 
-from spa_onnx import pipeline
-from spa_onnx.model import files
+from spa_onnx import job, pipeline
+from spa_onnx.model import files, source
 from spa_onnx.selection import propose as choice
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -59,7 +59,7 @@ def test_a_signal_at_any_moment_leaves_old_or_new_files_and_nothing_else(tmp_pat
     written, seconds = whole
     number = (signal.SIGINT, signal.SIGTERM)[moment % 2]
     model = copy_model(tmp_path)
-    source = listing(tmp_path)
+    before = listing(tmp_path)
     for name in ("new.onnx", "plan.json"):
         (tmp_path / name).write_bytes(b"old")
     process = start(
@@ -75,10 +75,11 @@ def test_a_signal_at_any_moment_leaves_old_or_new_files_and_nothing_else(tmp_pat
     assert stderr.count("\n") <= 1
     after = listing(tmp_path)
     assert set(after) == {model.name, "new.onnx", "plan.json"}
-    assert after[model.name] == source[model.name]
+    assert after[model.name] == before[model.name]
 
 
-STEPS = [(pipeline, step) for step in ("read_model", "analyse", "choose", "rewrite", "validate", "drift")]
+STEPS = [(source, "read_model"), (pipeline, "analyse"), (pipeline, "choose")]
+STEPS += [(job, step) for step in ("rewrite", "validate", "drift")]
 STEPS += [(choice, step) for step in ("score_groups", "select")]
 
 
@@ -101,7 +102,7 @@ def test_an_interrupt_that_an_extension_turns_into_another_error_is_an_interrupt
         except KeyboardInterrupt:
             raise ImportError("initialization failed") from None
 
-    monkeypatch.setattr(pipeline, "validate", half_imported)
+    monkeypatch.setattr(job, "validate", half_imported)
     result = spa("prune", save(tiny(), tmp_path / "tiny.onnx"), "--ratio", "0.4")
     assert (result.exit_code, result.stderr) == (130, "Error: interrupted; no file was left incomplete\n")
 

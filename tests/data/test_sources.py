@@ -18,7 +18,7 @@ from spa_onnx.data.preprocess import PRESETS, parse
 from spa_onnx.data.samples import BATCH, read_samples
 from spa_onnx.data.sources import SOURCES, read_parts
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.validation.compare import compare
 
 Image = pytest.importorskip("PIL.Image")
@@ -454,7 +454,7 @@ def test_images_calibrate_a_model(tmp_path):
     result = spa_onnx.prune(proto, 0.4, data=folder, preprocess="imagenet,labels=name")
     assert result.report.drift.samples == 5
     assert result.report.drift.accuracy is not None
-    assert runtime.run(runtime.session(result.model), {"image": IMAGE})[0].shape == (2, 4)
+    assert open_session(result.model).run({"image": IMAGE})[0].shape == (2, 4)
 
 
 def test_a_png_of_another_kind_is_converted(tmp_path):

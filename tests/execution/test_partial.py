@@ -8,8 +8,9 @@ from nets.build import net
 from onnx import numpy_helper
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution import partial
 from spa_onnx.execution.partial import PartialExecution
+from spa_onnx.execution.session import open_session
 from spa_onnx.statistics.collect import with_outputs
 
 RESIDUAL = net(
@@ -27,7 +28,7 @@ def feeds(batches=3):
 
 
 def whole(proto, names, feed):
-    return dict(zip(names, runtime.run(runtime.session(with_outputs(proto, names)), feed), strict=True))
+    return dict(zip(names, open_session(with_outputs(proto, names)).run(feed), strict=True))
 
 
 @pytest.mark.parametrize("asked", [TENSORS, ("y",), ("b", "e"), ("d", "y")])
@@ -57,13 +58,12 @@ def test_nothing_is_kept_that_nobody_ahead_reads():
 
 def test_no_node_runs_twice(monkeypatch):
     ran = []
-    open_session = runtime.session
 
     def watched(proto, **how):
         ran.extend(node.output[0] for node in proto.graph.node)
         return open_session(proto, **how)
 
-    monkeypatch.setattr(runtime, "session", watched)
+    monkeypatch.setattr(partial, "open_session", watched)
     walk = PartialExecution(RESIDUAL(), feeds())
     for name in TENSORS:
         walk.tensor(name)
@@ -123,8 +123,8 @@ def test_what_is_ahead_computes_the_outputs_with_other_constants(build, names):
     assert walk.position == first
     part, known = walk.rest(changed)
     assert ("a" in {node.output[0] for node in part.graph.node}) == ("w1" in names)
-    opened = runtime.session(part)
-    found = [runtime.run(opened, feed | changed)[0] for feed in known]
+    session = open_session(part)
+    found = [session.run(feed | changed)[0] for feed in known]
     for name in names:
         stored[name].CopyFrom(numpy_helper.from_array(changed[name], name))
     for got, feed in zip(found, given, strict=True):
@@ -179,9 +179,9 @@ def test_what_lies_ahead_is_cut_off_wherever_it_begins(build, weight, sizes):
     walk.until(walk.first_reader(changed))
     assert walk.position == walk.first_reader(changed)
     part, known = walk.rest(changed)
-    opened = runtime.session(part)
+    session = open_session(part)
     stored.CopyFrom(numpy_helper.from_array(changed[weight], weight))
     for feed, entering in zip(given, known, strict=True):
         np.testing.assert_allclose(
-            runtime.run(opened, entering | changed)[0], whole(proto, ("y",), feed)["y"], rtol=1e-5, atol=1e-6
+            session.run(entering | changed)[0], whole(proto, ("y",), feed)["y"], rtol=1e-5, atol=1e-6
         )

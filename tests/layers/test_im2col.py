@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nets.build import net
 from onnx import helper, numpy_helper
 
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.layers import columns, count_uses, linear_layers, outputs
 from spa_onnx.model.model import Model
 
@@ -50,7 +50,7 @@ def both(model, found, x, positions, seed):
     unfolded = columns(found, found.numbers(x), positions, np.random.default_rng(seed))
     y = found.matrix(model.constant("w")) @ unfolded
     bias = model.constant(found.bias) if found.bias else None
-    (output,) = runtime.run(runtime.session(model.proto), {"x": x})
+    (output,) = open_session(model.proto).run({"x": x})
     return y if bias is None else y + bias.reshape(len(y), -1, 1), output
 
 
@@ -115,7 +115,7 @@ def test_outputs_are_taken_where_columns_are(case, seed):
     shape, kernel, attributes, _, positions = case
     model, found = product("Conv", shape, normal(kernel, seed), None, **attributes)
     x, keys = normal(shape, seed + 2), np.random.default_rng(seed).integers(0, 2**32, shape[0], np.uint32)
-    (output,) = runtime.run(runtime.session(model.proto), {"x": x})
+    (output,) = open_session(model.proto).run({"x": x})
     y = found.matrix(model.constant("w")) @ columns(found, found.numbers(x), positions, keys)
     np.testing.assert_allclose(y, outputs(found, output, positions, keys), rtol=1e-4, atol=1e-4)
 
@@ -125,7 +125,7 @@ def test_outputs_are_taken_where_columns_are(case, seed):
 def test_outputs_of_a_matmul_are_taken_where_columns_are(positions, shape):
     model, found = product("MatMul", shape, normal((4, 6), 0), None)
     x, keys = normal(shape, 2), np.arange(shape[0], dtype=np.uint32) * 12345
-    (output,) = runtime.run(runtime.session(model.proto), {"x": x})
+    (output,) = open_session(model.proto).run({"x": x})
     y = found.matrix(model.constant("w")) @ columns(found, found.numbers(x), positions, keys)
     np.testing.assert_allclose(y, outputs(found, output, positions, keys), rtol=1e-4, atol=1e-5)
 
@@ -327,7 +327,7 @@ def test_however_a_product_is_written_it_is_one_of_its_columns(name):
     data, weight = normal(model.shape("x"), 1), model.weight(found.weight)
     numbers = found.numbers(data)
     y = found.matrix(weight) @ columns(found, numbers, ALL, np.arange(len(numbers), dtype=np.uint32))
-    (output,) = runtime.run(runtime.session(proto), {"x": data})
+    (output,) = open_session(proto).run({"x": data})
     np.testing.assert_allclose(y.reshape(-1, y.shape[2]), arrange(output), rtol=1e-4, atol=1e-5)
     matrix = found.matrix(weight)
     np.testing.assert_allclose(found.tensor(matrix, weight), weight, rtol=1e-6)
@@ -361,7 +361,7 @@ def test_a_recurrent_layer_is_two_products(direction):
     proto = net("float[5,3,6] x", f"float[{count},4,6] w, float[{count},4,4] r", nodes, f"float[5,{count},3,4] y")()
     model = Model.of(proto)
     x = normal(model.shape("x"), 0)
-    (y,) = runtime.run(runtime.session(proto), {"x": x})
+    (y,) = open_session(proto).run({"x": x})
     forward, backward = linear_layers(model)
     assert (forward.data, backward.data, backward.blocks) == ("x", "y", count)
     made = {}

@@ -15,7 +15,8 @@ from runtimes import needs_runtime
 import spa_onnx
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import ValidationError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.feeds import working_dims
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model, parameters
 from spa_onnx.model.quantisation import packed, unpacked
 from spa_onnx.operators.macs import macs
@@ -43,7 +44,7 @@ def dequantised_by_onnx(proto: onnx.ModelProto, weight: str) -> np.ndarray:
     output = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
     graph = onnx.helper.make_graph([node], "one", [], [output], used)
     alone = onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
-    return runtime.run(runtime.session(alone), {})[0]
+    return open_session(alone).run({})[0]
 
 
 @pytest.mark.parametrize("name", QDQ)
@@ -105,7 +106,7 @@ def test_bytes_hold_the_low_bits_first():
 
 def test_removed_weights_are_at_their_zero_point_in_the_masked_model():
     analysis = analyse(Model.of(NETS["qdq_uint8"]()))
-    cut = rewrite(analysis, Plan({"q2[0]": np.array([1])}, ""))
+    cut = rewrite(analysis, Plan.removing({"q2[0]": np.array([1])}, ""))
     masked = {t.name: numpy_helper.to_array(t) for t in mask(analysis.model, cut.removal).graph.initializer}
     (weight,) = (array for name, array in masked.items() if name.startswith("q2__masked"))
     assert (weight[1] == 120).all()
@@ -180,17 +181,19 @@ def test_quantised_networks_pass_validation(name):
     needs_runtime(name)
     proto = NETS[name]()
     analysis = analyse(Model.of(proto))
-    cut = rewrite(analysis, Plan({group.name: np.arange(group.size // 2) for group in analysis.prunable()}, ""))
+    cut = rewrite(
+        analysis, Plan.removing({group.name: np.arange(group.size // 2) for group in analysis.prunable()}, "")
+    )
     assert validate(analysis.model, cut, analysis.model.inference.dims).gap is not None
 
 
 def test_a_wrong_quantised_weight_does_not_pass_validation():
     analysis = analyse(Model.of(NETS["qdq_uint8"]()))
-    cut = rewrite(analysis, Plan({"q2[0]": np.array([1, 2])}, ""))
+    cut = rewrite(analysis, Plan.removing({"q2[0]": np.array([1, 2])}, ""))
     (tensor,) = (t for t in cut.proto.graph.initializer if t.name == "q3")
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:, ::-1].copy(), "q3"))
     with pytest.raises(ValidationError):
-        validate(analysis.model, cut, runtime.working_dims(analysis.model, runtime.session(cut.proto), {}))
+        validate(analysis.model, cut, working_dims(analysis.model, open_session(cut.proto), {}))
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5])

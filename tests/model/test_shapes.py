@@ -12,7 +12,7 @@ from random_graphs import CI, build, recipes
 from random_net import BATCH
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model
 from spa_onnx.model.shapes import GUESSES, UNKNOWN, choose_dims, literals, refresh_value_info, skeleton, symbolic_dims
 
@@ -167,9 +167,9 @@ def test_inferred_sizes_are_those_of_the_real_tensors(recipe, batch):
     proto.CopyFrom(model.proto)
     have = set(model.outputs)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
-    opened = runtime.session(proto)
-    found = runtime.run(opened, {"x": np.zeros((size, 3, 6, 6), np.float32)})
-    for value, array in zip(opened.get_outputs(), found, strict=True):
+    session = open_session(proto)
+    found = session.run({"x": np.zeros((size, 3, 6, 6), np.float32)})
+    for value, array in zip(session.get_outputs(), found, strict=True):
         assert model.shape(value.name) == array.shape, value.name
 
 

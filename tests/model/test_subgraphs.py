@@ -240,7 +240,7 @@ def test_a_fault_in_a_branch_that_is_not_taken_is_caught():
     """Validation runs both, whatever the condition says."""
     nest = NESTS["if_inner_weights"]
     analysis = analyse(Model.of(built(nest)))
-    rewritten = rewrite(analysis, Plan({"w2[1]": np.asarray([1, 4]), "wt[1]": np.asarray([0])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({"w2[1]": np.asarray([1, 4]), "wt[1]": np.asarray([0])}, ""))
     assert validate(analysis.model, rewritten, {}).gap < 1e-5
     node = next(node for node in rewritten.proto.graph.node if node.op_type == "If")
     (other,) = (attribute.g for attribute in node.attribute if attribute.name == "else_branch")

@@ -229,7 +229,7 @@ def test_the_cost_of_a_plan_is_that_of_the_model_that_it_makes(recipe, ratio, se
     assume(groups and all(channels_are_alike(group) for group in groups))
     drop = select(groups, analysis.model, {group.name: rng.random(group.size) for group in groups}, ratio)
     removed = np.asarray([len(drop.get(group.name, ())) for group in groups], dtype=np.int64)
-    real = macs(Model.of(rewrite(analysis, Plan(drop, "")).proto, {"N": BATCH}))
+    real = macs(Model.of(rewrite(analysis, Plan.removing(drop, "")).proto, {"N": BATCH}))
     assert int(PlanCost(analysis.model, groups)(removed)) == real
 
 

@@ -9,7 +9,7 @@ from onnx.reference import ReferenceEvaluator
 from packaging.version import Version
 
 from spa_onnx.analysis import analyse
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.feeds import random_feed
 from spa_onnx.model.model import Model
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
@@ -41,7 +41,10 @@ def test_the_two_directions_are_no_channels_and_are_not_reported_as_pinned():
     assert set(pinned("lstm_both_directions")) == {"w1[0]", "w9[1]"}
 
 
-@pytest.mark.skipif(Version(onnx.__version__) < Version("1.23"), reason="onnx's reference implementation of layout=1 is wrong before 1.23")
+@pytest.mark.skipif(
+    Version(onnx.__version__) < Version("1.23"),
+    reason="onnx's reference implementation of layout=1 is wrong before 1.23",
+)
 @pytest.mark.parametrize("operator", GATES)
 def test_with_the_batch_in_front_removing_units_equals_zeroing_them(operator):
     rows = GATES[operator] * 8
@@ -56,8 +59,8 @@ def test_with_the_batch_in_front_removing_units_equals_zeroing_them(operator):
     analysis = analyse(Model.of(proto))
     drop = {group.name: np.arange(group.size)[1::3] for group in analysis.prunable()}
     assert sorted(len(gone) for gone in drop.values()) == [2, 3]
-    cut = rewrite(analysis, Plan(drop, ""))
-    feed = runtime.random_feed(analysis.model, analysis.model.inference.dims, 0)
+    cut = rewrite(analysis, Plan.removing(drop, ""))
+    feed = random_feed(analysis.model, analysis.model.inference.dims, 0)
     want, got = (ReferenceEvaluator(model).run(None, feed) for model in (mask(analysis.model, cut.removal), cut.proto))
     for a, b in zip(want, got, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)

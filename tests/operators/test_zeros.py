@@ -12,7 +12,7 @@ from nets import NETS
 from nets.build import net
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.operators import OPERATORS
 from spa_onnx.operators.elementwise import unary
 from spa_onnx.operators.registry import never
@@ -26,7 +26,7 @@ def run_on_zeros(operator: str) -> np.ndarray | None:
     for opset in (24, 22, 20):
         proto = net("float[2,3] x", "float[3] w", f"y = {operator}{attributes}(x)", "float[2,3] y", opset=opset)()
         with contextlib.suppress(RefusedError):
-            return runtime.run(runtime.session(proto), {"x": np.zeros((2, 3), np.float32)})[0]
+            return open_session(proto).run({"x": np.zeros((2, 3), np.float32)})[0]
     return None
 
 

@@ -11,12 +11,13 @@ from nets.build import net
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from spa_onnx.analysis import analyse
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model, graphs
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import Rewritten, rewrite
-from spa_onnx.validation.validate import difference, validate
+from spa_onnx.validation.masked import difference
+from spa_onnx.validation.validate import validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +87,7 @@ def carry_out(
 ) -> tuple[Model, Rewritten]:
     analysis = analyse(Model.of(proto, dims or {"N": 2, "H": 4}))
     (group,) = [group for group in analysis.prunable() if group.name.startswith("w1")]
-    return analysis.model, rewrite(analysis, Plan({group.name: np.asarray(drop)}, ""))
+    return analysis.model, rewrite(analysis, Plan.removing({group.name: np.asarray(drop)}, ""))
 
 
 @pytest.fixture(params=PATHS)
@@ -200,7 +201,7 @@ def test_a_shape_recorded_for_a_constant_node_that_was_cut_is_refreshed():
     )
     analysis = analyse(Model.of(proto))
     (group,) = analysis.prunable()
-    rewritten = rewrite(analysis, Plan({group.name: np.asarray([1])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([1])}, ""))
     for value in rewritten.proto.graph.value_info:
         assert [d.dim_value for d in value.type.tensor_type.shape.dim] in ([3, 3], [2, 3], [])
     assert validate(analysis.model, rewritten, {}).gap < 1e-6
@@ -217,7 +218,7 @@ def test_constants_in_short_forms_are_cut_too():
         )
     del proto.graph.value_info[:]
     analysis = analyse(Model.of(proto))
-    rewritten = rewrite(analysis, Plan({analysis.prunable()[0].name: np.asarray([1])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({analysis.prunable()[0].name: np.asarray([1])}, ""))
     assert Model.of(rewritten.proto).constant("b").tolist() == [1, 3, 4]
     assert validate(analysis.model, rewritten, {}).gap < 1e-6
 
@@ -288,7 +289,7 @@ def test_a_bias_that_loses_different_channels_is_duplicated_once_each():
     analysis = analyse(Model.of(proto))
     drop = {"w1[0]": np.asarray([0, 1]), "w2[0]": np.asarray([5]), "w3[0]": np.asarray([5])}
     assert {group.name for group in analysis.prunable()} == set(drop)
-    rewritten = rewrite(analysis, Plan(drop, ""))
+    rewritten = rewrite(analysis, Plan.removing(drop, ""))
     biases = {
         tensor.name: tuple(tensor.dims) for tensor in rewritten.proto.graph.initializer if tensor.name.startswith("b")
     }
@@ -309,7 +310,7 @@ def test_an_uncut_use_of_a_shared_tensor_keeps_it_as_it_was():
         node.name = f"n{number}"
     original = Model.of(proto).constant("b")
     analysis = analyse(Model.of(proto))
-    rewritten = rewrite(analysis, Plan({"w2[0]": np.asarray([3])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({"w2[0]": np.asarray([3])}, ""))
     after = Model.of(rewritten.proto)
     assert (after.constant("b") == original).all()
     assert rewritten.proto.graph.node[0].input[2] == "b"
@@ -319,7 +320,7 @@ def test_an_uncut_use_of_a_shared_tensor_keeps_it_as_it_was():
 def test_a_matrix_read_twice_is_one_tensor_and_both_readers_lose_the_same():
     analysis = analyse(Model.of(shared()))
     (group,) = analysis.prunable()
-    rewritten = rewrite(analysis, Plan({group.name: np.asarray([0, 7])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([0, 7])}, ""))
     assert {t.name: tuple(t.dims) for t in rewritten.proto.graph.initializer}["w"] == (6, 3, 1, 1)
     assert validate(analysis.model, rewritten, {"N": 2}).gap < 1e-5
 
@@ -350,7 +351,7 @@ def test_half_and_double_weights_keep_their_type_and_values(kind):
     proto = typed(kind)
     analysis = analyse(Model.of(proto))
     (group,) = analysis.prunable()
-    rewritten = rewrite(analysis, Plan({group.name: np.asarray([0, 3])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([0, 3])}, ""))
     for old, new in zip(proto.graph.initializer, rewritten.proto.graph.initializer, strict=True):
         assert new.data_type == old.data_type == kind
     assert (Model.of(rewritten.proto).constant("w") == np.delete(Model.of(proto).constant("w"), [0, 3], axis=1)).all()
@@ -361,7 +362,7 @@ def test_bfloat16_weights_are_cut_bit_for_bit():
     proto = typed(TensorProto.BFLOAT16)
     analysis = analyse(Model.of(proto))
     (group,) = analysis.prunable()
-    rewritten = rewrite(analysis, Plan({group.name: np.asarray([0, 3])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([0, 3])}, ""))
     bits = {
         t.name: np.frombuffer(t.raw_data, np.uint16).reshape(tuple(t.dims)) for t in rewritten.proto.graph.initializer
     }
@@ -387,9 +388,9 @@ def test_weights_are_cut_whichever_field_holds_them(field):
             )
         )
     analysis = analyse(Model.of(proto))
-    rewritten = rewrite(analysis, Plan({analysis.prunable()[0].name: np.asarray([2])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({analysis.prunable()[0].name: np.asarray([2])}, ""))
     want, got = (
-        runtime.run(runtime.session(p), {"x": np.ones((2, 3), np.float32)})
+        open_session(p).run({"x": np.ones((2, 3), np.float32)})
         for p in (mask(analysis.model, rewritten.removal), rewritten.proto)
     )
     assert difference(want[0], got[0]) < 1e-6
@@ -425,7 +426,7 @@ def test_graphs_inside_branches_are_left_as_they_are():
         )
     del proto.graph.value_info[:]
     analysis = analyse(Model.of(proto))
-    rewritten = rewrite(analysis, Plan({"w[1]": np.asarray([0])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({"w[1]": np.asarray([0])}, ""))
     assert [g.name for g in graphs(rewritten.proto.graph)] == [g.name for g in graphs(proto.graph)]
     assert rewritten.proto.graph.node[-1] == proto.graph.node[-1]
     assert validate(analysis.model, rewritten, {}).gap < 1e-6

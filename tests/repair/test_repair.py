@@ -10,7 +10,7 @@ from nets.build import net
 from onnx import numpy_helper
 
 import spa_onnx
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.plan.plan import Plan
 
 RESNET = MODELS / "digits_resnet.onnx"
@@ -30,7 +30,7 @@ def save_samples(folder, x, **more):
 def same_drop(proto, result, repair, **options):
     """The channels of `result` cut again, with another repair."""
     drop = {group["name"]: np.array(group["removed"]) for group in result.plan["groups"]}
-    plan = Plan(drop, result.plan["model"]["sha256"], {**result.plan["settings"], "repair": repair})
+    plan = Plan.removing(drop, result.plan["model"]["sha256"], {**result.plan["settings"], "repair": repair})
     return spa_onnx.apply_plan(proto, plan, **options)
 
 
@@ -200,7 +200,7 @@ def test_a_vector_that_two_products_share_is_not_refitted(tmp_path):
 
 def accuracy(result):
     stored = np.load(RESNET.with_suffix(".npz"))
-    logits = runtime.run(runtime.session(result.model), {"image": stored["x"]})[0]
+    logits = open_session(result.model).run({"image": stored["x"]})[0]
     return (logits.argmax(axis=1) == stored["y"]).mean()
 
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from runtimes import needs_runtime
 
 import spa_onnx
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.layers import linear_layers
 from spa_onnx.layers.find import LAYERS
 from spa_onnx.model.model import Model
@@ -132,11 +132,11 @@ def test_repair_lowers_the_error_and_keeps_types(name, tmp_path):
     assert WEIGHT.get(name, "w2") in {layer.weight for layer in linear_layers(model)}
     np.savez(tmp_path / "data.npz", x=samples(model, 200, 0))
     held_out = {"x": samples(model, 100, 1)}
-    dense = runtime.run(runtime.session(proto), held_out)[0]
+    dense = open_session(proto).run(held_out)[0]
     errors = {}
     for repair in ("obs", "none"):
         result = spa_onnx.prune(proto, 0.4, data=tmp_path / "data.npz", repair=repair, criterion="l1", scope="local")
-        errors[repair] = np.square(runtime.run(runtime.session(result.model), held_out)[0] - dense).mean()
+        errors[repair] = np.square(open_session(result.model).run(held_out)[0] - dense).mean()
         stored = {t.name: t.data_type for t in result.model.graph.initializer}
         assert all(stored[t.name] == t.data_type for t in proto.graph.initializer if t.name in stored)
     assert errors["obs"] < 0.9 * errors["none"]
@@ -196,7 +196,7 @@ def test_a_weight_behind_other_operators_is_refitted_as_it_would_be_without(form
     x = samples(Model.of(proto), 100, 0)
     first, second = (spa_onnx.prune(each, 0.4, data={"x": x}) for each in (proto, plain))
     held_out = {"x": samples(Model.of(proto), 20, 1)}
-    want, got = (runtime.run(runtime.session(result.model), held_out)[0] for result in (second, first))
+    want, got = (open_session(result.model).run(held_out)[0] for result in (second, first))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
@@ -222,11 +222,11 @@ def test_what_hidden_units_tell_each_other_counts_and_is_refitted(op, gates, sha
     x, held_out = (
         (np.cumsum(rng.standard_normal((20, 64, 12)), axis=0) / 3 @ mixing).astype(np.float32) for _ in range(2)
     )
-    dense = runtime.run(runtime.session(proto), {"x": held_out})[0]
+    dense = open_session(proto).run({"x": held_out})[0]
     errors = []
     for states in (True, False):
         if not states:
             monkeypatch.setitem(LAYERS, op, lambda node, model: islice(recurrent_layers(node, model), 1))
         cut = spa_onnx.prune(proto, 0.4, samples=64, data=iter([{"x": x}]), check=False)
-        errors.append(np.square(runtime.run(runtime.session(cut.model), {"x": held_out})[0] - dense).mean())
+        errors.append(np.square(open_session(cut.model).run({"x": held_out})[0] - dense).mean())
     assert errors[0] < share * errors[1]

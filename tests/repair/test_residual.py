@@ -8,7 +8,7 @@ from nets.build import net
 from onnx import numpy_helper
 
 import spa_onnx
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.layers import linear_layers
 from spa_onnx.model.model import Model
 from spa_onnx.repair.residual import residual_inputs
@@ -79,7 +79,7 @@ def test_the_sum_changes_by_what_the_rows_change_times_their_scale(name):
             "x": rng.standard_normal(model.shape("x")).astype(np.float32),
             "s": np.zeros(model.shape("s"), np.float32),
         }
-        outputs.append(runtime.run(runtime.session(with_outputs(model.proto, ["a", "y"])), feed))
+        outputs.append(open_session(with_outputs(model.proto, ["a", "y"])).run(feed))
     rows_, sums = (
         np.moveaxis(one.astype(np.float64) - two, 1 if layer.node.op == "Conv" else -1, 0).reshape(
             *found.scale.shape[:2], -1
@@ -127,7 +127,7 @@ def test_what_the_other_summand_has_lost_is_put_back():
     x, fresh = np.random.default_rng(0).standard_normal((2, 400, 6)).astype(np.float32)
 
     def outputs(model):
-        return runtime.run(runtime.session(model), {"x": fresh})[0]
+        return open_session(model).run({"x": fresh})[0]
 
     error = {
         repair: np.abs(

@@ -10,7 +10,7 @@ from calibrated import CONV, MLP, dead, half, samples
 from onnx import helper, numpy_helper
 
 import spa_onnx
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.linalg.blas import inverted
 from spa_onnx.linalg.obs import damped, refit
 from spa_onnx.model.model import Model
@@ -77,7 +77,7 @@ def test_what_is_written_is_finite(make, x, criterion):
         for tensor in result.model.graph.initializer:
             assert tensor.data_type == before[tensor.name]
             assert np.isfinite(numpy_helper.to_array(tensor).astype(np.float64)).all(), tensor.name
-        runtime.session(result.model)
+        open_session(result.model)
 
 
 def test_products_with_inputs_that_are_not_finite_are_left_alone_and_named():

@@ -10,8 +10,8 @@ from command import MODELS
 from nets.build import net
 
 import spa_onnx
-from spa_onnx.execution import session as runtime
 from spa_onnx.execution.partial import PartialExecution
+from spa_onnx.execution.session import open_session
 from spa_onnx.layers import linear_layers
 from spa_onnx.linalg.obs import CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation, missed, ridge_fit
 from spa_onnx.model.model import Model
@@ -46,7 +46,7 @@ def test_errors_are_corrected_and_not_added_up(name):
     x = samples(shape, 200, seed=1)
     dense = outputs(proto, x)
     error = {
-        label: np.square(outputs(rewrite(analysis, Plan(drop, ""), values).proto, x) - dense).mean()
+        label: np.square(outputs(rewrite(analysis, Plan.removing(drop, ""), values).proto, x) - dense).mean()
         for label, values in (("none", {}), ("apart", apart), ("together", together))
     }
     assert error["together"] < error["apart"] < error["none"]
@@ -79,7 +79,7 @@ def test_the_weights_are_those_of_least_squares_towards_the_dense_outputs():
     model, feeds = analysis.model, list(known.feeds)
     values = refit_in_order(model, known.layers, feeds, removal, {}, 0)
     last = known.layers[-1]
-    cut = rewrite(analysis, Plan(dropped(analysis), ""), values).proto
+    cut = rewrite(analysis, Plan.removing(dropped(analysis), ""), values).proto
     z = np.concatenate(PartialExecution(cut, feeds).tensor(last.data)).astype(np.float64)
     wanted = np.concatenate(PartialExecution(proto, feeds).tensor("f")).astype(np.float64)  # before the bias
     kept = removal.kept(last.axis)
@@ -189,9 +189,7 @@ def test_what_loses_nothing_makes_up_for_what_reaches_it():
     assert w3.raw_data != old.raw_data
 
     def error(model):
-        return np.square(
-            runtime.run(runtime.session(model), {"x": fresh})[1] - runtime.run(runtime.session(proto), {"x": fresh})[1]
-        ).mean()
+        return np.square(open_session(model).run({"x": fresh})[1] - open_session(proto).run({"x": fresh})[1]).mean()
 
     before = onnx.ModelProto()
     before.CopyFrom(result.model)
@@ -234,7 +232,7 @@ def test_given_samples_keep_more_of_a_trained_network(tmp_path):
     right = {}
     for label, options in (("given", {"data": path}), ("made up", {})):
         cut = spa_onnx.prune(MODELS / "digits_resnet.onnx", target="macs=0.4", check=False, **options)
-        opened = runtime.session(cut.model)
-        right[label] = (opened.run(None, {"image": data["x"][200:]})[0].argmax(axis=1) == data["y"][200:]).mean()
+        session = open_session(cut.model)
+        right[label] = (session.run(None, {"image": data["x"][200:]})[0].argmax(axis=1) == data["y"][200:]).mean()
     assert right["given"] > 0.9
     assert right["given"] >= right["made up"] - 0.01

@@ -10,7 +10,7 @@ from nets.build import image, net
 import spa_onnx
 from spa_onnx.analysis import analyse
 from spa_onnx.config import Settings
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.layers import linear_layers
 from spa_onnx.model.model import Model
 from spa_onnx.pipeline import resolved
@@ -38,7 +38,7 @@ SHIFTED = image(
 )
 
 
-def knowledge(build, samples=40, seed=0):
+def observed(build, samples=40, seed=0):
     """(the group, context, the tensors that products read, as (channels, columns), by the name of their weight)."""
     model = Model.of(build())
     rng = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ def knowledge(build, samples=40, seed=0):
     found = tuple(linear_layers(model))
     context = ScoringContext(model, 0, found, collect(model, model.proto, found, [{"x": x}], 0))
     names = [layer.data for layer in found if layer.data != "x"]
-    tensors = runtime.run(runtime.session(with_outputs(model.proto, names)), {"x": x})
+    tensors = open_session(with_outputs(model.proto, names)).run({"x": x})
     return (
         analyse(model).prunable()[0],
         context,
@@ -84,7 +84,7 @@ DIRECT = {
 @pytest.mark.parametrize("name", DIRECT)
 @pytest.mark.parametrize("build", [CONV, ROWS], ids=["convolutions", "rows"])
 def test_scores_equal_a_direct_computation(name, build):
-    group, context, tensors = knowledge(build)
+    group, context, tensors = observed(build)
     found = {axis.tensor: score for axis, score in CRITERIA[name](group, context)}
     expected = {weight: DIRECT[name](w, x) for weight, w, x in inputs(context, tensors)}
     assert found.keys() == expected.keys()
@@ -93,13 +93,13 @@ def test_scores_equal_a_direct_computation(name, build):
 
 
 def test_products_side_by_side_score_their_own_channels():
-    group, context, tensors = knowledge(GROUPED)
+    group, context, tensors = observed(GROUPED)
     (score,) = [score for axis, score in CRITERIA["activation-mean"](group, context) if axis.tensor == "w5"]
     np.testing.assert_allclose(score, np.abs(tensors["w5"].mean(axis=(0, 2, 3))), rtol=1e-4)
 
 
 def test_products_side_by_side_that_lose_the_same_channels_are_added_up():
-    group, context, tensors = knowledge(SHIFTED)
+    group, context, tensors = observed(SHIFTED)
     (score,) = [score for axis, score in CRITERIA["activation-mean"](group, context) if axis.tensor == "w5"]
     mean = np.abs(tensors["w5"].mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(score, mean[:4] + mean[4:], rtol=1e-4)
@@ -121,7 +121,7 @@ def test_a_constant_channel_costs_nothing_once_the_bias_has_taken_it_up():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_known_without_statistics(name):
-    group, context, _ = knowledge(ROWS)
+    group, context, _ = observed(ROWS)
     assert len(CRITERIA[name](group, ScoringContext(context.model))) == 0
     assert len(CRITERIA[name](group, ScoringContext(context.model, 0, context.layers, {}))) == 0
 
@@ -136,7 +136,7 @@ def test_a_dead_channel_is_the_first_to_go(name, build):
             index = (..., 3) if build is ROWS else (3,)
             array[index] = 0
             tensor.raw_data = array.tobytes()
-    group, context, _ = knowledge(lambda: proto)
+    group, context, _ = observed(lambda: proto)
     (scores,) = score_groups([group], CRITERIA[name], context).values()
     assert scores[3] == 0
     assert int(np.argmin(np.abs(scores))) == 3  # what cancels others is worth less than nothing to the perturbation

@@ -9,12 +9,12 @@ import pytest
 from calibrated import known_of, samples
 from command import MODELS
 from nets.build import net
-from test_activations import CONV, ROWS, inputs, known
+from test_activations import CONV, ROWS, inputs, observed
 
 import spa_onnx
 from spa_onnx.analysis.groups import Group
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.scoring import CRITERIA
@@ -27,7 +27,7 @@ from spa_onnx.selection.trials import Trials, distance
 
 @pytest.mark.parametrize("build", [CONV, ROWS], ids=["convolutions", "rows"])
 def test_the_prior_is_the_limit_of_a_regression_on_random_masks(build):
-    group, context, tensors = known(build)
+    group, context, tensors = observed(build)
     rng = np.random.default_rng(1)
     gone = (rng.random((8000, group.size)) < SHARE).astype(float)
     loss = np.zeros(len(gone))
@@ -93,7 +93,7 @@ def test_a_trial_is_what_the_pruned_model_would_do(build, shape, refits):
     group = analysis.prunable()[0]
     drop = {group.name: np.arange(3)}
     dense, cut = (
-        runtime.run(runtime.session(model), {"x": x}) for model in (proto, rewrite(analysis, Plan(drop, "")).proto)
+        open_session(model).run({"x": x}) for model in (proto, rewrite(analysis, Plan.removing(drop, "")).proto)
     )
     direct = distance([y.reshape(len(y), -1) for y in cut], [y.reshape(len(y), -1) for y in dense])
     error = Trials(analysis, [group], known_, 1).error(drop, refits=refits)

@@ -184,7 +184,7 @@ def test_the_rewritten_model_holds_the_slices_that_were_scored_highest(analysis)
     scores = score_groups(analysis.prunable(), CRITERIA["l1"], ScoringContext(analysis.model))
     (name, values), gone = next(iter(scores.items())), 3
     drop = np.sort(np.argsort(values)[:gone])
-    rewritten = rewrite(analysis, Plan({name: drop}, ""))
+    rewritten = rewrite(analysis, Plan.removing({name: drop}, ""))
     kept = np.setdiff1d(np.arange(8), drop)
     assert (Model.of(rewritten.proto).constant("w1") == analysis.model.constant("w1")[kept]).all()
 

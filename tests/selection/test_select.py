@@ -184,7 +184,7 @@ def test_equal_scores_are_broken_by_position():
 @pytest.mark.parametrize("scope", list(SCOPES))
 def test_every_axis_that_changes_keeps_a_multiple(scope, multiple):
     found = analyse(Model.of(stack()))
-    rewritten = rewrite(found, Plan(chosen(found, 2, 0.5, scope, multiple), ""))
+    rewritten = rewrite(found, Plan.removing(chosen(found, 2, 0.5, scope, multiple), ""))
     kept = [len(indices) for tensor in rewritten.tensors for indices in tensor.kept.values()]
     assert kept
     assert all(count % multiple == 0 for count in kept)
@@ -216,7 +216,7 @@ def test_groups_without_scores_lose_nothing():
 def test_excluded_tensors_and_nodes_are_untouched(pattern):
     model = Model.of(stack())
     found = analyse(model, [re.compile(pattern)])
-    rewritten = rewrite(found, Plan(chosen(found, 0, 0.5, "local"), ""))
+    rewritten = rewrite(found, Plan.removing(chosen(found, 0, 0.5, "local"), ""))
     cut = {tensor.name: tensor.kept for tensor in rewritten.tensors}
     assert "w1" in cut
     assert "w3" not in cut if pattern == "^w3$" else 0 not in cut.get("w3", {})
@@ -226,7 +226,7 @@ def test_an_excluded_node_keeps_all_that_it_reads_and_writes():
     proto = stack()
     proto.graph.node[4].name = "middle"  # the convolution with w3
     found = analyse(Model.of(proto), [re.compile("mid")])
-    rewritten = rewrite(found, Plan(chosen(found, 0, 0.5, "local"), ""))
+    rewritten = rewrite(found, Plan.removing(chosen(found, 0, 0.5, "local"), ""))
     assert {tensor.name for tensor in rewritten.tensors} == {"w1", "w2", "w4", "w5"}
     assert rewritten.removal.after("d") == (1, 32, 8, 8)
     assert rewritten.removal.after("e") == (1, 32, 8, 8)

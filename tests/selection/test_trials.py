@@ -11,7 +11,8 @@ from nets.build import net
 
 from spa_onnx.data.samples import read_samples
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.feeds import working_dims
+from spa_onnx.execution.session import feed_size, open_session
 from spa_onnx.pipeline import inspect
 from spa_onnx.selection import trials
 from spa_onnx.selection.trials import Trials
@@ -23,9 +24,7 @@ def known(request):
     """The analysis of a model, and what is known about its inputs on made-up samples, which take batch statistics."""
     proto = onnx.load(MODELS / f"{request.param}.onnx")
     analysis = inspect(proto)
-    return analysis, calibrate(
-        analysis.model, runtime.working_dims(analysis.model, runtime.session(proto), {}), None, 24, 0
-    )
+    return analysis, calibrate(analysis.model, working_dims(analysis.model, open_session(proto), {}), None, 24, 0)
 
 
 def cuts(analysis, many):
@@ -71,13 +70,13 @@ def test_samples_follow_what_all_trials_cost(known, monkeypatch):
 
     def count(number):
         feeds = Trials(analysis, analysis.prunable(), calibration, number)._feeds
-        return sum(map(runtime.feed_size, feeds))
+        return sum(map(feed_size, feeds))
 
-    monkeypatch.setattr(trials, "WORK", 10 * cost)
+    monkeypatch.setattr(trials, "MACS_OF_TRIALS", 10 * cost)
     assert [count(1), count(2), count(5), count(100)] == [10, 5, 2, 1]
-    monkeypatch.setattr(trials, "WORK", 10**9 * cost)
+    monkeypatch.setattr(trials, "MACS_OF_TRIALS", 10**9 * cost)
     assert count(1) == 24
-    monkeypatch.setattr(trials, "PER_TRIAL", 7)
+    monkeypatch.setattr(trials, "SAMPLES_PER_TRIAL", 7)
     assert count(1) == 7
 
 
@@ -85,9 +84,7 @@ def test_inputs_that_are_given_count_too():
     proto = onnx.load(MODELS / "digits_resnet.onnx")
     analysis = inspect(proto)
     given = read_samples({"image": samples((1, 8, 8), 20)}, proto)
-    calibration = calibrate(
-        analysis.model, runtime.working_dims(analysis.model, runtime.session(proto), {}), given, 20, 0
-    )
+    calibration = calibrate(analysis.model, working_dims(analysis.model, open_session(proto), {}), given, 20, 0)
     assert all(Trials(analysis, analysis.prunable(), calibration, 1).error(drop) > 0 for drop in cuts(analysis, 1))
 
 
@@ -113,17 +110,17 @@ def test_where_a_cut_cannot_be_fed_the_whole_model_runs():
 
 
 def test_what_onnxruntime_refuses_is_not_tried_again(monkeypatch):
-    opened = []
+    session = []
 
     def refuse(*_, **__):
-        opened.append(1)
+        session.append(1)
         raise RefusedError("a kernel wants a constant")
 
     analysis, trial = trials_of(SEQUENCE(), samples((6,), 20))
     monkeypatch.setattr(trials._Rest, "of", refuse)
     drop = cuts(analysis, 2)[0]
     assert all(np.isnan(trial.error(drop)) for _ in range(5))
-    assert len(opened) == 2
+    assert len(session) == 2
 
 
 CLASSIFIER = "a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2)"

@@ -16,7 +16,7 @@ import spa_onnx
 from spa_onnx.config import parse_bytes
 from spa_onnx.data.samples import read_samples
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.session import open_session
 from spa_onnx.layers import columns, linear_layers
 from spa_onnx.linalg.obs import SUPPORT
 from spa_onnx.model.model import Model
@@ -109,7 +109,7 @@ def test_the_covariance_of_a_constant_is_zero():
 def test_collecting_equals_a_direct_computation():
     model, x = Model.of(MIXED()), images(7)
     found = collected(model, batches(x, [3, 4]))
-    c, e = runtime.run(runtime.session(with_outputs(model.proto, ["c", "e"])), {"x": x})
+    c, e = open_session(with_outputs(model.proto, ["c", "e"])).run({"x": x})
     c, e = c.astype(np.float64), e.astype(np.float64)
     for name, matrix in (("w2", np.moveaxis(c, 1, 0).reshape(6, -1)), ("w3", e.T)):
         np.testing.assert_allclose(found[name].gram[0], matrix @ matrix.T, rtol=1e-5, atol=1e-5)
@@ -134,9 +134,7 @@ def test_scalars_and_inputs_alone_can_be_fed():
 def test_channel_moments_equal_numpy():
     model, x = Model.of(MIXED()), images(9)
     found = channel_moments(model, model.proto, ["a", "e"], batches(x, [2, 3, 4]))
-    for name, tensor in zip(
-        ["a", "e"], runtime.run(runtime.session(with_outputs(model.proto, ["a", "e"])), {"x": x}), strict=True
-    ):
+    for name, tensor in zip(["a", "e"], open_session(with_outputs(model.proto, ["a", "e"])).run({"x": x}), strict=True):
         axes = tuple(axis for axis in range(tensor.ndim) if axis != 1)
         np.testing.assert_allclose(found[name][0], tensor.mean(axis=axes), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found[name][1], tensor.var(axis=axes), rtol=1e-4, atol=1e-5)
@@ -188,7 +186,7 @@ def test_batch_statistics_give_each_output_its_stored_moments(parts, options):
     onnx.checker.check_model(changed)
     shape = [size if size > 2 else 64 for size in model.shape("x")]
     x = (3 * np.random.default_rng(0).standard_normal([64, *shape[1:]]) - 2).astype(np.float32)
-    tensors = runtime.run(runtime.session(with_outputs(changed, ["n", "y"])), {"x": x})
+    tensors = open_session(with_outputs(changed, ["n", "y"])).run({"x": x})
     for letter, tensor in zip("pq", tensors, strict=True):
         axes = tuple(axis for axis in range(tensor.ndim) if axis != 1)
         np.testing.assert_allclose(tensor.mean(axis=axes), model.constant(f"{letter}2"), rtol=1e-3, atol=1e-4)
@@ -241,7 +239,7 @@ def test_made_up_samples_fit_the_model(model, shape, dtype):
         assert x.std() > 0.3
         if dtype == np.int64:
             assert x.max() < len(TABLE)
-        runtime.run(runtime.session(model.proto), feed)
+        open_session(model.proto).run(feed)
     assert not np.array_equal(feeds[0]["x"], other[0]["x"])
     assert not np.array_equal(feeds[0]["x"], feeds[1]["x"])
 
@@ -262,7 +260,7 @@ def test_masks_are_ones_positions_are_counted_and_ids_fill_their_table():
     assert not feed["token_type_ids"].any()
     assert 250 < feed["input_ids"].max() < 300
     assert all(array.shape == (16, 7) and array.dtype == np.int64 for array in feed.values())
-    runtime.run(runtime.session(model.proto), feed)
+    open_session(model.proto).run(feed)
 
 
 def test_bytes_use_their_range():

@@ -5,7 +5,8 @@ import pytest
 from nets.build import net
 from onnx import numpy_helper
 
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.feeds import working_dims
+from spa_onnx.execution.session import open_session
 from spa_onnx.pipeline import inspect
 from spa_onnx.synthetic.generate import generate_samples
 from spa_onnx.synthetic.images import HALF_WIDTH, between, pictures
@@ -50,7 +51,7 @@ def trained_on(build, values):
 
 def synthetic(proto):
     model = inspect(proto).model
-    dims = runtime.working_dims(model, runtime.session(proto), {})
+    dims = working_dims(model, open_session(proto), {})
     return np.concatenate([feed["x"] for feed in generate_samples(model, dims, 16, 8, 0).feeds])
 
 

@@ -13,12 +13,14 @@ from onnx import helper, numpy_helper
 
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import RefusedError, ValidationError
-from spa_onnx.execution import session as runtime
+from spa_onnx.execution.feeds import random_feed
+from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import Rewritten, rewrite
-from spa_onnx.validation.validate import TOLERANCE, Verdict, difference, validate
+from spa_onnx.validation.masked import TOLERANCE, difference
+from spa_onnx.validation.validate import Verdict, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +37,9 @@ def pruned() -> tuple[Model, Rewritten]:
     for node in proto.graph.node:
         node.name = f"make_{node.output[0]}"
     analysis = analyse(Model.of(proto))
-    return analysis.model, rewrite(analysis, Plan({"w1[0]": np.asarray([1, 4]), "w2[0]": np.asarray([0, 2, 7])}, ""))
+    return analysis.model, rewrite(
+        analysis, Plan.removing({"w1[0]": np.asarray([1, 4]), "w2[0]": np.asarray([0, 2, 7])}, "")
+    )
 
 
 def damaged(damage: Callable[[onnx.ModelProto], object]) -> tuple[Model, Rewritten]:
@@ -99,7 +103,7 @@ def test_the_channels_of_another_plan_are_caught():
     """The right shapes, but one channel was kept in the place of another."""
     model, rewritten = pruned()
     analysis = analyse(model)
-    other = rewrite(analysis, Plan({"w1[0]": np.asarray([1, 5]), "w2[0]": np.asarray([0, 2, 7])}, ""))
+    other = rewrite(analysis, Plan.removing({"w1[0]": np.asarray([1, 5]), "w2[0]": np.asarray([0, 2, 7])}, ""))
     with pytest.raises(ValidationError, match="pruned != masked: a,"):
         validate(model, replace(rewritten, proto=other.proto), {"N": 2})
 
@@ -183,7 +187,9 @@ def test_a_model_that_is_not_valid_or_does_not_run_is_caught(damage, message):
 
 def test_a_comparison_without_inputs_on_which_the_original_runs_is_no_comparison(monkeypatch):
     model, rewritten = pruned()
-    monkeypatch.setattr(runtime, "random_feed", lambda *_: {"x": np.zeros((2, 5, 4, 4), np.float32)})
+    monkeypatch.setattr(
+        "spa_onnx.validation.validate.random_feed", lambda *_: {"x": np.zeros((2, 5, 4, 4), np.float32)}
+    )
     with pytest.raises(ValidationError, match="the original runs on none of"):
         validate(model, rewritten, {"N": 2})
 
@@ -222,14 +228,14 @@ def near_cancellation() -> onnx.ModelProto:
 def test_rounding_that_the_masked_model_shows_too_is_tolerated():
     analysis = analyse(Model.of(near_cancellation()))
     (group,) = analysis.prunable()
-    rewritten = rewrite(analysis, Plan({group.name: np.asarray([1, 4])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([1, 4])}, ""))
     assert validate(analysis.model, rewritten, {}).gap is not None
 
 
 def test_the_tolerance_for_noise_does_not_hide_a_real_error():
     analysis = analyse(Model.of(near_cancellation()))
     (group,) = analysis.prunable()
-    rewritten = rewrite(analysis, Plan({group.name: np.asarray([1, 4])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([1, 4])}, ""))
     change("w9", lambda w: w[:, ::-1] * 100)(rewritten.proto)
     with pytest.raises(ValidationError, match="pruned != masked"):
         validate(analysis.model, rewritten, {})
@@ -262,7 +268,7 @@ def test_a_model_that_returns_only_classes_is_compared_too():
     )()
     analysis = analyse(Model.of(proto))
     (group,) = analysis.prunable()
-    rewritten = rewrite(analysis, Plan({group.name: np.asarray([1, 4])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([1, 4])}, ""))
     validate(analysis.model, rewritten, {"N": 2})
     change("w2", lambda w: -w)(rewritten.proto)
     with pytest.raises(ValidationError, match="pruned != masked: b,"):
@@ -287,9 +293,9 @@ def mostly_rounding() -> onnx.ModelProto:
 @pytest.fixture
 def rounded(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Rewritten]:
     """With channels in reverse order the pruned model is the same but for rounding, for which there is no allowance."""
-    monkeypatch.setattr("spa_onnx.validation.validate.NOISE", 0.0)
+    monkeypatch.setattr("spa_onnx.validation.masked.NOISE", 0.0)
     analysis = analyse(Model.of(mostly_rounding()))
-    rewritten = rewrite(analysis, Plan({group.name: np.arange(0, 20, 2) for group in analysis.prunable()}, ""))
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.arange(0, 20, 2) for group in analysis.prunable()}, ""))
     old = {tensor.name: numpy_helper.to_array(tensor) for tensor in rewritten.proto.graph.initializer}
     new = {
         "w1": old["w1"][::-1],
@@ -317,10 +323,10 @@ def test_what_parts_in_float64_too_is_a_fault(rounded):
 
 
 def test_what_cannot_be_computed_in_float64_is_a_fault(rounded, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise RefusedError("no")
 
-    monkeypatch.setattr("spa_onnx.execution.float64.run", refuse)
+    monkeypatch.setattr("spa_onnx.execution.float64.Float64.open", refuse)
     with pytest.raises(ValidationError, match="pruned != masked"):
         validate(*rounded, {})
 
@@ -390,10 +396,8 @@ def test_a_constant_divisor_behind_other_nodes_is_not_masked():
     )()
     analysis = analyse(Model.of(proto))
     (group,) = analysis.prunable()
-    rewritten = rewrite(analysis, Plan({group.name: np.asarray([0, 3])}, ""))
-    (masked,) = runtime.run(
-        runtime.session(mask(analysis.model, rewritten.removal)), {"x": np.ones((2, 3, 4, 4), np.float32)}
-    )
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([0, 3])}, ""))
+    (masked,) = open_session(mask(analysis.model, rewritten.removal)).run({"x": np.ones((2, 3, 4, 4), np.float32)})
     assert np.isfinite(masked).all()
     assert validate(analysis.model, rewritten, {}).gap < 1e-5
 
@@ -407,7 +411,7 @@ def test_a_size_is_never_where_the_models_part():
     )()
     analysis = analyse(Model.of(proto))
     (group,) = analysis.prunable()
-    rewritten = rewrite(analysis, Plan({group.name: np.asarray([0, 3])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([0, 3])}, ""))
     change("w9", bumped)(rewritten.proto)
     with pytest.raises(ValidationError, match="pruned != masked: y, made by Conv"):
         validate(analysis.model, rewritten, {})
@@ -423,9 +427,9 @@ def test_an_operator_that_zero_is_not_for_is_held_against_masked_readers(operato
     )()
     analysis = analyse(Model.of(proto))
     (group,) = analysis.prunable()
-    rewritten = rewrite(analysis, Plan({group.name: np.asarray([0, 3])}, ""))
-    feed = runtime.random_feed(analysis.model, {}, 0)
-    assert not np.isfinite(runtime.run(runtime.session(mask(analysis.model, rewritten.removal)), feed)[0]).all()
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([0, 3])}, ""))
+    feed = random_feed(analysis.model, {}, 0)
+    assert not np.isfinite(open_session(mask(analysis.model, rewritten.removal)).run(feed)[0]).all()
     assert validate(analysis.model, rewritten, {}).gap < 1e-5
     change("w9", bumped)(rewritten.proto)
     with pytest.raises(ValidationError, match="pruned != masked"):
@@ -438,7 +442,7 @@ def test_before_ir_4_the_masked_model_lists_what_nothing_reads_any_more():
     )()
     del proto.graph.input[1:]
     analysis = analyse(Model.of(proto))
-    rewritten = rewrite(analysis, Plan({"w1[0]": np.asarray([0, 3])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({"w1[0]": np.asarray([0, 3])}, ""))
     assert validate(analysis.model, rewritten, {}).gap < 1e-5
 
 
@@ -452,7 +456,7 @@ def test_the_indices_of_a_gather_are_not_masked():
     )()
     analysis = analyse(Model.of(proto))
     (group,) = analysis.prunable()[:1]
-    rewritten = rewrite(analysis, Plan({group.name: np.asarray([1])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([1])}, ""))
     assert validate(analysis.model, rewritten, {}).gap < 1e-5
 
 
@@ -463,7 +467,9 @@ def verdict_of(nodes: str, outputs: str = "float[N,4,4,4] y") -> Verdict:
     """Validation of a plan for a net whose channels `p` are cut."""
     analysis = analyse(Model.of(net("float[N,3,4,4] x", "float[8,3,1,1] w1, float[4,8,1,1] w2", nodes, outputs)()))
     return validate(
-        analysis.model, rewrite(analysis, Plan({"w1[0]": np.asarray([1, 4])}, "")), analysis.model.inference.dims
+        analysis.model,
+        rewrite(analysis, Plan.removing({"w1[0]": np.asarray([1, 4])}, "")),
+        analysis.model.inference.dims,
     )
 
 
@@ -496,14 +502,14 @@ def test_inputs_on_which_the_original_does_not_run_are_passed_over():
         "i = Sub(ids, none) e = Gather(w1, i) r = Relu(e) y = MatMul(r, w2)",
     )()
     analysis = analyse(Model.of(proto))
-    rewritten = rewrite(analysis, Plan({"w1[1]": np.asarray([1, 4])}, ""))
+    rewritten = rewrite(analysis, Plan.removing({"w1[1]": np.asarray([1, 4])}, ""))
     assert {runs(analysis.model, seed) for seed in range(4)} == {True, False}
     assert validate(analysis.model, rewritten, {}).gap < 1e-5
 
 
 def runs(model: Model, seed: int) -> bool:
     try:
-        runtime.run(runtime.session(model.proto), runtime.random_feed(model, {}, seed))
+        open_session(model.proto).run(random_feed(model, {}, seed))
     except RefusedError:
         return False
     return True

@@ -1,0 +1,99 @@
+"""Inputs to try a model with: random feeds, and sizes of symbolic dimensions at which the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from spa_onnx.errors import RefusedError
+from spa_onnx.execution.session import Feed, Session
+from spa_onnx.model.model import Model, feeds
+from spa_onnx.model.shapes import GUESSES, choose_dims
+from spa_onnx.model.traits import Array, Moves, traits
+from spa_onnx.operators import knowledge
+
+LARGEST_ID = 50
+"""Token ids and other integers are drawn below this, or below the size of the table that they index."""
+
+
+def random_feed(model: Model, dims: Mapping[str, int], seed: int) -> Feed:
+    """Draw inputs of the right types: normal floats, small integers, True.
+
+    Args:
+        model: The model.
+        dims: The size of each symbolic dimension, by name.
+        seed: The seed of the draw.
+
+    Raises:
+        RefusedError: An input is no tensor of numbers.
+    """
+    rng = np.random.default_rng(seed)
+    feed: Feed = {}
+    for value in feeds(model.proto.graph):
+        kind = value.type.tensor_type.elem_type
+        if not value.type.HasField("tensor_type") or kind == onnx.TensorProto.STRING:
+            raise RefusedError(
+                f"input {value.name} is not a tensor of numbers, so it cannot be tried with random ones; use --no-validate"
+            )
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+        sizes = value.type.tensor_type.shape.dim
+        shape = [
+            d.dim_value if d.dim_value > 0 else dims[d.dim_param or f"{value.name}:{i}"] for i, d in enumerate(sizes)
+        ]
+        feed[value.name] = _draw(rng, dtype, shape, _bound(model, value.name))
+    return feed
+
+
+def _draw(rng: np.random.Generator, dtype: np.dtype[np.generic], shape: Sequence[int], bound: int) -> Array:
+    if dtype.kind == "b":
+        return np.ones(shape, dtype)
+    if dtype.kind in "iu":
+        return rng.integers(0, bound, shape).astype(dtype)
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _bound(model: Model, name: str) -> int:
+    """The exclusive upper bound of an integer input: the rows of the table that it indexes, directly or through a Cast."""
+    if "mask" in name.lower():
+        return 2
+    bound = LARGEST_ID
+    for node in model.consumers.get(name, ()):
+        bounds = knowledge(node.op).bounds
+        bound = min([bound, *(bounds[slot](node, model) for slot in bounds if node.input(slot) == name)])
+        if traits(node.op).moves is Moves.CAST:
+            bound = min(bound, _bound(model, node.outputs[0]))
+    return max(bound, 1)
+
+
+def _candidates(model: Model, given: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    yield dict(model.inference.dims)
+    for guess in GUESSES:
+        yield choose_dims(feeds(model.proto.graph), given, guess)
+
+
+def working_dims(model: Model, session: Session, given: Mapping[str, int]) -> dict[str, int]:
+    """Return sizes of symbolic dimensions at which the model runs.
+
+    Args:
+        model: The model.
+        session: The same model, ready to run.
+        given: The sizes that the user gave.
+
+    Raises:
+        RefusedError: The model runs at none of the usual sizes.
+    """
+    problem: RefusedError | None = None
+    tried: list[dict[str, int]] = []
+    for dims in _candidates(model, given):
+        if dims not in tried:
+            tried.append(dims)
+            try:
+                session.run(random_feed(model, dims, seed=0))
+            except RefusedError as error:
+                problem = problem or error
+                continue
+            return dims
+    names = ", ".join(tried[0]) or "none symbolic"
+    raise RefusedError(f"{problem}; give sizes with --dim NAME=SIZE (dimensions: {names}), or use --no-validate")

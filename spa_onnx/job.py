@@ -1,0 +1,188 @@
+"""A plan that is carried out: rewrite, validate, repair, measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from spa_onnx.analysis.groups import Analysis
+from spa_onnx.config import Settings
+from spa_onnx.data.samples import Samples
+from spa_onnx.execution.feeds import random_feed
+from spa_onnx.execution.session import Session, latency, open_session
+from spa_onnx.model.model import parameters
+from spa_onnx.model.source import Source
+from spa_onnx.operators.macs import macs, uncounted
+from spa_onnx.plan.plan import Plan
+from spa_onnx.plan.rewrite import Rewritten, rewrite
+from spa_onnx.repair.repair import not_refitted_weights, refitted
+from spa_onnx.report.result import Report, Result
+from spa_onnx.rounds import Rounds
+from spa_onnx.selection.budgets import CLOSE, UNITS
+from spa_onnx.statistics.calibration import Calibration
+from spa_onnx.validation.drift import drift
+from spa_onnx.validation.validate import validate
+
+Progress: TypeAlias = Callable[[str], None]
+"""Called with the name of each step as it begins."""
+
+
+def no_progress(_: str) -> None:
+    """Show no progress."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """Measures the seconds of each step.
+
+    Args:
+        progress: Called with the name of each step as it begins.
+        seconds: Step -> seconds so far.
+    """
+
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+    _step: str = ""
+    _since: float = 0.0
+
+    def __call__(self, step: str) -> None:
+        """Begin a step, and end the one before; an empty name only ends it."""
+        now = time.perf_counter()
+        if self._step:
+            self.seconds[self._step] = round(self.seconds.get(self._step, 0.0) + now - self._since, 4)
+        self._step, self._since = step, now
+        if step:
+            self.progress(step)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A plan, and what is needed to carry it out.
+
+    Args:
+        source: The original file.
+        analysis: The groups of the original.
+        plan: The plan.
+        clock: Called with the name of each step.
+        latency: Whether to time both models.
+        rounds: How the channels were selected, and what pruning in rounds has repaired already; None for a saved plan.
+        calibration: The statistics for repair; None where nothing is repaired, or rounds have done it.
+    """
+
+    source: Source
+    analysis: Analysis
+    plan: Plan
+    clock: Clock
+    latency: bool
+    rounds: Rounds | None = None
+    calibration: Calibration | None = None
+
+    def carry_out(self, original: Session | None, dims: Mapping[str, int], samples: Samples | None) -> Result:
+        """Rewrite, validate, repair and measure.
+
+        Args:
+            original: The original, ready to run; None to check nothing.
+            dims: Sizes of symbolic dimensions at which it runs.
+            samples: Data to measure the drift on; random inputs where there are none.
+
+        Raises:
+            ValidationError: The result fails a check.
+        """
+        self.clock("rewrite")
+        rewritten = rewrite(self.analysis, self.plan)
+        report = self._report(rewritten)
+        if original is not None:
+            self.clock("validate")
+            report = replace(report, validation=validate(self.analysis.model, rewritten, dims, original=original))
+        repairs = self._has_repaired_values or self._refits
+        if repairs:
+            self.clock("repair")
+            rewritten, how, notes = self._repaired(rewritten)
+            report = replace(report, repair=how, notes=(*report.notes, *notes))
+            if original is not None:
+                validate(self.analysis.model, rewritten, dims, repaired=True, original=original)
+        if original is not None:
+            self.clock("measure")
+            report = self._measured(report, rewritten, original, dims, samples)
+        self.clock("")
+        plan = self.plan.to_json(self.analysis, rewritten.tensors, rewritten.inexact, repaired=repairs)
+        return Result(rewritten.proto, plan, replace(report, seconds=self.clock.seconds))
+
+    @property
+    def _has_repaired_values(self) -> bool:
+        return self.rounds is not None and bool(self.rounds.values)
+
+    @property
+    def _refits(self) -> bool:
+        return self.calibration is not None and self.plan.settings["repair"] != "none"
+
+    def _repaired(self, rewritten: Rewritten) -> tuple[Rewritten, str, tuple[str, ...]]:
+        """The pruned model with repaired weights, how they were found, and notes on what was left as it is."""
+        if self.calibration is None:
+            values, how = (self.rounds.values, self.rounds.repair) if self.rounds else ({}, "")
+            return rewrite(self.analysis, self.plan, values), how, ()
+        settings = Settings.of(self.plan.settings)
+        refit = refitted(self.calibration, rewritten.removal, settings)
+        repaired = rewrite(self.analysis, self.plan, refit)
+        correction = self.calibration.correction(repaired.proto, rewritten.removal)
+        how = f"{settings.repair}: fitted on {self.calibration.describe()}"
+        notes: tuple[str, ...] = ()
+        if settings.repair == "obs":
+            notes = tuple(not_refitted_weights(self.calibration, rewritten.removal, refit))
+        return (rewrite(self.analysis, self.plan, refit | correction) if correction else repaired), how, notes
+
+    def _measured(
+        self,
+        report: Report,
+        rewritten: Rewritten,
+        original: Session,
+        dims: Mapping[str, int],
+        samples: Samples | None,
+    ) -> Report:
+        """The report with the drift on the given data, or on random inputs, and the latency."""
+        pruned = open_session(rewritten.proto, optimise=True, timed=True, what="the pruned model")
+        feed = random_feed(self.analysis.model, dims, seed=0)
+        given, labels = (samples.feeds(), samples.labels) if samples else (iter([feed]), None)
+        measured = drift(original, pruned, given, labels)
+        report = replace(report, drift=measured, bytes=(self.source.bytes, rewritten.proto.ByteSize()))
+        if self.latency:
+            before, after = latency([original, pruned], feed)
+            report = replace(report, latency=(before, after))
+        return report
+
+    def _report(self, rewritten: Rewritten) -> Report:
+        """What is known without running anything."""
+        model, removed = self.analysis.model, self.plan.removed
+        return Report(
+            params=(parameters(model.proto), parameters(rewritten.proto)),
+            macs=(macs(model), macs(model, rewritten.removal.after)),
+            bytes=(self.source.bytes, rewritten.proto.ByteSize()),
+            latency=None,
+            groups=tuple((g.name, g.size, len(removed[g.name])) for g in self.analysis.groups if g.name in removed),
+            pinned=tuple((g.name, g.size, g.pinned, g.cause) for g in self.analysis.pinned()),
+            inexact=rewritten.inexact,
+            validation=None,
+            drift=None,
+            seconds={},
+            notes=tuple(self._notes(rewritten)),
+            selection=None if self.rounds is None else self.rounds.selection,
+        )
+
+    def _notes(self, rewritten: Rewritten) -> Iterator[str]:
+        """Targets that were not met to CLOSE, and operators whose multiplications are not counted."""
+        model = self.analysis.model
+        for operator in uncounted(model):
+            yield f"the multiply-accumulates of operator {operator} are not counted: nothing is registered about it"
+        goal = Settings.of(self.plan.settings).goal()
+        if isinstance(goal, float | int):
+            return
+        after = {"macs": macs(model, rewritten.removal.after), "params": parameters(rewritten.proto)}
+        kept = [after[target.unit] / UNITS[target.unit].whole(model) for target in goal]
+        is_close = any((1 - CLOSE) * target.share <= share for target, share in zip(goal, kept, strict=True))
+        for target, share in zip(goal, kept, strict=True):
+            if share > target.share or not is_close:
+                yield (
+                    f"target {target.unit}={target.share:g}: {share:.4f} is the nearest that whole channels and multiples allow"
+                )
