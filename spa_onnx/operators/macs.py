@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a model, counted by what its operators register."""
+"""Count the multiply-accumulates (MACs) of a model from the `macs` property that its operators register."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def size_of(model: Model, axis: Axis) -> int:
 
 
 def multiplications(model: Model) -> Iterator[list[Axis]]:
-    """Yield the axes whose sizes multiply, for all nodes whose sizes are known; a quantised node counts as its float form."""
+    """Yield one list of axes for each product of sizes that counts multiply-accumulates.
+
+    Nodes with unknown sizes are skipped. A quantised node counts as its float form.
+    """
     for node in model.nodes:
         operator, plain = float_form(node) or (node.op, node)
         count = knowledge(operator).macs
@@ -33,21 +36,22 @@ def multiplications(model: Model) -> Iterator[list[Axis]]:
 
 
 def uncounted(model: Model) -> list[str]:
-    """Return the operators that nobody has registered and that read a weight of two axes or more: their MACs are not counted."""
-    found = {
+    """Return the unregistered operators that read a weight of two axes or more; their MACs are not counted."""
+    operators = {
         node.op: None
         for node in model.nodes
         if node.op not in OPERATORS and any(_is_matrix(model, name) for name in node.inputs if name)
     }
-    return list(found)
+    return list(operators)
 
 
 def _is_matrix(model: Model, tensor: str) -> bool:
+    """Return whether a tensor is a weight with two or more axes that are larger than 1."""
     return model.is_weight(tensor) and sum(size > 1 for size in model.shape(tensor) or ()) > 1
 
 
 def batch_size(model: Model) -> int:
-    """The size that stands for the symbolic batch: the first dimension of the first input, if it is symbolic."""
+    """Return the size that replaces a symbolic first axis of the first input; 1 if the axis is not symbolic."""
     for value in model.proto.graph.input:
         if value.name in model.inputs:
             dims = value.type.tensor_type.shape.dim
@@ -57,9 +61,12 @@ def batch_size(model: Model) -> int:
 
 
 def macs(model: Model, shape: Callable[[str], Shape] | None = None) -> int:
-    """Multiply-accumulates of one forward pass at batch 1.
+    """Return the multiply-accumulates of one forward pass at batch size 1.
 
-    shape: sizes of a tensor where they are others than the model's own, as once a plan has been carried out.
+    Args:
+        model: The model.
+        shape: The function that returns the shape of a tensor, for example in the pruned model; the shapes of `model`
+            if None.
     """
     sizes = shape or (lambda tensor: model.shape(tensor) or ())
     return sum(

@@ -1,21 +1,22 @@
-"""What is known about operators, registered by family: one call of `register` for all kinds of knowledge.
+"""The operator registry. Each operator family calls `register` once for every set of operators that behave alike.
 
-| kind | what it says | where it is missing |
+| keyword | what it describes | default |
 |---|---|---|
-| `coupling` | which channels of which axes go together | all axes are pinned, with the reason |
-| `update` | how attributes and parameter inputs follow the new sizes | they stay as they are |
-| `zero` | whether zero stays zero | it does not |
-| `macs` | the axes whose sizes multiply to its multiply-accumulates | none, and the report says so where it reads weights |
+| `coupling` | which channels of which axes are removed together | all axes are pinned, with the reason |
+| `update` | how attributes and parameter inputs change with the new sizes | they do not change |
+| `zero` | whether a masked channel is still zero in the output | it is not |
+| `macs` | the axes whose sizes multiply to its multiply-accumulates | not counted; reported if it reads weights |
 | `layer` | how it is a linear layer Y = W X | its weights are not refitted |
 | `moves` | what it does to elements, if it only moves them | it computes |
-| `fold` | how shape arithmetic evaluates it | its output is not known before it runs |
+| `fold` | how shape arithmetic evaluates it | its output is unknown before the model runs |
 | `shape` | standard nodes with the same shapes | ONNX infers its shapes |
-| `quantised` | the float operator that it computes, and its scales | it is no quantised operator |
+| `quantised` | the float operator that it computes, and its scales | it is not quantised |
 | `bounds` | the exclusive upper bound of integer inputs | ids are below a small number |
 | `unmasked` | inputs that keep their values in the masked model | constants are masked |
 
-A coupling rule is a pure function of a node and the model; it reads shapes, attributes and constants and yields facts. An axis about
-which a rule says nothing is pinned, and so is every axis of an operator without a rule: the analysis is safe by construction.
+A coupling rule is a pure function of a node and the model. It reads shapes, attributes and constants and yields facts.
+The analysis pins every axis that a rule does not mention, and every axis of an operator without a rule. A missing rule
+can therefore cost channels, but never correctness.
 """
 
 from __future__ import annotations
@@ -36,32 +37,32 @@ from spa_onnx.operators.updates import ShapeUpdate
 CouplingRule: TypeAlias = Callable[[Node, Model], Iterator[Fact]]
 
 Macs: TypeAlias = Callable[[Node, Model], list[list[Axis]]]
-"""(node, model) -> axes whose sizes multiply to its multiply-accumulates; several such lists add up."""
+"""(node, model) -> lists of axes. The sizes of each list are multiplied; the products of all lists are added."""
 
 Held: TypeAlias = Sequence[bool | None]
-"""For each input: whether it holds zeros where channels are masked; None where it is left out or has no such axis."""
+"""For each input, whether it holds zeros where channels are masked. None: the input is omitted or has no such axis."""
 
 KeepsZero: TypeAlias = Callable[[Node, Model, Held], bool]
-"""(node, model, what its inputs hold) -> whether its output holds zeros where channels are masked."""
+"""(node, model, which inputs hold zeros) -> whether the output holds zeros where channels are masked."""
 
 Bound: TypeAlias = Callable[[Node, Model], int]
 """(node, model) -> the exclusive upper bound of an integer input."""
 
 UNBOUNDED = 2**31
-"""The bound of integers of which no table says how large they can be."""
+"""The upper bound of integer inputs that do not index a table of known size."""
 
 WHOLE = "needs all of it"
-"""What an operator does with an axis about which its rule says nothing, for the reason that users read."""
+"""The default reason, shown to users, for pinning an axis that the coupling rule does not mention."""
 
 
 def never(_: Node, __: Model, ___: Held) -> bool:
-    """Zero becomes another value, or nothing is known."""
+    """Return False: the operator maps zero to another value, or its behaviour is unknown."""
     return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """What the analysis and the rewriting know about an operator; see `register`."""
+    """The registered properties of an operator; see `register` for the fields."""
 
     coupling: CouplingRule | None = None
     parameters: frozenset[int] = frozenset()
@@ -76,15 +77,15 @@ class Operator:
 
 
 OPERATORS: dict[str, Operator] = {}
-"""Operator, with its domain in front unless it is ai.onnx -> what is known about it. Families fill it."""
+"""Operator type -> its registered properties. Types outside ai.onnx carry their domain as a prefix."""
 
 UNREGISTERED = Operator()
 
 WITH_SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-"""Operators that run graphs of their own, on what enters them."""
+"""Operators with subgraphs: branches or loop bodies."""
 
 
-def register(  # noqa: PLR0913 - one keyword for each kind of knowledge
+def register(  # noqa: PLR0913 - one keyword for each registered property
     *operators: str,
     coupling: CouplingRule,
     parameters: Iterable[int] = (),
@@ -103,25 +104,27 @@ def register(  # noqa: PLR0913 - one keyword for each kind of knowledge
     bounds: Mapping[int, Bound] | None = None,
     unmasked: Iterable[int] = (),
 ) -> None:
-    """Register all that is known about operators that behave alike.
+    """Register operators that behave alike, with all their properties.
 
     Args:
-        operators: Operator types, with the domain in front unless it is ai.onnx: `Conv`, `com.microsoft.FusedConv`.
+        *operators: Operator types, with the domain as a prefix unless it is ai.onnx: `Conv`, `com.microsoft.FusedConv`.
         coupling: The coupling rule.
-        parameters: Input positions of shapes, pads, axes and the like, which carry no channels.
-        unsaid: What the operator does with an axis about which the rule says nothing.
+        parameters: Input positions of shapes, pads, axes and similar parameters, which carry no channels.
+        unsaid: The reason for pinning an axis that the rule does not mention: what the operator does with that axis.
         update: The shape update.
-        corrects: Parameters that the shape update sets right even where they are computed from sizes that change.
-        zero: Whether zero stays zero.
+        corrects: Input positions of parameters that the shape update corrects even if the graph computes them from
+            sizes that change.
+        zero: Whether a masked channel is still zero in the output.
         macs: The axes whose sizes multiply to its multiply-accumulates.
         layer: How it is a linear layer with a constant weight.
-        not_refitted: Why its weights are never refitted, for an operator that multiplies by a weight and is no linear layer.
+        not_refitted: Why its weights are never refitted. For operators that multiply by a weight but are no linear
+            layer.
         moves: What it does to the elements of its first input, if it only moves them.
         fold: How shape arithmetic evaluates it.
         shape: Standard nodes with the same shapes.
-        quantised: What it computes, and where its scales are.
+        quantised: The float operator that it computes, and where its scales are.
         chooses: Whether its output holds probabilities or classes.
-        bounds: Input position -> the exclusive upper bound of the integers there.
+        bounds: Input position -> the exclusive upper bound of the integers in that input.
         unmasked: Input positions whose constants keep their values in the masked model.
 
     Raises:
@@ -148,117 +151,121 @@ def register(  # noqa: PLR0913 - one keyword for each kind of knowledge
 
 
 def knowledge(operator: str) -> Operator:
-    """Return what is known about an operator; of one that nobody has registered nothing is."""
+    """Return the registered properties of an operator; the defaults if it is not registered."""
     return OPERATORS.get(operator, UNREGISTERED)
 
 
 def keeps_zero(operator: str) -> KeepsZero:
-    """Return whether an operator keeps zero."""
+    """Return the rule that decides whether the operator keeps zero."""
     return knowledge(operator).zero
 
 
 def multiplies(operator: str) -> bool:
-    """Return whether an operator sums products of its first two inputs."""
+    """Return whether the operator sums products of its first two inputs."""
     return knowledge(operator).macs is not None
 
 
 def facts(node: Node, model: Model) -> Iterator[Fact]:
-    """All that this node demands, the pins for what its rule leaves unsaid included."""
+    """Yield all facts of a node: those of its coupling rule, and a pin for each axis that the rule does not mention."""
     for name in node.captures:
         yield from _pin_all(name, model, "read inside a branch or body", str(node))
-    entry = _entry(node)
-    if entry is None:
+    operator = _registered(node)
+    if operator is None:
         for name in (*node.inputs, *node.outputs):
-            yield from _pin_all(name, model, _unruled(node, model), f"node '{node.name}'")
+            yield from _pin_all(name, model, _reason_without_rule(node, model), f"node '{node.name}'")
         return
-    carriers = _carriers(node, entry, model)
-    for slot in entry.parameters:
+    tensors = _channel_tensors(node, operator, model)
+    for slot in operator.parameters:
         if node.input(slot) and (model.is_float(node.inputs[slot]) or not model.is_constant(node.inputs[slot])):
-            what = "is a setting, not channels" if model.is_constant(node.inputs[slot]) else "is computed from it"
-            yield from _pin_all(node.inputs[slot], model, f"input {slot} of {node.op} {what}", str(node))
-    if _depends_on_data(carriers, model):
-        for name in carriers:
+            reason = "is a setting, not channels" if model.is_constant(node.inputs[slot]) else "is computed from it"
+            yield from _pin_all(node.inputs[slot], model, f"input {slot} of {node.op} {reason}", str(node))
+    if _depends_on_data(tensors, model):
+        for name in tensors:
             yield from _pin_all(name, model, "its size depends on data", str(node))
         return
-    yield from _said(node, model, entry, carriers)
+    yield from _facts_or_pins(node, model, operator, tensors)
 
 
-def _said(node: Node, model: Model, entry: Operator, carriers: list[str]) -> Iterator[Fact]:
-    """What the rule of a node says."""
+def _facts_or_pins(node: Node, model: Model, operator: Operator, tensors: list[str]) -> Iterator[Fact]:
+    """Yield the facts of the coupling rule; pin all axes if it fails inside a subgraph."""
     try:
-        yield from _checked(node, model, entry, carriers)
-    except (
-        Exception
-    ):  # whatever a rule raises about shapes that no operator could have, as in a branch that such sizes never take
+        yield from _checked_facts(node, model, operator, tensors)
+    # A branch that these sizes never take can hold shapes that its operators do not allow; a rule may raise anything.
+    except Exception:
         if not node.inside:
             raise
-        for name in carriers:
+        for name in tensors:
             yield from _pin_all(name, model, "the sizes inside a branch or body do not fit", str(node))
 
 
-def _entry(node: Node) -> Operator | None:
-    """The rule of a node; none for one whose branches or bodies are not looked into."""
+def _registered(node: Node) -> Operator | None:
+    """Return the registered properties of a node; None for a node whose subgraphs are not analysed."""
     return OPERATORS.get(node.op) if node.bodies or node.op not in WITH_SUBGRAPHS else None
 
 
 def is_pinned_throughout(node: Node, model: Model) -> bool:
-    """Whether sizes around the node are known only while running, so that none of its axes loses anything."""
-    entry = _entry(node)
-    return entry is not None and _depends_on_data(_carriers(node, entry, model), model)
+    """Return whether all axes of a node are pinned because some of its sizes are unknown before the model runs."""
+    operator = _registered(node)
+    return operator is not None and _depends_on_data(_channel_tensors(node, operator, model), model)
 
 
 def _depends_on_data(tensors: list[str], model: Model) -> bool:
     return any(model.shape(name) is None or UNKNOWN in (model.shape(name) or ()) for name in tensors)
 
 
-def _unruled(node: Node, model: Model) -> str:
-    """Why a node that has no rule pins its axes."""
+def _reason_without_rule(node: Node, model: Model) -> str:
+    """Return the reason for pinning all axes of a node without a coupling rule."""
     if node.op in WITH_SUBGRAPHS:
         return f"enters or leaves a branch or body of {node.op}"
     if node.op in model.functions:
-        return f"{node.op} is a function of the model, and is not looked into; onnx.inliner.inline_local_functions puts its nodes in place"
+        return (
+            f"{node.op} is a function of the model, and is not looked into; "
+            "onnx.inliner.inline_local_functions puts its nodes in place"
+        )
     return f"no coupling rule for operator {node.op}"
 
 
-def _carriers(node: Node, entry: Operator, model: Model) -> list[str]:
-    """The tensors of the node whose axes hold channels; an output of unknown rank that nothing reads holds none."""
-    read = [name for slot, name in enumerate(node.inputs) if slot not in entry.parameters]
-    made = [
+def _channel_tensors(node: Node, operator: Operator, model: Model) -> list[str]:
+    """Return the tensors of a node whose axes can hold channels; unused outputs of unknown rank are left out."""
+    inputs = [name for slot, name in enumerate(node.inputs) if slot not in operator.parameters]
+    outputs = [
         name
         for name in node.outputs
         if model.shape(name) is not None or name in model.consumers or name in model.outputs
     ]
     inside = crossings(node).inside() if node.bodies else []
-    return [name for name in (*read, *made, *inside) if name]
+    return [name for name in (*inputs, *outputs, *inside) if name]
 
 
-def _checked(node: Node, model: Model, entry: Operator, carriers: list[str]) -> Iterator[Fact]:
-    prompt: set[Axis] = set()
-    for fact in entry.coupling(node, model) if entry.coupling else ():
-        _check(fact, model)
-        prompt.update(fact.axes())
+def _checked_facts(node: Node, model: Model, operator: Operator, tensors: list[str]) -> Iterator[Fact]:
+    """Yield the facts of the coupling rule, then a pin for every axis that they do not mention."""
+    mentioned: set[Axis] = set()
+    for fact in operator.coupling(node, model) if operator.coupling else ():
+        _check_spans(fact, model)
+        mentioned.update(fact.axes())
         yield fact
-    for name in carriers:
+    for name in tensors:
         for dim, size in enumerate(model.shape(name) or ()):
-            if size > 1 and Axis(name, dim) not in prompt:
-                yield Pin(Axis(name, dim), f"{node.op} {entry.unsaid}", f"{node}, {name}[{dim}]")
+            if size > 1 and Axis(name, dim) not in mentioned:
+                yield Pin(Axis(name, dim), f"{node.op} {operator.unsaid}", f"{node}, {name}[{dim}]")
 
 
-def _check(fact: Fact, model: Model) -> None:
-    """Raises RuleError where a span reaches beyond its axis: a wrong rule must not go unseen."""
+def _check_spans(fact: Fact, model: Model) -> None:
+    """Raise RuleError if a span exceeds its axis, which shows that the coupling rule is wrong."""
     couplings = [fact] if isinstance(fact, Coupling) else []
     if isinstance(fact, Choice):
         couplings = [f for option in fact.options for f in option.facts if isinstance(f, Coupling)]
     for coupling in couplings:
         for span in (coupling.a, coupling.b):
             size = (model.shape(span.axis.tensor) or ())[span.axis.dim]
-            top = span.count - 1 if span.order is None else max(span.order, default=0)
-            last = span.start + (span.outer - 1) * span.period + top * span.inner + span.inner - 1
+            last_channel = span.count - 1 if span.order is None else max(span.order, default=0)
+            last = span.start + (span.outer - 1) * span.period + last_channel * span.inner + span.inner - 1
             if last >= size:
                 raise RuleError(f"{coupling.why}: index {last} is outside {span.axis}, which has {size}")
 
 
 def _pin_all(name: str, model: Model, why: str, where: str) -> Iterator[Pin]:
+    """Pin all axes of a tensor."""
     for dim, size in enumerate(model.shape(name) or ()):
         if name and size != 1:
             yield Pin(Axis(name, dim), why, where)

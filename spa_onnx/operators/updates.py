@@ -1,6 +1,6 @@
-"""Shape updates: how the attributes and parameter inputs of an operator follow once channels are removed.
+"""Shape updates: how the attributes and parameter inputs of an operator change when channels are removed.
 
-A shape update is a pure function of a node, the model and the cut; it yields edits and changes nothing itself.
+A shape update is a pure function of a node, the model and the cut. It yields edits and does not apply them itself.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from spa_onnx.model.shapes import Shape
 
 
 class Cut(Protocol):
-    """What a plan leaves of each axis."""
+    """The pruned model as a plan leaves it: kept indices, new shapes and the values of shape arithmetic."""
 
     def kept(self, axis: Axis) -> Indices:
-        """The indices of the axis that stay, sorted, int64."""
+        """Return the kept indices of an axis, int64, sorted."""
 
     def after(self, tensor: str) -> Shape:
-        """Sizes of a tensor in the pruned model."""
+        """Return the shape of a tensor in the pruned model."""
 
     def value(self, tensor: str) -> Array | None:
-        """A small tensor as the pruned graph would compute it without any edit; None where it is not known."""
+        """Return a small tensor as the pruned graph computes it without any edit; None if its value is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetAttribute:
-    """Give the node's attribute another value, or take it away (None)."""
+    """Set an attribute of the node, or remove it if `value` is None."""
 
     name: str
     value: Any
@@ -39,9 +39,13 @@ class SetAttribute:
 
 @dataclass(frozen=True, slots=True)
 class SetInput:
-    """Feed other values at an input position.
+    """Replace the values of an input.
 
-    where: the elements that must change, bool of the same shape; None for all. The others may be computed while running.
+    Args:
+        slot: The input position.
+        values: The new values.
+        where: The elements that must change, bool of the shape of `values`; None for all. The graph may go on computing
+            the other elements.
     """
 
     slot: int
@@ -51,9 +55,15 @@ class SetInput:
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """Where an input names `found`, let it name `wanted`: sizes, each of them a product.
+    """Change sizes in an input from `found` to `wanted`; each size can be a product.
 
-    An input that the graph computes is scaled, so that a factor of it, like the batch in batch * heads, may still be any size.
+    An input that the graph computes is scaled, so that one factor of a product can still have any size: for example the
+    batch in batch * heads.
+
+    Args:
+        slot: The input position.
+        found: The sizes that the input holds.
+        wanted: The sizes that it must hold.
     """
 
     slot: int
@@ -63,7 +73,13 @@ class Rescale:
 
 @dataclass(frozen=True, slots=True)
 class TakeInstead:
-    """Replace the node by a Gather of these indices along one axis of `source`, or of its first input."""
+    """Replace the node by a Gather along one axis.
+
+    Args:
+        axis: The axis.
+        indices: The indices that are gathered, int64.
+        source: The tensor that is gathered from; the first input of the node if empty.
+    """
 
     axis: int
     indices: Indices
@@ -72,4 +88,4 @@ class TakeInstead:
 
 Edit: TypeAlias = SetAttribute | SetInput | Rescale | TakeInstead
 ShapeUpdate: TypeAlias = Callable[[Node, Model, Cut], Iterator[Edit]]
-"""(node, model, cut) -> what has to change."""
+"""(node, model, cut) -> the edits of the node."""

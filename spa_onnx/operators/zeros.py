@@ -1,8 +1,9 @@
-"""Whether zero stays zero: what an operator makes of channels whose weights are masked.
+"""Zero propagation: whether a masked channel is still zero in the output of an operator.
 
-A product of two activations that sums over removed channels adds f(0) * g(0) for each of them to the masked model, and nothing to the
-pruned one: exp(q) @ exp(k) in linear attention, say. So the axis that it sums over is pinned, unless one factor holds zeros there. And an
-operator that takes its scale from all of a tensor is exact only where removed channels are zero in it.
+Consider a product of two activations that sums over removed channels, for example exp(q) @ exp(k) in linear attention.
+For each removed channel, the masked model adds f(0) * g(0) and the pruned model adds nothing. The analysis therefore
+pins the axis of the sum, unless one factor is zero in the masked channels. Likewise, an operator that computes a scale
+from a whole tensor is exact only if the removed channels of that tensor are zero.
 """
 
 from __future__ import annotations
@@ -20,38 +21,38 @@ from spa_onnx.operators.registry import Held, KeepsZero, knowledge, multiplies
 
 
 def first(_: Node, __: Model, held: Held) -> bool:
-    """f(0) = 0, or only elements of the first input are moved."""
+    """Return whether the first input is zero: for operators with f(0) = 0 and for those that only move elements."""
     return bool(held[0])
 
 
 def any_input(_: Node, __: Model, held: Held) -> bool:
-    """A product: one factor that is zero is enough."""
+    """Return whether any input is zero: for products."""
     return True in held
 
 
 def every_input(node: Node, __: Model, held: Held) -> bool:
-    """A sum: all residual_inputs have to be zero."""
+    """Return whether all inputs are zero: for sums."""
     return all(held[slot] for slot, name in enumerate(node.inputs) if name)
 
 
 def values(_: Node, __: Model, held: Held) -> bool:
-    """Attention: the values are zero; they are in the first input where all three are packed in it."""
+    """Return whether the values of attention are zero; packed queries, keys and values are in the first input."""
     return bool(held[2] if len(held) > 2 and held[2] is not None else held[0])
 
 
 def all_but_first(node: Node, __: Model, held: Held) -> bool:
-    """A choice by a condition, or a layer whose weights and states are all zero."""
+    """Return whether all inputs but the first are zero: for Where, and for layers whose weights and states are zero."""
     return all(held[slot] for slot, name in enumerate(node.inputs) if slot and name and held[slot] is not None)
 
 
 def affine(node: Node, model: Model, held: Held) -> bool:
-    """W x + b: a factor is zero and all residual_inputs are, and so is what a fused activation makes of zero."""
-    residual_inputs = all(held[slot] for slot in range(2, len(node.inputs)) if node.inputs[slot])
-    return True in held[:2] and residual_inputs and _activation_keeps_zero(node, model)
+    """Return whether f(W x + b) is zero: one factor and all addends are zero, and the fused activation keeps zero."""
+    addends_are_zero = all(held[slot] for slot in range(2, len(node.inputs)) if node.inputs[slot])
+    return True in held[:2] and addends_are_zero and _activation_keeps_zero(node, model)
 
 
 def _activation_keeps_zero(node: Node, model: Model) -> bool:
-    """Return whether the activation that FusedConv and FusedGemm may have keeps zero; Clip does between bounds around it."""
+    """Return whether the optional activation of FusedConv and FusedGemm keeps zero."""
     activation = str(node.attributes.get("activation", ""))
     if not activation:
         return True
@@ -63,25 +64,35 @@ def _activation_keeps_zero(node: Node, model: Model) -> bool:
 
 
 def scaled_by(*slots: int) -> KeepsZero:
-    """Return the rule of a norm: its scale and its bias, at these input positions, are zero."""
+    """Return the rule of a normalisation: its output is zero if its scale and bias are.
+
+    Args:
+        *slots: Input positions of the scale and the bias.
+    """
     return lambda node, _, held: all(held[slot] for slot in slots if node.input(slot))
 
 
 def sums_what_is_left(model: Model) -> bool:
-    """Return whether any product has two activations, so that it matters what masked channels hold."""
+    """Return whether the model has a product of two activations; only then the analysis needs `Zeros`."""
     return any(multiplies(node.op) and not any(map(model.is_constant, node.inputs[:2])) for node in model.nodes)
 
 
 class Zeros:
-    """The axes of activations that hold zeros where channels are masked, node by node in the order of the graph."""
+    """Track which axes of activations are zero in masked channels.
+
+    Nodes are added in the order of the graph.
+
+    Args:
+        model: The model.
+    """
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._zero: set[Axis] = set()
 
     def add_shuffle(self, outputs: Iterable[str], facts: Iterable[Fact]) -> None:
-        """Add the outputs of a channel shuffle, which only reorders."""
-        self._add(outputs, facts, lambda axes: any(map(self._holds, axes)))
+        """Add the outputs of a channel shuffle, which only reorders channels."""
+        self._add(outputs, facts, lambda axes: any(map(self._is_zero_along, axes)))
 
     def add_node(self, node: Node, facts: Sequence[Fact]) -> None:
         """Add the outputs of a node."""
@@ -93,64 +104,65 @@ class Zeros:
         self._add(node.outputs, facts, holds)
 
     def pins(self, node: Node, facts: Iterable[Fact]) -> Iterator[Pin]:
-        """Pin what a product sums over where neither factor holds zeros."""
+        """Yield a pin for each axis that a product sums over and along which no factor is zero in masked channels."""
         if not multiplies(node.op):
             return
-        tied = _tied(facts)
-        for axis, others in tied.items():
-            made = any(other.tensor in node.outputs for other in others) or axis.tensor in node.outputs
-            factors = [] if made else [other for other in others if other.tensor in node.inputs[:2]]
-            if factors and axis.tensor in node.inputs[:2] and not any(map(self._holds, (axis, *factors))):
+        for axis, others in _coupled_axes(facts).items():
+            in_output = any(other.tensor in node.outputs for other in others) or axis.tensor in node.outputs
+            factors = [] if in_output else [other for other in others if other.tensor in node.inputs[:2]]
+            if factors and axis.tensor in node.inputs[:2] and not any(map(self._is_zero_along, (axis, *factors))):
                 yield Pin(axis, f"{node.op} sums over what is not zero there when masked", f"{node}, {axis}")
 
     def _add(self, outputs: Iterable[str], facts: Iterable[Fact], keeps: Callable[[list[Axis]], bool]) -> None:
-        """Add the axes of the outputs that hold zeros, by the axes that each is tied to."""
-        tied = _tied(facts)
+        """Mark the output axes that are zero in masked channels, given the axes that each is coupled to."""
+        coupled = _coupled_axes(facts)
         for name in outputs:
             for axis in (Axis(name, dim) for dim in range(len(self._model.shape(name) or ()))):
-                if axis in tied and keeps(tied[axis]):
+                if axis in coupled and keeps(coupled[axis]):
                     self._zero.add(axis)
 
     def _held(self, tensor: str, axes: list[Axis]) -> bool | None:
-        mine = [axis for axis in axes if axis.tensor == tensor]
-        return any(map(self._holds, mine)) if mine else None
+        """Return whether a tensor is zero in masked channels along any of the axes; None if none is an axis of it."""
+        own = [axis for axis in axes if axis.tensor == tensor]
+        return any(map(self._is_zero_along, own)) if own else None
 
-    def _holds(self, axis: Axis) -> bool:
+    def _is_zero_along(self, axis: Axis) -> bool:
         return axis in self._zero or self._model.is_constant(axis.tensor)
 
 
-def _tied(facts: Iterable[Fact]) -> Mapping[Axis, list[Axis]]:
-    """Axis -> the axes that any coupling ties it to, whichever option holds."""
-    found: dict[Axis, list[Axis]] = defaultdict(list)
+def _coupled_axes(facts: Iterable[Fact]) -> Mapping[Axis, list[Axis]]:
+    """Return axis -> the axes that it is coupled to, in any option of a choice."""
+    coupled: dict[Axis, list[Axis]] = defaultdict(list)
     for fact in facts:
-        given = [f for option in fact.options for f in option.facts] if isinstance(fact, Choice) else [fact]
-        for one in given:
-            if isinstance(one, Coupling):
-                found[one.a.axis].append(one.b.axis)
-                found[one.b.axis].append(one.a.axis)
-    return found
+        alternatives = [f for option in fact.options for f in option.facts] if isinstance(fact, Choice) else [fact]
+        for coupling in alternatives:
+            if isinstance(coupling, Coupling):
+                coupled[coupling.a.axis].append(coupling.b.axis)
+                coupled[coupling.b.axis].append(coupling.a.axis)
+    return coupled
 
 
 def is_zero_when_masked(tensor: str, model: Model) -> bool:
-    """Return whether the channels that a plan removes from a tensor are zero in the masked model, as far as can be told."""
+    """Return whether the removed channels of a tensor are certain to be zero in the masked model."""
     return _is_zero(tensor, model, {})
 
 
-def _is_zero(tensor: str, model: Model, found: dict[str, bool]) -> bool:
-    if tensor not in found:
-        found[tensor] = True  # graph inputs keep all their channels
+def _is_zero(tensor: str, model: Model, cache: dict[str, bool]) -> bool:
+    """Return `is_zero_when_masked` of a tensor; `cache` holds the tensors that are decided already."""
+    if tensor not in cache:
+        cache[tensor] = True  # graph inputs keep all their channels
         node = model.producer.get(tensor)
         array = model.constant(tensor)
-        if array is not None:  # one element holds for all channels alike and is never cut
-            found[tensor] = array.size > 1 or not array.any()
+        if array is not None:  # a single element applies to all channels and is never masked
+            cache[tensor] = array.size > 1 or not array.any()
         elif node is not None:
-            held = [_is_zero(name, model, found) if name else None for name in node.inputs]
-            found[tensor] = knowledge(node.op).zero(node, model, held)
-    return found[tensor]
+            held = [_is_zero(name, model, cache) if name else None for name in node.inputs]
+            cache[tensor] = knowledge(node.op).zero(node, model, held)
+    return cache[tensor]
 
 
 def bounded(node: Node, model: Model, held: Held) -> bool:
-    """Clip: zero lies between the bounds, as far as these are known."""
+    """Return whether Clip keeps zero: its bounds are known and zero lies between them."""
     for slot, name, sign in ((1, "min", 1), (2, "max", -1)):
         bound = model.constant(node.input(slot)) if node.input(slot) else node.attributes.get(name, 0)
         if bound is None or sign * float(np.asarray(bound).item()) > 0:
