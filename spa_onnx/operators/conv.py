@@ -1,4 +1,4 @@
-"""Conv and ConvTranspose, plain, grouped and depthwise: https://onnx.ai/onnx/operators/onnx__Conv.html."""
+"""Conv, ConvTranspose and DeformConv, with or without groups: https://onnx.ai/onnx/operators/onnx__Conv.html."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from spa_onnx.operators.zeros import affine
 
 CONV, CONV_TRANSPOSE = "Conv", "ConvTranspose"
 
-ENOUGH = 16
-"""Channels of a group that leave a choice, also in multiples of 8."""
+MIN_GROUP_CHANNELS = 16
+"""The size from which on a group can lose some of its channels, also in multiples of 8."""
 
 
 def conv(node: Node, model: Model) -> Iterator[Fact]:
-    """Y[n, m] = B[m] + sum_c W[m, c] * X[n, c]; with groups, block g of Y reads block g of X through W[block g]. FusedConv may add Z."""
+    """Y[n, m] = B[m] + sum_c W[m, c] * X[n, c].
+
+    With groups, block g of Y reads block g of X through block g of W. FusedConv can add another tensor Z.
+    """
     x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
     yield from broadcast(node, model, [name for name in node.inputs[3:] if name], y)
     (channels, filters) = (_size(model, x, 1), _size(model, w, 0))
@@ -45,20 +48,25 @@ def conv(node: Node, model: Model) -> Iterator[Fact]:
             f"{node} reads as many of every group",
             groups,
         ),
-        Coupling(_aligned(Axis(w, 0), groups, outputs), _aligned(Axis(y, 1), groups, outputs), _equally(node), groups),
+        Coupling(
+            _aligned(Axis(w, 0), groups, outputs), _aligned(Axis(y, 1), groups, outputs), _equal_groups(node), groups
+        ),
     )
     blocks: tuple[Coupling | Pin, ...] = (
         Coupling(_block(Axis(x, 1), groups, inputs), _block(Axis(w, 0), groups, outputs), f"{node} loses whole groups"),
         Coupling(
             _block(Axis(w, 0), groups, outputs), _block(Axis(y, 1), groups, outputs), f"{node} loses whole groups"
         ),
-        *_stay(model, Axis(w, 1), node),
+        *_pin_group_size(model, Axis(w, 1), node),
     )
     yield _grouped(node, aligned, blocks, groups, inputs)
 
 
 def conv_transpose(node: Node, model: Model) -> Iterator[Fact]:
-    """Y[n, m] = B[m] + sum_c W[c, m] * X[n, c]; W is (inputs, outputs / groups, ...), so axis 0 is the input in full."""
+    """Y[n, m] = B[m] + sum_c W[c, m] * X[n, c].
+
+    W is (inputs, outputs / groups, k...): its axis 0 has the input channels of all groups.
+    """
     x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
     (channels, filters) = (_size(model, x, 1), _size(model, y, 1))
     yield from _frame(node, model)
@@ -70,7 +78,9 @@ def conv_transpose(node: Node, model: Model) -> Iterator[Fact]:
         return
     inputs, outputs = (channels // groups, filters // groups)
     aligned: tuple[Coupling | Pin, ...] = (
-        Coupling(_aligned(Axis(x, 1), groups, inputs), _aligned(Axis(w, 0), groups, inputs), _equally(node), groups),
+        Coupling(
+            _aligned(Axis(x, 1), groups, inputs), _aligned(Axis(w, 0), groups, inputs), _equal_groups(node), groups
+        ),
         Coupling(
             _aligned(Axis(y, 1), groups, outputs),
             Span(Axis(w, 1), outputs),
@@ -80,13 +90,13 @@ def conv_transpose(node: Node, model: Model) -> Iterator[Fact]:
     )
     blocks: tuple[Coupling | Pin, ...] = (
         Coupling(_block(Axis(x, 1), groups, inputs), _block(Axis(y, 1), groups, outputs), f"{node} loses whole groups"),
-        *_stay(model, Axis(w, 1), node),
+        *_pin_group_size(model, Axis(w, 1), node),
     )
     yield _grouped(node, aligned, blocks, groups, inputs)
 
 
 def update_conv(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
-    """The number of groups is what the channels that are left make of it."""
+    """Set `group` to the number of groups that the kept channels form."""
     if int(node.attributes.get("group", 1)) == 1:
         return
     channels = cut.after(node.outputs[0] if node.op == CONV_TRANSPOSE else node.inputs[0])[1]
@@ -98,35 +108,37 @@ def update_conv(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
 def _grouped(
     node: Node, aligned: tuple[Coupling | Pin, ...], blocks: tuple[Coupling | Pin, ...], groups: int, size: int
 ) -> Choice:
-    """Lose whole groups, or as many channels of every group: groups stay equally large either way.
+    """Return the choice between whole groups and as many channels of every group; both keep all groups equally large.
 
-    Channels of a group rather than the group wherever there are enough of them (docs/results/group_convolutions.md).
+    Channels are preferred if a group has enough of them (docs/results/group_convolutions.md).
     """
     options = (Option("whole groups", blocks), Option("as many channels of each group", aligned))
-    return Choice(node.name, options if groups >= size and size < ENOUGH else options[::-1])
+    return Choice(node.name, options if groups >= size and size < MIN_GROUP_CHANNELS else options[::-1])
 
 
 def _aligned(axis: Axis, groups: int, size: int) -> Span:
-    """Channel k owns index k of every group."""
+    """Return the span in which channel k owns index k of every group."""
     return Span(axis, size, outer=groups, period=size)
 
 
 def _block(axis: Axis, groups: int, size: int) -> Span:
-    """Channel k owns all of group k."""
+    """Return the span in which channel k owns all indices of group k."""
     return Span(axis, groups, inner=size)
 
 
-def _equally(node: Node) -> str:
+def _equal_groups(node: Node) -> str:
+    """Return the reason for removing as many channels of every group."""
     return f"{node} keeps its groups equally large"
 
 
-def _stay(model: Model, axis: Axis, node: Node) -> Iterator[Pin]:
+def _pin_group_size(model: Model, axis: Axis, node: Node) -> Iterator[Pin]:
+    """Pin the weight axis that lies inside a group."""
     if _size(model, axis.tensor, axis.dim) > 1:
         yield Pin(axis, f"{node.op} loses whole groups, so each keeps its size", str(node))
 
 
 def _frame(node: Node, model: Model) -> Iterator[Coupling | Positions]:
-    """What is not channels: the batch is carried through, height and width are positions."""
+    """Yield the facts of the axes without channels: batch axes are coupled, spatial axes are positions."""
     x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
     yield from same(Axis(x, 0), Axis(y, 0), _size(model, x, 0), f"batch of {node}")
     for tensor in (x, w, y):
@@ -135,6 +147,7 @@ def _frame(node: Node, model: Model) -> Iterator[Coupling | Positions]:
 
 
 def _bias(node: Node, filters: int) -> Iterator[Coupling]:
+    """Couple the output channels with the optional bias."""
     if node.input(2):
         yield from same(Axis(node.outputs[0], 1), Axis(node.inputs[2], 0), filters, f"{node} adds bias k to channel k")
 
@@ -144,12 +157,12 @@ def _size(model: Model, tensor: str, dim: int) -> int:
 
 
 def conv_macs(node: Node, model: Model) -> list[list[Axis]]:
-    """Each output element sums over one filter: W without its first axis."""
+    """Return the axes: each output element sums over one filter, which is W without its first axis."""
     return [[*axes_of(model, node.outputs[0]), *axes_of(model, node.inputs[1])[1:]]]
 
 
 def conv_transpose_macs(node: Node, model: Model) -> list[list[Axis]]:
-    """Each input element spreads over one filter: W without its first axis."""
+    """Return the axes: each input element is multiplied by one filter, which is W without its first axis."""
     return [[*axes_of(model, node.inputs[0]), *axes_of(model, node.inputs[1])[1:]]]
 
 
@@ -162,7 +175,7 @@ FILTERS = MatrixForm(
     _same_order,
     columns=Columns.WINDOWS,
 )
-"""(M, C/g, k...) is (g, M/g, C/g * k)."""
+"""The weight (M, C/g, k...) as a matrix (g, M/g, C/g * k)."""
 
 SPREADING = MatrixForm(
     lambda _, weight: weight.reshape(weight.shape[0], -1).T[None],
@@ -170,15 +183,15 @@ SPREADING = MatrixForm(
     columns=Columns.PIXELS,
     linear=False,
 )
-"""(C, M, k...) is (1, M * k, C): every position of the input is spread over M * k outputs."""
+"""The weight (C, M, k...) as a matrix (1, M * k, C): every input position contributes to M * k outputs."""
 
 
 def conv_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
-    """Yield a convolution; a depthwise one sums over no channels."""
-    found = weight_of(model, node.inputs[1])
-    if found is None or len(found[1]) < 3 or found[1][1] == 1:
+    """Yield the linear layer of a convolution; none for a depthwise one, which sums over no channels."""
+    weight = weight_of(model, node.inputs[1])
+    if weight is None or len(weight[1]) < 3 or weight[1][1] == 1:
         return
-    view, shape = found
+    view, shape = weight
     yield LinearLayer(
         node,
         node.inputs[0],
@@ -193,14 +206,15 @@ def conv_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
 
 
 def conv_transpose_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
-    """Yield a transposed convolution without groups.
+    """Yield the linear layer of a transposed convolution; none for one with groups.
 
-    Its bias takes no part where kernels are larger than one: a position that few of them reach gets but a part of the mean.
+    A refit changes the bias only if the kernel has one element. With a larger kernel, some output positions are reached
+    by fewer kernel elements than others, so that one bias cannot correct the mean at all positions.
     """
-    found = weight_of(model, node.inputs[1])
-    if found is None or int(node.attributes.get("group", 1)) > 1:
+    weight = weight_of(model, node.inputs[1])
+    if weight is None or int(node.attributes.get("group", 1)) > 1:
         return
-    view, shape = found
+    view, shape = weight
     bias = own_bias(model, node.input(2)) if prod(shape[2:]) == 1 else ""
     yield LinearLayer(node, node.inputs[0], view, Axis(node.inputs[1], 0), shape, SPREADING, bias=bias)
 

@@ -1,4 +1,7 @@
-"""Gemm and MatMul, with a constant on either side or none: https://onnx.ai/onnx/operators/onnx__MatMul.html."""
+"""Gemm and MatMul, with or without a constant operand.
+
+https://onnx.ai/onnx/operators/onnx__Gemm.html, https://onnx.ai/onnx/operators/onnx__MatMul.html
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from spa_onnx.operators.zeros import affine, any_input
 
 
 def gemm(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = alpha * A' B' + beta * C, with A' (M, K) and B' (K, N), transposed where the attributes say so."""
+    """Y = alpha * A' B' + beta * C, with A' (M, K) and B' (K, N): A and B, transposed if transA or transB is set."""
     a, b, y = node.inputs[0], node.inputs[1], node.outputs[0]
     rows, depth = (1, 0) if node.attributes.get("transA") else (0, 1)
     inner, columns = (1, 0) if node.attributes.get("transB") else (0, 1)
@@ -39,13 +42,22 @@ def gemm(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def _logical(rank: int, *, swapped: bool, shifted: bool) -> list[int]:
-    """The axes of an operand in the order in which it is multiplied. shifted: its first axis is the rows, the batch comes behind it."""
+    """Return the axes of an operand in the order in which it is multiplied: batch axes, then the two matrix axes.
+
+    Args:
+        rank: The rank of the operand.
+        swapped: Whether the two matrix axes are swapped (transA, transB).
+        shifted: Whether the rows are on the first axis, before the batch axes (transBatchA, transBatchB).
+    """
     axes = [*range(1, rank - 1), 0, rank - 1] if shifted and rank > 2 else list(range(rank))
     return [*axes[:-2], *axes[:-3:-1]] if swapped and rank > 1 else axes
 
 
 def matmul(node: Node, model: Model) -> Iterator[Fact]:
-    """numpy.matmul: the last axis of A meets the axis before the last of B; axes in front broadcast. FusedMatMul may reorder either."""
+    """Y = A B as in numpy.matmul: the last axis of A is multiplied by the second to last of B; batch axes broadcast.
+
+    FusedMatMul can transpose either operand.
+    """
     a, b, y = node.inputs[0], node.inputs[1], node.outputs[0]
     out = model.shape(y) or ()
     left, right = (
@@ -77,19 +89,22 @@ def matmul(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def gemm_macs(node: Node, model: Model) -> list[list[Axis]]:
-    """Each output element sums over the axis that A' has in common with B'."""
+    """Return the axes: each output element sums over the axis that A' and B' have in common."""
     return [[*axes_of(model, node.outputs[0]), Axis(node.inputs[0], 0 if node.attributes.get("transA") else 1)]]
 
 
 def matmul_macs(node: Node, model: Model) -> list[list[Axis]]:
-    """As Gemm; fused ones may swap the last two axes of the left side, and have its first axis put before those."""
+    """Return the axes: each output element sums over the last axis of A.
+
+    FusedMatMul can swap the last two axes of A (transA), after it has moved the first axis there (transBatchA).
+    """
     axes = axes_of(model, node.inputs[0])
     swapped = axes[0] if node.attributes.get("transBatchA") else axes[-2:][0]
     return [[*axes_of(model, node.outputs[0]), swapped if node.attributes.get("transA") else axes[-1]]]
 
 
 def as_it_is(_: LinearLayer, data: Array) -> Array:
-    """Return data that has its inputs along the last axis already."""
+    """Return the data unchanged: its inputs are along the last axis."""
     return data
 
 
@@ -98,31 +113,32 @@ def _swapped(_: LinearLayer, data: Array) -> Array:
 
 
 def _rows(layer: LinearLayer, weight: Matrix) -> Matrix:
-    """(..., K, N) is (1, N, K), and so is (..., N, K) where the axis that is summed over is the last; (K,) is one row."""
-    turned = weight if weight.ndim == 1 or layer.axis.dim == weight.ndim - 1 else weight.swapaxes(-1, -2)
-    return np.asarray(turned.reshape(1, -1, turned.shape[-1]))
+    """Return the weight as (1, N, K). It is (..., K, N), (..., N, K) if summed over its last axis, or (K,)."""
+    rows = weight if weight.ndim == 1 or layer.axis.dim == weight.ndim - 1 else weight.swapaxes(-1, -2)
+    return np.asarray(rows.reshape(1, -1, rows.shape[-1]))
 
 
 def _from_rows(layer: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
-    last = len(shape) == 1 or layer.axis.dim == len(shape) - 1
-    return np.asarray((matrix[0] if last else matrix[0].T).reshape(shape))
+    """Return the inverse of `_rows`."""
+    sums_over_last = len(shape) == 1 or layer.axis.dim == len(shape) - 1
+    return np.asarray((matrix[0] if sums_over_last else matrix[0].T).reshape(shape))
 
 
 ROWS = MatrixForm(_rows, _from_rows, as_it_is)
 
 
-def _beside(node: Node, *, data_first: bool) -> MatrixForm:
-    """The form of a matrix that stands right of the data, or left of it. data_first: whether its rows are the data's last axis."""
+def _operand_form(node: Node, *, data_first: bool) -> MatrixForm:
+    """Return the form of a constant operand. data_first: whether the layer sums over the last axis of the data."""
     linear = data_first and not node.attributes.get("activation")
     return replace(ROWS, arranged=as_it_is if data_first else _swapped, linear=linear)
 
 
 def gemm_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
-    """Yield Y = alpha A' B' + beta C with a constant B."""
-    found = weight_of(model, node.inputs[1])
-    if found is None:
+    """Yield the linear layer Y = alpha A' B' + beta C, if B is constant."""
+    weight = weight_of(model, node.inputs[1])
+    if weight is None:
         return
-    view, shape = found
+    view, shape = weight
     is_bias = node.attributes.get("beta", 1.0) == 1.0 and len(model.shape(node.input(2)) or ()) == 1
     yield LinearLayer(
         node,
@@ -130,31 +146,34 @@ def gemm_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
         view,
         Axis(node.inputs[1], 1 if node.attributes.get("transB") else 0),
         shape,
-        _beside(node, data_first=not node.attributes.get("transA")),
+        _operand_form(node, data_first=not node.attributes.get("transA")),
         bias=own_bias(model, node.input(2)) if is_bias else "",
         scale=float(node.attributes.get("alpha", 1.0)),
     )
 
 
 def matmul_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
-    """Yield a product with a constant matrix on either side, or a vector; FusedMatMul may transpose and scale."""
+    """Yield the linear layer of a product with a constant matrix or vector, as the right or the left operand.
+
+    FusedMatMul can transpose and scale; with transBatchA or transBatchB it is no linear layer.
+    """
     for slot in (1, 0):
-        found, data = weight_of(model, node.inputs[slot]), model.shape(node.inputs[1 - slot]) or ()
+        weight, data = weight_of(model, node.inputs[slot]), model.shape(node.inputs[1 - slot]) or ()
         side, other = "AB"[slot], "BA"[slot]
-        if found is None or len(data) < 2 or prod(found[1][:-2]) != 1:
+        if weight is None or len(data) < 2 or prod(weight[1][:-2]) != 1:
             continue
         if any(node.attributes.get(f"transBatch{letter}") for letter in "AB"):
             return
-        view, shape = found
-        turned = bool(node.attributes.get(f"trans{side}"))
-        inner = len(shape) - (2 if (slot == 1) != turned else 1) if len(shape) > 1 else 0
+        view, shape = weight
+        transposed = bool(node.attributes.get(f"trans{side}"))
+        inner = len(shape) - (2 if (slot == 1) != transposed else 1) if len(shape) > 1 else 0
         yield LinearLayer(
             node,
             node.inputs[1 - slot],
             view,
             Axis(node.inputs[slot], inner),
             shape,
-            _beside(node, data_first=(slot == 1) != bool(node.attributes.get(f"trans{other}"))),
+            _operand_form(node, data_first=(slot == 1) != bool(node.attributes.get(f"trans{other}"))),
             bias=_added_bias(node, model, shape) if slot == 1 else "",
             scale=float(node.attributes.get("alpha", 1.0)),
         )
@@ -162,26 +181,26 @@ def matmul_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
 
 
 def _added_bias(node: Node, model: Model, shape: tuple[int, ...]) -> str:
-    """The bias of a MatMul: a constant vector added right behind it, as exporters write a linear layer."""
-    behind = model.consumers.get(node.outputs[0], ())
-    if len(behind) != 1 or behind[0].op != "Add" or node.outputs[0] in model.outputs:
+    """Return the bias of a MatMul: a constant vector added by its only consumer; an empty name if there is none."""
+    consumers = model.consumers.get(node.outputs[0], ())
+    if len(consumers) != 1 or consumers[0].op != "Add" or node.outputs[0] in model.outputs:
         return ""
     columns = (model.shape(node.outputs[0]) or shape)[-1]
-    vectors = (name for name in behind[0].inputs if model.shape(name) == (columns,))
+    vectors = (name for name in consumers[0].inputs if model.shape(name) == (columns,))
     return next(filter(None, (own_bias(model, name) for name in vectors)), "")
 
 
 def _operand(node: NodeProto, side: str, rank: int, letters: str) -> str:
-    """Its axes in an Einsum: `letters` for the last two as multiplied, dots for the batch, which may stand between them."""
-    swap = integer(node, f"trans{side}")
-    first, second = (letters[1], letters[0]) if swap else (letters[0], letters[1])
+    """Return the term of an operand in an Einsum: `letters` for its matrix axes, an ellipsis for its batch axes."""
+    swapped = integer(node, f"trans{side}")
+    first, second = (letters[1], letters[0]) if swapped else (letters[0], letters[1])
     if rank == 2:
         return first + second
     return f"{first}...{second}" if integer(node, f"transBatch{side}") else f"...{first}{second}"
 
 
 def matmul_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], ranks: Mapping[str, int]) -> Iterator[NodeProto]:
-    """Yield an Einsum with the shapes of a FusedMatMul."""
+    """Yield an Einsum with the output shape of a FusedMatMul."""
     left, right = (
         _operand(node, side, ranks.get(name, 3), letters)
         for side, name, letters in zip("AB", x, ("ij", "jk"), strict=True)
