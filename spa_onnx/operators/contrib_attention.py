@@ -1,4 +1,7 @@
-"""Attention as onnxruntime fuses it: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md."""
+"""The fused attention operators of onnxruntime.
+
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ from spa_onnx.operators.zeros import affine, values
 
 
 def multi_head(node: Node, model: Model) -> Iterator[Fact]:
-    """As Attention; keys and values may be packed with the queries, and one bias holds theirs behind each other."""
+    """Y = softmax(Q K' * scale + mask) V for each head.
+
+    Keys and values can be packed with the queries. One vector holds the biases of queries, keys and values in sequence.
+    """
     queries, _ = head_counts(node, model)
     yield from rows(node, model, node.inputs[0], node.outputs[0], 0, 1)
     parts = head_spans(model, (*node.inputs[:3], *node.inputs[6:8], *node.outputs))
@@ -38,13 +44,16 @@ def multi_head(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def decoder(node: Node, model: Model) -> Iterator[Fact]:
-    """As MultiHeadAttention for one new position; without keys, the first input holds all three behind each other."""
+    """Y = softmax(Q K' * scale + mask) V for each head and one new position.
+
+    If the keys are omitted, the first input holds queries, keys and values in sequence.
+    """
     queries, _ = head_counts(node, model)
     x, y = node.inputs[0], node.outputs[0]
     yield from rows(node, model, x, y, 0, 1)
     packed = [] if node.input(1) else consecutive(model, Axis(x, 2), (1, 1, 1), (False,) * 3)
-    given = node.inputs[:3] if node.input(1) else ()
-    parts = head_spans(model, (*given, *node.inputs[5:7], *node.outputs))
+    separate = node.inputs[:3] if node.input(1) else ()
+    parts = head_spans(model, (*separate, *node.inputs[5:7], *node.outputs))
     yield from heads(
         node,
         queries,
@@ -54,7 +63,7 @@ def decoder(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def _biases(node: Node, model: Model, slot: int) -> list[HeadSpan]:
-    """A vector at this input position: as long as the queries, as the keys, which are alike, and as the values."""
+    """Return the spans of heads of the bias vector at input `slot`; its keys are as wide as its queries."""
     if not node.input(slot):
         return []
     (total,), shape = model.shape(node.inputs[slot]) or (0,), model.shape(node.inputs[0]) or ()
@@ -63,22 +72,28 @@ def _biases(node: Node, model: Model, slot: int) -> list[HeadSpan]:
 
 
 def grouped(node: Node, model: Model) -> Iterator[Fact]:
-    """As Attention with a rotary embedding and a cache; without keys, the first input holds all three behind each other."""
+    """Y = softmax(Q K' * scale + mask) V for each head, with a rotary embedding and a cache.
+
+    If the keys are omitted, the first input holds queries, keys and values in sequence.
+    """
     queries, count = head_counts(node, model)
     x, y = node.inputs[0], node.outputs[0]
     yield from rows(node, model, x, y, 0, 1)
-    given = node.inputs[1:3] if node.input(1) else ()
-    asked = head_spans(model, (x, y, *node.outputs[3:])) if given else head_spans(model, (y, *node.outputs[3:]))
-    packed = [] if given else consecutive(model, Axis(x, 2), (queries, count, count), (False, True, True))
-    shared = head_spans(model, (*given, *node.inputs[3:5], *node.outputs[1:3]), shared=True)
+    keys_values = node.inputs[1:3] if node.input(1) else ()
+    query = head_spans(model, (x, y, *node.outputs[3:])) if keys_values else head_spans(model, (y, *node.outputs[3:]))
+    packed = [] if keys_values else consecutive(model, Axis(x, 2), (queries, count, count), (False, True, True))
+    shared = head_spans(model, (*keys_values, *node.inputs[3:5], *node.outputs[1:3]), shared=True)
     sinks = [HeadSpan(Axis(node.input(11), 0), 0, queries, shared=False)] if node.input(11) else []
     yield from heads(
-        node, queries, count, [*asked, *packed, *shared, *sinks, *added_to_scores(model, node.input(10), queries)]
+        node, queries, count, [*query, *packed, *shared, *sinks, *added_to_scores(model, node.input(10), queries)]
     )
 
 
 def fused(node: Node, model: Model) -> Iterator[Fact]:
-    """Q, K, V = x W + b, then as Attention: W holds the columns of the three behind each other."""
+    """Q, K, V = x W + b, Y = softmax(Q K' * scale + mask) V for each head.
+
+    W holds the columns of queries, keys and values in sequence.
+    """
     x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
     shares = tuple(int(size) for size in node.attributes.get("qkv_hidden_sizes", (1, 1, 1)))
     yield from rows(node, model, x, y, 0, 1)
@@ -91,14 +106,14 @@ def fused(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def fused_macs(node: Node, model: Model) -> list[list[Axis]]:
-    """Queries, keys and values are made of one input first."""
+    """Return the axes of three products: input times weight, queries times keys, attention weights times values."""
     scores = [*axes_of(model, node.outputs[0]), Axis(node.inputs[0], 1)]
     return [[*axes_of(model, node.inputs[0]), Axis(node.inputs[1], 1)], scores, scores]
 
 
-def _caches(given: Sequence[str], caches: Sequence[str], heads: int) -> Iterator[NodeProto]:
-    """Keys and values (batch, positions, heads * width) with an axis for their heads."""
-    for tensor, cache in zip(given, caches, strict=False):
+def _caches(keys_values: Sequence[str], caches: Sequence[str], heads: int) -> Iterator[NodeProto]:
+    """Yield nodes that reshape keys and values to caches (batch, heads, positions, width)."""
+    for tensor, cache in zip(keys_values, caches, strict=False):
         if cache:
             yield from reshaped(tensor, f"{cache}__heads", [0, 0, heads, -1])
             yield helper.make_node("Transpose", [f"{cache}__heads"], [cache], perm=[0, 2, 1, 3])
@@ -107,7 +122,10 @@ def _caches(given: Sequence[str], caches: Sequence[str], heads: int) -> Iterator
 def multi_head_shapes(
     node: NodeProto, x: Sequence[str], y: Sequence[str], ranks: Mapping[str, int]
 ) -> Iterator[NodeProto]:
-    """Positions of the queries, width of the values; all three may be packed: (batch, positions, heads, 3, width)."""
+    """Yield nodes whose output has the positions of the queries and the width of the values.
+
+    Queries, keys and values can be packed in the first input: (batch, positions, heads, 3, width).
+    """
     if len(x) < 2 or not x[1]:
         yield from first_of_axis(x[0], f"{y[0]}__queries", 3)
         yield from reshaped(f"{y[0]}__queries", y[0], [0, 0, -1])
@@ -120,7 +138,7 @@ def multi_head_shapes(
 
 
 def decoder_shapes(_: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
-    """Like the queries, or a third of what holds all three."""
+    """Yield nodes whose output has the shape of the queries, which are the first third of a packed input."""
     if len(x) > 1 and x[1]:
         yield helper.make_node("Identity", [x[0]], [y[0]])
         return
@@ -131,24 +149,31 @@ def decoder_shapes(_: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Map
 def grouped_shapes(
     node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]
 ) -> Iterator[NodeProto]:
-    """Like the queries, which may stand before keys and values on one axis; the first cache is keys and values."""
+    """Yield nodes whose output has the shape of the queries.
+
+    Queries, keys and values can be packed in sequence on the last axis of the first input. If no cache is an input, the
+    caches at the output have the shapes of the keys and values.
+    """
     queries, count = integer(node, "num_heads"), integer(node, "kv_num_heads")
-    given = list(x[1:3])
-    if given and given[0]:
+    keys_values = list(x[1:3])
+    if keys_values and keys_values[0]:
         yield helper.make_node("Identity", [x[0]], [y[0]])
     else:
         ends = [0, queries, queries + count, queries + 2 * count]
-        given = [f"{y[0]}__keys", f"{y[0]}__values"]
+        keys_values = [f"{y[0]}__keys", f"{y[0]}__values"]
         yield from reshaped(x[0], f"{y[0]}__all", [0, 0, ends[-1], -1])
-        for name, start, end in zip((f"{y[0]}__queries", *given), ends, ends[1:], strict=False):
+        for name, start, end in zip((f"{y[0]}__queries", *keys_values), ends, ends[1:], strict=False):
             yield from part_of_axis(f"{y[0]}__all", f"{name}__heads", 2, start, end)
             yield from reshaped(f"{name}__heads", y[0] if name.endswith("queries") else name, [0, 0, -1])
     if not any(x[3:5]):
-        yield from _caches(given, y[1:3], count)
+        yield from _caches(keys_values, y[1:3], count)
 
 
 def fused_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
-    """A third of what the weight makes, or the share that belongs to the values; with a cache, keys and values behind the old ones."""
+    """Yield nodes whose output has the width of the values: their share of the columns of the weight, or a third.
+
+    The optional second output is the cache: the cached keys and values, followed by the new ones.
+    """
     sizes = next((list(a.ints) for a in node.attribute if a.name == "qkv_hidden_sizes"), [])
     yield helper.make_node("MatMul", list(x[:2]), [f"{y[0]}__all"])
     if sizes:
@@ -161,7 +186,7 @@ def fused_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Ma
 
 
 def _cached(node: NodeProto, past: str, y: Sequence[str]) -> Iterator[NodeProto]:
-    """The cache of keys and values together, (2, batch, heads, positions, width)."""
+    """Yield nodes for the cache of keys and values, one tensor (2, batch, heads, positions, width)."""
     if past and integer(node, "past_present_share_buffer"):
         yield helper.make_node("Identity", [past], [y[1]])
         return

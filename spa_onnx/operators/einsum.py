@@ -1,4 +1,4 @@
-"""Einsum: one letter, one index: https://onnx.ai/onnx/operators/onnx__Einsum.html."""
+"""Einsum: https://onnx.ai/onnx/operators/onnx__Einsum.html."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ from spa_onnx.operators.zeros import any_input
 
 
 def einsum(node: Node, model: Model) -> Iterator[Fact]:
-    """One letter, one index: axes with the same letter lose the same. Letters that the result lacks are summed over."""
+    """Y = the sum of products that `equation` describes, such as "bij,bjk->bik".
+
+    Axes with the same letter are coupled. Einsum sums over letters that the output does not have.
+    """
     terms, _, result = str(node.attributes["equation"]).replace(" ", "").partition("->")
     if not result or "." in terms + result:
         return
-    where: dict[str, list[Axis]] = {}
+    axes_of_letter: dict[str, list[Axis]] = {}
     for name, term in zip((*node.inputs, node.outputs[0]), (*terms.split(","), result), strict=True):
         for dim, letter in enumerate(term):
-            where.setdefault(letter, []).append(Axis(name, dim))
-    for letter, axes in where.items():
+            axes_of_letter.setdefault(letter, []).append(Axis(name, dim))
+    for letter, axes in axes_of_letter.items():
         sizes = [(model.shape(axis.tensor) or ())[axis.dim] for axis in axes]
         for axis, size in zip(axes[1:], sizes[1:], strict=True):
             if size == sizes[0]:
@@ -40,7 +43,7 @@ def einsum(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def einsum_macs(node: Node, model: Model) -> list[list[Axis]]:
-    """Every combination of indices multiplies all operands, each with what those before have made."""
+    """Return the axes: one product per index combination and operand, except the first operand."""
     longest: dict[str, Axis] = {}
     terms = str(node.attributes["equation"]).replace(" ", "").partition("->")[0].split(",")
     for name, term in zip(node.inputs, terms, strict=True):
@@ -52,59 +55,61 @@ def einsum_macs(node: Node, model: Model) -> list[list[Axis]]:
 
 
 def _letters(term: str, rank: int) -> list[str]:
-    """A letter for each axis; those that the dots stand for are numbered from the last one on."""
-    before, dots, behind = term.partition("...")
-    hidden = rank - len(before) - len(behind) if dots else 0
-    return [*before, *(str(number) for number in range(hidden, 0, -1)), *behind]
+    """Return a letter for each axis of an operand; axes of an ellipsis are numbered, from the last one to the first."""
+    before, ellipsis, after = term.partition("...")
+    unnamed = rank - len(before) - len(after) if ellipsis else 0
+    return [*before, *(str(number) for number in range(unnamed, 0, -1)), *after]
 
 
 def einsum_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
-    """Yield a product with a constant operand.
+    """Yield the linear layer of a product with a constant operand.
 
-    One letter or several are summed over; the first of them in the weight counts the channels, the others are its window.
+    The layer sums over one or several letters. In the order of the weight, the first is the axis of its input channels,
+    and the others form the window.
     """
     terms, _, result = str(node.attributes["equation"]).replace(" ", "").partition("->")
     if not result or "." in terms + result or terms.count(",") != 1:
         return
     for slot in (1, 0):
-        found, letters = weight_of(model, node.inputs[slot]), terms.split(",")
-        if found is None or any(len(set(term)) < len(term) for term in letters):
+        weight, letters = weight_of(model, node.inputs[slot]), terms.split(",")
+        if weight is None or any(len(set(term)) < len(term) for term in letters):
             continue
-        view, shape = found
+        view, shape = weight
         own, data = letters[slot], letters[1 - slot]
         summed = [letter for letter in own if letter in data and letter not in result]
         rows = [letter for letter in own if letter not in data]
         covered = {*own, *data} - {*summed} == {*result}
         if not summed or set(own) != {*summed, *rows} or data[0] in summed or not covered:
             return
-        order = [own.index(letter) for letter in (*rows, *summed)]
+        weight_axes = [own.index(letter) for letter in (*rows, *summed)]
         window = prod(shape[own.index(letter)] for letter in summed[1:])
-        kept = [place for place, letter in enumerate(data) if letter not in summed]
-        form = _lettered(order, kept + [data.index(letter) for letter in summed], len(summed))
+        positions = [dim for dim, letter in enumerate(data) if letter not in summed]
+        form = _operand_form(weight_axes, positions + [data.index(letter) for letter in summed], len(summed))
         axis = Axis(node.inputs[slot], own.index(summed[0]))
         yield LinearLayer(node, node.inputs[1 - slot], view, axis, shape, form, window=window)
         return
 
 
-def _lettered(order: list[int], places: list[int], summed: int) -> MatrixForm:
-    """The form of a weight in an Einsum.
+def _operand_form(weight_axes: list[int], data_axes: list[int], summed: int) -> MatrixForm:
+    """Return the matrix form of a constant operand.
 
     Args:
-        order: The axes of the weight, its rows first.
-        places: The axes of the data, those that are summed over last.
-        summed: How many axes are summed over.
+        weight_axes: The axes of the weight: its rows, then the summed axes.
+        data_axes: The axes of the data: its positions, then the summed axes.
+        summed: The number of summed axes.
     """
 
     def to_matrix(_: LinearLayer, weight: Matrix) -> Matrix:
-        turned = weight.transpose(order)
-        return np.asarray(turned.reshape(1, -1, prod(turned.shape[-summed:])))
+        transposed = weight.transpose(weight_axes)
+        return np.asarray(transposed.reshape(1, -1, prod(transposed.shape[-summed:])))
 
     def to_tensor(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
-        return np.asarray(matrix[0].reshape([shape[axis] for axis in order]).transpose(np.argsort(order)))
+        transposed = matrix[0].reshape([shape[axis] for axis in weight_axes])
+        return np.asarray(transposed.transpose(np.argsort(weight_axes)))
 
     def arranged(_: LinearLayer, data: Array) -> Array:
-        turned = data.transpose(places)
-        return np.asarray(turned.reshape(*turned.shape[:-summed], -1))
+        transposed = data.transpose(data_axes)
+        return np.asarray(transposed.reshape(*transposed.shape[:-summed], -1))
 
     return MatrixForm(to_matrix, to_tensor, arranged, linear=False)
 

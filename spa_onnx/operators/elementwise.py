@@ -1,4 +1,4 @@
-"""Operators that work element by element, with numpy's broadcasting."""
+"""Elementwise operators, with the broadcasting of numpy."""
 
 from __future__ import annotations
 
@@ -17,18 +17,27 @@ from spa_onnx.operators.registry import register
 from spa_onnx.operators.zeros import all_but_first, any_input, bounded, every_input, first
 
 UNARY_KEEPING_ZERO = (
-    "Asin Asinh Atan Atanh Celu Elu Erf Gelu HardSwish LeakyRelu Mish Relu Selu Shrink Sign Sin Sinh Softsign Swish Tan Tanh ThresholdedRelu"
+    "Asin Asinh Atan Atanh Celu Elu Erf Gelu HardSwish LeakyRelu Mish Relu Selu Shrink Sign Sin Sinh Softsign Swish "
+    "Tan Tanh ThresholdedRelu"
 ).split()
-"""y = f(x), the same f for every element, with f(0) = 0. Those that shape arithmetic evaluates are registered by themselves."""
+"""y = f(x) with f(0) = 0. Functions that shape arithmetic evaluates are registered separately."""
 
 UNARY_MOVING_ZERO = (
     "Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid IsInf IsNaN Log Reciprocal Sigmoid Softplus ai.onnx.ml.Binarizer"
 ).split()
-"""y = f(x), with f(0) other than 0."""
+"""y = f(x) with f(0) other than 0."""
 
 
 def broadcast(node: Node, model: Model, inputs: Sequence[str], output: str, ignore: int = 0) -> Iterator[Coupling]:
-    """Index i of an input's axis meets index i of the output's, counted from the last axis; the last `ignore` are left out."""
+    """Couple each axis of the inputs with the output axis that it broadcasts to, if both have the same size.
+
+    Args:
+        node: The node.
+        model: The model.
+        inputs: The input tensors.
+        output: The output tensor.
+        ignore: The number of last axes that are left out.
+    """
     out = model.shape(output) or ()
     for name in inputs:
         shape = model.shape(name) or ()
@@ -48,26 +57,26 @@ def unary(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def broadcasting(node: Node, model: Model) -> Iterator[Fact]:
-    """y[i] = f(a[i], b[i], ...) with broadcasting; the outputs' shape is the largest."""
+    """y[i] = f(a[i], b[i], ...) with broadcasting."""
     yield from broadcast(node, model, [name for name in node.inputs if name], node.outputs[0])
 
 
 def cast_like(node: Node, model: Model) -> Iterator[Fact]:
-    """y[i] = x[i] in the type of the second input, of which nothing else matters."""
+    """y[i] = x[i] in the type of the second input, whose shape and values have no effect."""
     yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
     for dim in range(len(model.shape(node.inputs[1]) or ())):
         yield Free(Axis(node.inputs[1], dim))
 
 
 def clip_or_dropout(node: Node, model: Model) -> Iterator[Fact]:
-    """y[i] = f(x[i]); the bounds of Clip and the ratio of Dropout are scalars. Dropout's mask has the shape of x."""
+    """y[i] = f(x[i]). The bounds of Clip and the ratio of Dropout are scalars; Dropout's mask has the shape of x."""
     for output in node.outputs:
         if output and model.shape(output) is not None:
             yield from broadcast(node, model, [node.inputs[0]], output)
 
 
 def running_sum(node: Node, model: Model) -> Iterator[Fact]:
-    """y[i] = sum of x up to i along one axis, which must stay whole; every other axis is carried through."""
+    """y[i] = sum of x[j] over j <= i along one axis, which is kept whole; all other axes are coupled."""
     x, y = node.inputs[0], node.outputs[0]
     shape, axis = model.shape(x) or (), model.constant(node.inputs[1])
     if axis is None:
@@ -80,7 +89,8 @@ def running_sum(node: Node, model: Model) -> Iterator[Fact]:
 _FUSED_SUMS = ("com.microsoft.BiasGelu", "com.microsoft.FastGelu")
 
 
-def _folds(function: Callable[..., Any]) -> Fold:
+def _fold(function: Callable[..., Any]) -> Fold:
+    """Return the fold of an elementwise numpy function."""
     return Fold(numpy_ops.elementwise(function))
 
 
@@ -90,7 +100,7 @@ register("com.microsoft.Gelu", "com.microsoft.QuickGelu", coupling=unary, zero=f
 register("Identity", coupling=unary, zero=first, moves=Moves.IDENTITY, fold=Fold(numpy_ops.identity, slice(0, 1)))
 register("Cast", coupling=unary, zero=first, moves=Moves.CAST, fold=Fold(numpy_ops.cast))
 register("CastLike", coupling=cast_like, zero=first)
-register("Not", coupling=unary, fold=_folds(np.invert))
+register("Not", coupling=unary, fold=_fold(np.invert))
 for _name, _function in (
     ("Abs", np.abs),
     ("Ceil", np.ceil),
@@ -99,23 +109,23 @@ for _name, _function in (
     ("Round", np.rint),
     ("Sqrt", np.sqrt),
 ):
-    register(_name, coupling=unary, zero=first, fold=_folds(_function))
+    register(_name, coupling=unary, zero=first, fold=_fold(_function))
 
 register("Sum", "Mean", "BitwiseOr", "BitwiseXor", "Xor", coupling=broadcasting, zero=every_input)
 register(*_FUSED_SUMS, coupling=broadcasting, zero=every_input, shape=sum_of_inputs)
-register("Add", coupling=broadcasting, zero=every_input, fold=_folds(np.add))
-register("Sub", coupling=broadcasting, zero=every_input, fold=_folds(np.subtract))
+register("Add", coupling=broadcasting, zero=every_input, fold=_fold(np.add))
+register("Sub", coupling=broadcasting, zero=every_input, fold=_fold(np.subtract))
 register("Max", coupling=broadcasting, zero=every_input, fold=Fold(numpy_ops.two_at_a_time(np.maximum)))
 register("Min", coupling=broadcasting, zero=every_input, fold=Fold(numpy_ops.two_at_a_time(np.minimum)))
-register("Or", coupling=broadcasting, zero=every_input, fold=_folds(np.bitwise_or))
-register("Mul", coupling=broadcasting, zero=any_input, fold=_folds(np.multiply))
-register("And", coupling=broadcasting, zero=any_input, fold=_folds(np.bitwise_and))
+register("Or", coupling=broadcasting, zero=every_input, fold=_fold(np.bitwise_or))
+register("Mul", coupling=broadcasting, zero=any_input, fold=_fold(np.multiply))
+register("And", coupling=broadcasting, zero=any_input, fold=_fold(np.bitwise_and))
 register("BitwiseAnd", coupling=broadcasting, zero=any_input)
 register("BitShift", "PRelu", coupling=broadcasting, zero=first)
 register("Div", coupling=broadcasting, zero=first, fold=Fold(numpy_ops.divide), unmasked=(1,))
 register("Mod", coupling=broadcasting, zero=first, fold=Fold(numpy_ops.modulo), unmasked=(1,))
 register("Pow", coupling=broadcasting, zero=first, fold=Fold(numpy_ops.power), unmasked=(1,))
-register("Where", coupling=broadcasting, zero=all_but_first, fold=_folds(np.where))
+register("Where", coupling=broadcasting, zero=all_but_first, fold=_fold(np.where))
 for _name, _compare in (
     ("Equal", np.equal),
     ("Greater", np.greater),
@@ -123,7 +133,7 @@ for _name, _compare in (
     ("Less", np.less),
     ("LessOrEqual", np.less_equal),
 ):
-    register(_name, coupling=broadcasting, fold=_folds(_compare))
+    register(_name, coupling=broadcasting, fold=_fold(_compare))
 
 register("Clip", coupling=clip_or_dropout, parameters=(1, 2), zero=bounded, fold=Fold(numpy_ops.clip))
 register("Dropout", coupling=clip_or_dropout, parameters=(1, 2), zero=first, moves=Moves.DROPOUT)

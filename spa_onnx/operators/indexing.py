@@ -1,4 +1,4 @@
-"""Operators whose indices come as data: what they pick along one axis stays whole, all other axes are carried through."""
+"""Operators that gather or scatter by index tensors. The indexed axes are kept whole; all other axes are coupled."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from spa_onnx.operators.registry import Held, register
 from spa_onnx.operators.zeros import first
 
 PICKS = "picks from it by index, so every index keeps its place"
-"""Said of the axes that the indices name."""
+"""The reason for pinning the axes that the indices refer to."""
 
 
-def _matched(node: Node, model: Model, pairs: Iterator[tuple[Axis, Axis]]) -> Iterator[Coupling]:
-    """Axes of the same size lose the same indices."""
+def _couple_axes(node: Node, model: Model, pairs: Iterator[tuple[Axis, Axis]]) -> Iterator[Coupling]:
+    """Couple the two axes of each pair, if they have the same size."""
     for a, b in pairs:
         size, other = (model.shape(a.tensor) or ())[a.dim], (model.shape(b.tensor) or ())[b.dim]
         if size == other:
@@ -25,75 +25,84 @@ def _matched(node: Node, model: Model, pairs: Iterator[tuple[Axis, Axis]]) -> It
 
 
 def elements(node: Node, model: Model) -> Iterator[Fact]:
-    """y[i, j] = x[index[i, j], j]; scattering, y = x but y[index[i, j], j] = updates[i, j]."""
+    """y[i, j] = x[index[i, j], j]. ScatterElements: y = x, except y[index[i, j], j] = updates[i, j]."""
     x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
     rank = len(model.shape(x) or ())
     axis = int(node.attributes.get("axis", 0)) % rank
     others = [d for d in range(rank) if d != axis]
     if node.op == "GatherElements":
-        yield from _matched(node, model, iter([(Axis(index, axis), Axis(y, axis))]))
-    yield from _matched(node, model, ((Axis(index, d), Axis(t, d)) for t in (x, *node.inputs[2:], y) for d in others))
+        yield from _couple_axes(node, model, iter([(Axis(index, axis), Axis(y, axis))]))
+    yield from _couple_axes(
+        node, model, ((Axis(index, d), Axis(t, d)) for t in (x, *node.inputs[2:], y) for d in others)
+    )
 
 
 def gather_nd(node: Node, model: Model) -> Iterator[Fact]:
-    """y[b, i] = x[b, index[b, i]]: the last axis of the index names positions on k axes of x; the axes behind those are carried."""
+    """y[b, i] = x[b, index[b, i]].
+
+    The last axis of the index holds k coordinates, which select from k axes of x. The axes after them are coupled.
+    """
     x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
     batch, lead = int(node.attributes.get("batch_dims", 0)), len(model.shape(index) or ()) - 1
-    named = batch + (model.shape(index) or ())[-1]
-    yield from _matched(node, model, ((Axis(index, d), Axis(y, d)) for d in range(lead)))
-    yield from _matched(node, model, ((Axis(x, d), Axis(y, d)) for d in range(batch)))
-    yield from _matched(
-        node, model, ((Axis(x, d), Axis(y, d - named + lead)) for d in range(named, len(model.shape(x) or ())))
+    indexed = batch + (model.shape(index) or ())[-1]
+    yield from _couple_axes(node, model, ((Axis(index, d), Axis(y, d)) for d in range(lead)))
+    yield from _couple_axes(node, model, ((Axis(x, d), Axis(y, d)) for d in range(batch)))
+    yield from _couple_axes(
+        node, model, ((Axis(x, d), Axis(y, d - indexed + lead)) for d in range(indexed, len(model.shape(x) or ())))
     )
 
 
 def scatter_nd(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = x but y[index[i]] = updates[i]: the last axis of the index names positions on k axes of x; the axes behind those are carried."""
+    """Y = x, except y[index[i]] = updates[i].
+
+    The last axis of the index holds k coordinates, which select from k axes of x. The axes after them are coupled.
+    """
     x, index, updates, y = *node.inputs[:3], node.outputs[0]
-    lead, named = len(model.shape(index) or ()) - 1, (model.shape(index) or ())[-1]
-    for tensor, shift in ((x, 0), (updates, lead - named)):
-        behind = range(named, len(model.shape(x) or ()))
-        yield from _matched(node, model, ((Axis(tensor, d + shift), Axis(y, d)) for d in behind))
+    lead, indexed = len(model.shape(index) or ()) - 1, (model.shape(index) or ())[-1]
+    for tensor, shift in ((x, 0), (updates, lead - indexed)):
+        coupled = range(indexed, len(model.shape(x) or ()))
+        yield from _couple_axes(node, model, ((Axis(tensor, d + shift), Axis(y, d)) for d in coupled))
 
 
 def tensor_scatter(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = the cache with an update written to some positions along one axis; all other axes are carried."""
+    """Y = the cache, with an update written to some positions along one axis; all other axes are coupled."""
     cache, update, y = node.inputs[0], node.inputs[1], node.outputs[0]
     rank = len(model.shape(y) or ())
     axis = int(node.attributes.get("axis", -2)) % rank
     others = [d for d in range(rank) if d != axis]
     batch = [(Axis(node.input(2), 0), Axis(y, 0))] if node.input(2) else []
-    yield from _matched(node, model, iter(batch))  # a position is a number in write_indices: none may go
-    yield from _matched(node, model, ((Axis(x, d), Axis(y, d)) for x in (cache, update) for d in others))
+    yield from _couple_axes(node, model, iter(batch))
+    # write_indices refers to positions by number, so the axis of positions is kept whole
+    yield from _couple_axes(node, model, ((Axis(x, d), Axis(y, d)) for x in (cache, update) for d in others))
 
 
 def one_hot(node: Node, model: Model) -> Iterator[Fact]:
-    """y[i, k] = on where index[i] is k, else off: the axis of k is as long as there are values and stays."""
+    """y[i, k] = on if index[i] is k, else off. The axis of k has one index per value and is kept whole."""
     index, y = node.inputs[0], node.outputs[0]
     rank = len(model.shape(y) or ())
     axis = int(node.attributes.get("axis", -1)) % rank
-    yield from _matched(node, model, ((Axis(index, d - (d > axis)), Axis(y, d)) for d in range(rank) if d != axis))
+    yield from _couple_axes(node, model, ((Axis(index, d - (d > axis)), Axis(y, d)) for d in range(rank) if d != axis))
 
 
 def triangle(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = one triangle of the last two axes of x, which say where it is; the others are carried."""
+    """Y = the upper or lower triangle of x over its last two axes, which are kept whole; all other axes are coupled."""
     x, y = node.inputs[0], node.outputs[0]
-    yield from _matched(node, model, ((Axis(x, d), Axis(y, d)) for d in range(len(model.shape(x) or ()) - 2)))
+    yield from _couple_axes(node, model, ((Axis(x, d), Axis(y, d)) for d in range(len(model.shape(x) or ()) - 2)))
 
 
 def count(node: Node, _: Model) -> Iterator[Fact]:
-    """Y = start, start + delta ...: positions, whose number follows from data or from a size that stays."""
+    """Y = start, start + delta, ...: positions, whose number depends on data or on a size that is kept."""
     yield Positions(Axis(node.outputs[0], 0))
 
 
 def keeps_scattered(node: Node, _: Model, held: Held) -> bool:
-    """Return whether a scatter keeps zero: what it writes to and what it writes are zero."""
-    written = 1 if node.op == "TensorScatter" else 2
-    return bool(held[0] and held[written])
+    """Return whether a scatter keeps zero: both its data and its updates are zero."""
+    updates = 1 if node.op == "TensorScatter" else 2
+    return bool(held[0] and held[updates])
 
 
 def free_places(node: Node, model: Model) -> int:
-    """Return how many positions of a cache an update can be written to."""
+    """Return the number of positions at which an update fits into the cache of a TensorScatter."""
     cache, update = (model.shape(name) or () for name in node.inputs[:2])
     axis = int(node.attributes.get("axis", -2))
     return cache[axis] - update[axis] + 1 if len(cache) >= 2 and len(update) >= 2 else 1
