@@ -1,4 +1,4 @@
-"""One operator of the graph, as the rules see it."""
+"""The operators of a graph, as coupling rules and criteria read them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A graph that a node runs: the tensors that it takes and gives, by their names inside.
+    """A subgraph of an opened node: a branch of an If, or the body of a Loop or Scan.
 
-    name: of the attribute that holds it. tied: whether what it gives is what leaves the node, in that shape.
+    Args:
+        name: The attribute that holds it.
+        inputs: The names of its inputs, in the subgraph.
+        outputs: The names of its outputs, in the subgraph.
+        tied: Whether its outputs have the same shapes as the outputs of the node.
     """
 
     name: str
@@ -22,14 +26,19 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An operator; read-only.
+    """An operator of the graph; read-only.
 
-    name: the node's own, or `Op(first output)` where the exporter gave none.
-    op: operator type, with its domain in front unless it is ai.onnx (`com.microsoft.FusedConv`).
-    inputs: tensor names, empty where an optional input is left out. A constant vector that several nodes use has a name
-    per use (`bias@conv1:2`), so that one exporter's shared zero vector ties nothing together.
-    captures: tensors around it that its branches or bodies read by name, where these are not looked into. bodies: those that are, whose
-    operators stand before it in the list of all. inside: whether the operator itself is one of a branch or body.
+    Args:
+        index: Position among all operators of the model, including those of all subgraphs.
+        name: The name of the node, or `Op(first output)` if it has none.
+        op: The operator type, with its domain in front unless it is ai.onnx: `Conv`, `com.microsoft.FusedConv`.
+        inputs: Tensor names, empty for an optional input that is left out. A constant vector that is read more than
+            once has a name for each use (`bias@conv1:2`), so that a shared vector does not couple its readers.
+        outputs: Tensor names, empty for an optional output that is left out.
+        attributes: Attribute values as Python numbers, strings, tuples and numpy arrays.
+        captures: The outer tensors that the subgraphs of the node read, if the node is not opened.
+        bodies: The subgraphs of the node, if it is opened; their operators are listed before the node.
+        inside: Whether the operator belongs to a subgraph.
     """
 
     index: int
@@ -43,7 +52,7 @@ class Node:
     inside: bool = False
 
     def input(self, slot: int) -> str:
-        """The tensor at an input position, empty where it is left out."""
+        """Return the name of the tensor at an input position; empty if that input is left out."""
         return self.inputs[slot] if slot < len(self.inputs) else ""
 
     def __str__(self) -> str:
