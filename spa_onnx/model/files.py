@@ -1,17 +1,17 @@
-"""Reading and writing files: one clear error line each, and never half a file."""
+"""Reading and writing files.
+
+Every failure is reported in one line. Files are written completely or not at all.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import secrets
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import onnx
@@ -20,27 +20,17 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.model.model import graph_constants
+from spa_onnx.model.damage import damage, stored_tensors
+from spa_onnx.model.locks import folder_lock, signals_deferred
 from spa_onnx.model.subgraphs import graphs
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
-
-BYTE = 8
-
-PLAIN: Mapping[int, str] = {
-    TensorProto.FLOAT: "float_data",
-    TensorProto.DOUBLE: "double_data",
-    TensorProto.INT32: "int32_data",
-    TensorProto.INT64: "int64_data",
-}
-"""Types stored one value per element where they are not stored raw, and in which field."""
 
 
 def check_input(path: Path) -> None:
-    """Raises UsageError where there is no such file."""
+    """Check that an input file exists.
+
+    Raises:
+        UsageError: There is no such file.
+    """
     try:
         path.stat()
     except OSError as error:
@@ -52,7 +42,15 @@ def check_input(path: Path) -> None:
 
 
 def read_model(path: Path) -> tuple[onnx.ModelProto, str, int]:
-    """(model, SHA-256 of the file, bytes with all external data). Raises UsageError or RefusedError where it is no ONNX model."""
+    """Read an ONNX model with its external data.
+
+    Returns:
+        (model, SHA-256 of the file in hexadecimal, size in bytes including external data).
+
+    Raises:
+        UsageError: There is no such file.
+        RefusedError: The file cannot be read, is not an ONNX model, or is damaged.
+    """
     check_input(path)
     try:
         data = path.read_bytes()
@@ -69,123 +67,106 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str, int]:
         ) from error
     if not proto.HasField("graph") or not proto.graph.node:
         raise RefusedError(f"{path} holds no graph; it is not an ONNX model, or an empty one")
-    external = _load_external(path, proto)
+    external_bytes = _load_external(path, proto)
     if not any(entry.version for entry in proto.opset_import):
         raise RefusedError(
-            f"{path} names no operator set (IR version {proto.ir_version}, producer {proto.producer_name or 'unknown'}), "
+            f"{path} names no operator set (IR version {proto.ir_version}, "
+            f"producer {proto.producer_name or 'unknown'}), "
             "so onnxruntime cannot run it; export it again with a current exporter"
         )
-    broken = _broken(proto)
-    if broken:
-        raise RefusedError(f"{path} is damaged: {broken}; export or download it again")
-    return proto, sha256(data), len(data) + external
+    problem = damage(proto)
+    if problem:
+        raise RefusedError(f"{path} is damaged: {problem}; export or download it again")
+    return proto, sha256(data), len(data) + external_bytes
 
 
 def check_model(proto: onnx.ModelProto) -> None:
-    """Raises RefusedError where a model in memory lacks the values of its weights, as after onnx.save with external data, or is damaged."""
-    outside = [t.name for graph in graphs(proto.graph) for t in _tensors(graph) if uses_external_data(t)]
+    """Check a model that was passed as an object.
+
+    Raises:
+        RefusedError: The model is damaged, or its weights have no values because they are stored in another file, as
+            after `onnx.save` with external data.
+    """
+    outside = [tensor.name for tensor in _external_tensors(proto)]
     if outside:
         raise RefusedError(
-            f"the model in memory holds no values for {outside[0]!r} and {len(outside) - 1} other tensors: they are in another file "
-            "(onnx.save with external data takes them away); give the path of the model instead"
+            f"the model in memory holds no values for {outside[0]!r} and {len(outside) - 1} other tensors: "
+            "they are in another file (onnx.save with external data takes them away); "
+            "give the path of the model instead"
         )
-    broken = _broken(proto)
-    if broken:
-        raise RefusedError(f"the model is damaged: {broken}; load or export it again")
+    problem = damage(proto)
+    if problem:
+        raise RefusedError(f"the model is damaged: {problem}; load or export it again")
+
+
+def _external_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Yield the tensors whose values are stored in other files."""
+    for graph in graphs(proto.graph):
+        yield from (tensor for tensor in stored_tensors(graph) if uses_external_data(tensor))
 
 
 def _load_external(path: Path, proto: onnx.ModelProto) -> int:
-    """Load what the model keeps in other files, and say how many bytes that is.
+    """Load the external data of a model and return its size in bytes.
 
-    onnx itself refuses symbolic links, of which the caches of model hubs consist; so they are followed here.
+    onnx refuses symbolic links, but the caches of model hubs consist of them. This function follows them.
     """
     total = 0
-    for tensor in (tensor for graph in graphs(proto.graph) for tensor in _tensors(graph) if uses_external_data(tensor)):
-        place = ExternalDataInfo(tensor)
-        if not place.location or Path(place.location).is_absolute() or ".." in Path(place.location).parts:
+    for tensor in _external_tensors(proto):
+        external = ExternalDataInfo(tensor)
+        location = external.location
+        if not location or Path(location).is_absolute() or ".." in Path(location).parts:
             raise RefusedError(
-                f"{path}: the data of {tensor.name} is outside the model's folder ({place.location!r}); copy it there"
+                f"{path}: the data of {tensor.name} is outside the model's folder ({location!r}); copy it there"
             )
-        folder = next((f for f in (path.parent, path.resolve().parent) if (f / place.location).is_file()), path.parent)
+        folders = (path.parent, path.resolve().parent)
+        data_file = next((f / location for f in folders if (f / location).is_file()), path.parent / location)
         try:
-            with (folder / place.location).open("rb") as file:
-                file.seek(place.offset or 0)
-                tensor.raw_data = file.read(-1 if place.length is None else place.length)
+            with data_file.open("rb") as file:
+                file.seek(external.offset or 0)
+                tensor.raw_data = file.read(-1 if external.length is None else external.length)
         except (OSError, ValueError) as error:
-            raise RefusedError(
-                f"{path}: its data in {folder / place.location} cannot be read: {first_line(error)}"
-            ) from error
+            raise RefusedError(f"{path}: its data in {data_file} cannot be read: {first_line(error)}") from error
         del tensor.external_data[:]
         tensor.data_location = TensorProto.DEFAULT
         total += len(tensor.raw_data)
     return total
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        yield from ([attribute.t] if attribute.HasField("t") else attribute.tensors)
-
-
-def _broken(proto: onnx.ModelProto) -> str:
-    """What is wrong with a model that could be parsed but not be worked with, or nothing."""
-    for graph in graphs(proto.graph):
-        names = [
-            text for node in graph.node for text in (node.name, node.op_type, node.domain, *node.input, *node.output)
-        ]
-        if not all(isinstance(text, str) for text in (*names, *(tensor.name for tensor in graph.initializer))):
-            return "a name is not UTF-8"
-        if not all(node.output for node in graph.node):
-            return "a node has no output"
-        for tensor in graph_constants(graph).values():
-            problem = _misfit(tensor)
-            if problem:
-                return f"{tensor.name or 'a constant'} {problem}"
-    return ""
-
-
-def _misfit(tensor: onnx.TensorProto) -> str:
-    """Where the values of a tensor are not as many as its shape says."""
-    try:
-        bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    except (KeyError, ValueError):
-        return f"has the unknown type {tensor.data_type}"
-    count = math.prod(tensor.dims)
-    if tensor.HasField("raw_data"):
-        fewest = 1 if bits == BYTE else bits  # types below 8 bits are packed
-        fits, stored = count * fewest <= BYTE * len(tensor.raw_data) <= count * bits, f"{len(tensor.raw_data)} bytes"
-    elif tensor.data_type in PLAIN:
-        values = getattr(tensor, PLAIN[tensor.data_type])
-        fits, stored = len(values) == count, f"{len(values)} values"
-    else:
-        return ""
-    return "" if fits else f"holds {stored}, which does not fit its shape {list(tensor.dims)}"
-
-
 def sha256(data: bytes) -> str:
-    """Hexadecimal digest by which a plan recognises its model."""
+    """Return the hexadecimal digest by which a plan identifies its model."""
     return hashlib.sha256(data).hexdigest()
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a message, or the kind of error where it has none."""
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def check_targets(inputs: Sequence[Path | None], targets: Sequence[Path | None], *, force: bool) -> None:
-    """Raises UsageError where an input is missing, or an output would overwrite an input or another file, or cannot be written."""
+    """Check the input and output files of a command before it runs.
+
+    Args:
+        inputs: The input files; None is ignored.
+        targets: The output files; None is ignored.
+        force: Whether existing files may be replaced.
+
+    Raises:
+        UsageError: An input is missing; an output is an input, exists already or cannot be written; or two outputs have
+            the same name.
+    """
     read = [path for path in inputs if path is not None]
     for path in read:
         check_input(path)
     for target in targets:
         if target is not None:
             _check_target(read, target, force=force)
-    given = [target.resolve() for target in targets if target is not None]
-    if len(set(given)) != len(given):
-        raise UsageError(f"two outputs have the same name, {max(given, key=given.count)}; give each its own")
+    outputs = [target.resolve() for target in targets if target is not None]
+    if len(set(outputs)) != len(outputs):
+        raise UsageError(f"two outputs have the same name, {max(outputs, key=outputs.count)}; give each its own")
 
 
 def _check_target(inputs: Sequence[Path], target: Path, *, force: bool) -> None:
+    """Raise UsageError if an output file cannot be written."""
     if any(target.resolve() == path.resolve() or (target.exists() and target.samefile(path)) for path in inputs):
         raise UsageError(f"{target} is an input, and inputs are never changed; give another output")
     folder = target.absolute().parent
@@ -202,7 +183,7 @@ def _check_target(inputs: Sequence[Path], target: Path, *, force: bool) -> None:
 
 
 def _takes_files(folder: Path) -> bool:
-    """Whether a file can really be made there: for root, permissions alone do not tell."""
+    """Return whether a file can be created in a folder; root may write despite the permissions."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return folder.stat().st_mode & 0o222 != 0
@@ -211,7 +192,15 @@ def _takes_files(folder: Path) -> bool:
 
 
 def serialise(proto: onnx.ModelProto, target: Path) -> bytes:
-    """The content of a model file. Raises RefusedError where one file cannot hold it."""
+    """Return the content of a model file.
+
+    Args:
+        proto: The model.
+        target: The file that the error message names.
+
+    Raises:
+        RefusedError: The model is larger than the 2 GiB that an ONNX file can hold.
+    """
     try:
         return bytes(proto.SerializeToString())
     except (ValueError, EncodeError) as error:
@@ -221,23 +210,32 @@ def serialise(proto: onnx.ModelProto, target: Path) -> bytes:
 
 
 def write_files(contents: Mapping[Path, bytes], *, force: bool = True) -> None:
-    """Write all files or none: each goes to a temporary file beside its place first, then all are moved, or none if one cannot be.
+    """Write all files or none.
 
-    Runs that end at the same time take turns, so that the files of one never mix with those of another. Raises UsageError where another
-    has written one of them meanwhile and `force` is not set, RefusedError where the disk does not take them.
+    The contents go to temporary files in the same folders, which are then moved to their targets. If a move fails, the
+    earlier moves are undone. A lock on each folder prevents the files of concurrent runs from mixing.
+
+    Args:
+        contents: Target file -> its content.
+        force: Whether existing files may be replaced.
+
+    Raises:
+        UsageError: A target was written by another process meanwhile, and `force` is not set.
+        RefusedError: The files cannot be written, for example because the disk is full.
     """
     temporary = {target: target.absolute().parent / f".spa-onnx-{secrets.token_hex(8)}" for target in contents}
     try:
         for target, data in contents.items():
             _write(temporary[target], data)
-        with ExitStack() as held:
-            for folder in sorted({made.parent for made in temporary.values()}):
-                held.enter_context(_alone(folder))
-            held.enter_context(_undisturbed())
-            taken = [target for target in contents if target.exists() and not force]
-            if taken:
+        with ExitStack() as locks:
+            for folder in sorted({path.parent for path in temporary.values()}):
+                locks.enter_context(folder_lock(folder))
+            locks.enter_context(signals_deferred())
+            conflicts = [target for target in contents if target.exists() and not force]
+            if conflicts:
                 raise UsageError(
-                    f"{taken[0]} was written by another process meanwhile; nothing was written; use --force to replace it"
+                    f"{conflicts[0]} was written by another process meanwhile; nothing was written; "
+                    "use --force to replace it"
                 )
             _move(temporary)
     except OSError as error:
@@ -245,79 +243,45 @@ def write_files(contents: Mapping[Path, bytes], *, force: bool = True) -> None:
             f"cannot write {', '.join(map(str, contents))}: {error.strerror}; nothing was written"
         ) from error
     finally:
-        with _undisturbed():
-            for made in temporary.values():
-                made.unlink(missing_ok=True)
+        with signals_deferred():
+            for path in temporary.values():
+                path.unlink(missing_ok=True)
 
 
 def _move(temporary: Mapping[Path, Path]) -> None:
-    """Move every file to its place (target -> where it is now). Where one cannot be moved, all that stood there before comes back."""
-    before: dict[Path, Path | None] = {}
+    """Move files to their targets (target -> temporary file); if one move fails, restore all targets."""
+    backups: dict[Path, Path | None] = {}
     try:
-        for target, made in temporary.items():
-            before[target] = _second_name(target, made.with_suffix(".old"))
-            made.replace(target)
+        for target, path in temporary.items():
+            backups[target] = _back_up(target, path.with_suffix(".old"))
+            path.replace(target)
     except OSError:
-        for target, old in before.items():
+        for target, old in backups.items():
             if old is not None:
                 old.replace(target)
             elif not temporary[target].exists():
                 target.unlink()
         raise
     finally:
-        for old in before.values():
+        for old in backups.values():
             if old is not None:
                 old.unlink(missing_ok=True)
 
 
-def _second_name(path: Path, name: Path) -> Path | None:
-    """The content of a file under another name too, None where there is no such file; a copy where the disk knows no hard links."""
+def _back_up(path: Path, backup: Path) -> Path | None:
+    """Hard-link a file, or copy it if the file system has no hard links; return None if there is no such file."""
     if not os.path.lexists(path):
         return None
     try:
-        os.link(path, name, follow_symlinks=False)
+        os.link(path, backup, follow_symlinks=False)
     except OSError:
-        shutil.copy2(path, name, follow_symlinks=False)
-    return name
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold back other runs that are about to move files into this folder. Where folders cannot be locked, nobody waits."""
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        shutil.copy2(path, backup, follow_symlinks=False)
+    return backup
 
 
 def _write(path: Path, data: bytes) -> None:
+    """Write a new file and wait until it is on the disk."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block is done; other threads than the main one never get them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    before = {
-        number: signal.signal(number, lambda caught, _: held.append(caught))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-    if held:
-        signal.raise_signal(held[0])
