@@ -1,1 +1,1 @@
-"""The ONNX graph as the rest sees it: nodes, axes, shapes, constants, quantised and foreign operators."""
+"""Reading and writing ONNX models: nodes, axes, shapes, constants, quantised constants and subgraphs."""

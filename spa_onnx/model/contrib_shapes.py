@@ -1,6 +1,6 @@
-"""Shape equivalents: standard nodes that give the same shapes as an operator for which ONNX cannot infer them.
+"""Shape equivalents: standard nodes with the same output shapes as an operator that ONNX shape inference does not know.
 
-Each family registers those of its operators. They take part in shape inference alone.
+Each operator family registers the equivalents of its operators. They are used for shape inference only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ def integer(node: NodeProto, name: str, default: int = 0) -> int:
 
 
 def like_first(*slots: int) -> ShapeEquivalent:
-    """Return the equivalent of an operator whose first output, and those at `slots`, have the shape of its first input."""
+    """Return the shape equivalent of an operator whose outputs have the shape of its first input.
+
+    Args:
+        *slots: The positions of outputs, besides the first one, that have this shape.
+    """
 
     def nodes(_: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
         for slot in (0, *slots):
@@ -29,12 +33,16 @@ def like_first(*slots: int) -> ShapeEquivalent:
 
 
 def sum_of_inputs(_: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
-    """Yield an Add: the output has the shape to which the inputs broadcast."""
+    """Yield the shape equivalent of an operator whose output has the shape to which its inputs broadcast."""
     yield helper.make_node("Add" if len(x) > 1 else "Identity", list(x), [y[0]])
 
 
 def without_activation(operator: str) -> ShapeEquivalent:
-    """Return the equivalent of an operator that is another one with an activation behind it."""
+    """Return the shape equivalent of an operator that fuses a standard operator with an activation.
+
+    Args:
+        operator: The standard operator; it receives the first three inputs.
+    """
 
     def nodes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
         plain = helper.make_node(operator, list(x[:3]), [y[0]])
@@ -45,7 +53,7 @@ def without_activation(operator: str) -> ShapeEquivalent:
 
 
 def part_of_axis(x: str, y: str, axis: int, start: int, end: int) -> Iterator[NodeProto]:
-    """Yield the nodes that take the indices from `start` to `end` of an axis."""
+    """Yield the nodes that compute `y` as the indices from `start` to `end` (exclusive) of an axis of `x`."""
     bounds = {f"{y}__{name}": value for name, value in (("start", start), ("end", end), ("axis", axis))}
     for name, value in bounds.items():
         yield helper.make_node("Constant", [], [name], value_ints=[value])
@@ -53,17 +61,17 @@ def part_of_axis(x: str, y: str, axis: int, start: int, end: int) -> Iterator[No
 
 
 def first_of_axis(x: str, y: str, axis: int) -> Iterator[NodeProto]:
-    """Yield the nodes that take the first index of an axis, which is then gone."""
+    """Yield the nodes that compute `y` as the first index of an axis of `x`, without that axis."""
     yield helper.make_node("Constant", [], [f"{y}__index"], value_int=0)
     yield helper.make_node("Gather", [x, f"{y}__index"], [y], axis=axis)
 
 
 def shape_equivalents(node: NodeProto, ranks: Mapping[str, int]) -> list[NodeProto]:
-    """Return the nodes that shape inference sees in the place of this one: itself, where it has no equivalent.
+    """Return the nodes that replace a node in shape inference: its shape equivalent, or itself if it has none.
 
     Args:
         node: A node of the graph.
-        ranks: The number of axes of each constant and graph input.
+        ranks: Name of a constant or graph input -> its number of axes.
     """
     equivalent = traits(operator_name(node.op_type, node.domain)).shape
     return [node] if equivalent is None else list(equivalent(node, node.input, node.output, ranks))

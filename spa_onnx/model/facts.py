@@ -1,4 +1,4 @@
-"""The words of the analysis: axes, spans of channels on them, and what rules may say about them."""
+"""Axes, spans of channels on them, and the facts that coupling rules state about them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ Indices: TypeAlias = NDArray[np.int64]
 
 
 class Axis(NamedTuple):
-    """Dimension `dim` (0-based, never negative) of a tensor; prints as `conv1.weight[0]`.
+    """A dimension of a tensor; prints as `conv1.weight[0]`.
 
-    A tuple, because the analysis hashes axes more than anything else.
+    It is a tuple because hashing axes dominates the time of the analysis.
+
+    Args:
+        tensor: Name of the tensor.
+        dim: The dimension, 0-based and never negative.
     """
 
     tensor: str
@@ -29,10 +33,22 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """`count` channels of an axis, and the indices that each of them owns.
+    """The channels of an axis and the indices that each of them owns.
 
-    Channel k owns `start + o*period + p*inner + i` for `o < outer` and `i < inner`, where p is k, or `order[k]`
-    where the channels do not lie in their natural order (a gather, a channel shuffle).
+    Channel k owns the indices `start + o*period + p*inner + i` for `o < outer` and `i < inner`, where p is `order[k]`,
+    or k if there is no order.
+
+    Args:
+        axis: The axis.
+        count: Number of channels.
+        start: First index of the first channel.
+        inner: Number of neighbouring indices that a channel owns.
+        outer: Number of repetitions of the whole span along the axis.
+        period: Distance between repetitions, in indices.
+        order: Position of each channel, if the channels are not in their natural order (Gather, channel shuffle).
+
+    Raises:
+        RuleError: The order does not have `count` positions.
     """
 
     axis: Axis
@@ -48,13 +64,13 @@ class Span:
             raise RuleError(f"{self.axis}: {self.count} channels but an order of {len(self.order)} positions")
 
     def indices(self) -> Indices:
-        """The indices of each channel, int64 of shape (count, outer * inner)."""
+        """Return the indices of each channel, int64 of shape (count, outer * inner)."""
         place = np.arange(self.count) if self.order is None else np.asarray(self.order, dtype=np.int64)
         owned = np.arange(self.outer)[:, None] * self.period + np.arange(self.inner)[None, :]
         return (self.start + place[:, None] * self.inner + owned.ravel()[None, :]).astype(np.int64)
 
     def is_whole(self, size: int) -> bool:
-        """Whether channel k is simply index k of an axis with `size` indices."""
+        """Return whether channel k is index k, and the channels cover all `size` indices of the axis."""
         plain = self.start == 0 and self.inner == 1 and self.outer == 1 and self.order is None
         return plain and self.count == size
 
@@ -63,8 +79,15 @@ class Span:
 class Coupling:
     """Channel k of `a` and channel k of `b` are removed together or not at all.
 
-    parts: where more than 1, channel k owns one index in each of so many parts of `a`, and it need not be the same one: each part may
-    lose its own, as long as all lose as many.
+    Args:
+        a: The channels of one axis.
+        b: The channels of the other axis.
+        why: The reason, shown to the user.
+        parts: Number of parts of `a`. If more than 1, channel k owns one index in each part, and each part may lose
+            different channels, as long as all parts lose the same number.
+
+    Raises:
+        RuleError: The two spans differ in their number of channels.
     """
 
     a: Span
@@ -79,7 +102,7 @@ class Coupling:
             )
 
     def axes(self) -> tuple[Axis, ...]:
-        """The two axes that it ties together."""
+        """Return the two coupled axes."""
         return (self.a.axis, self.b.axis)
 
 
@@ -87,7 +110,10 @@ class Coupling:
 class Pin:
     """Nothing may be removed from this axis.
 
-    why: the reason, the same words for the same cause, so that reasons can be counted. where: the node or tensor that it holds for.
+    Args:
+        axis: The axis.
+        why: The reason, shown to the user. The same cause has the same text, so that reasons can be counted.
+        where: The node or tensor that causes the pin.
     """
 
     axis: Axis
@@ -98,62 +124,77 @@ class Pin:
         return f"{self.why}: {self.where}" if self.where else self.why
 
     def axes(self) -> tuple[Axis, ...]:
-        """The pinned axis."""
+        """Return the pinned axis."""
         return (self.axis,)
 
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """The node lets any index of this axis go and nothing else follows (a padded zero, a broadcast copy)."""
+    """Any index of this axis can be removed without consequences, as in padded zeros and broadcast copies."""
 
     axis: Axis
 
     def axes(self) -> tuple[Axis, ...]:
-        """The axis that the node has accounted for."""
+        """Return the axis."""
         return (self.axis,)
 
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """The axis counts positions (a kernel's height, an image's width) and holds no channels, so it stays and nobody need be told."""
+    """The axis counts positions, like the height of a kernel or the width of an image.
+
+    It holds no channels, so it is never pruned, and no reason is reported.
+    """
 
     axis: Axis
 
     def axes(self) -> tuple[Axis, ...]:
-        """The axis of positions."""
+        """Return the axis of positions."""
         return (self.axis,)
 
 
 @dataclass(frozen=True, slots=True)
 class Normalises:
-    """`node` computes a statistic over the axis: removing from it is possible, but the result is not exact."""
+    """A node computes a statistic over the axis: channels can be removed, but the result is not exact.
+
+    Args:
+        axis: The axis.
+        node: Name of the node that computes the statistic.
+        why: The reason, shown to the user.
+    """
 
     axis: Axis
     node: str
     why: str
 
     def axes(self) -> tuple[Axis, ...]:
-        """The axis under the statistic."""
+        """Return the axis of the statistic."""
         return (self.axis,)
 
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """The axis is a batch axis of a product of two activations: the heads of attention."""
+    """The axis is a batch axis of a MatMul of two activations, such as the heads of attention."""
 
     axis: Axis
 
     def axes(self) -> tuple[Axis, ...]:
-        """The batch axis."""
+        """Return the batch axis."""
         return (self.axis,)
 
 
 Plain: TypeAlias = Coupling | Pin | Free | Positions | Normalises | Batches
+"""A fact that always holds, unlike the options of a `Choice`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to settle a choice: all its facts hold together. `name` is shown by `explain`."""
+    """One of the options of a choice.
+
+    Args:
+        name: The name, shown by `explain`.
+        facts: The facts that hold if this option is taken.
+    """
 
     name: str
     facts: tuple[Coupling | Pin, ...]
@@ -161,13 +202,18 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Exactly one of the options holds; they are given in the order of preference."""
+    """Exactly one of several options holds.
+
+    Args:
+        node: Name of the node that offers the choice.
+        options: The options, in order of preference.
+    """
 
     node: str
     options: tuple[Option, ...]
 
     def axes(self) -> tuple[Axis, ...]:
-        """Every axis that an option speaks about."""
+        """Return the axes of all options."""
         return tuple(axis for option in self.options for fact in option.facts for axis in fact.axes())
 
 
@@ -175,11 +221,18 @@ Fact: TypeAlias = Plain | Choice
 
 
 def whole(axis: Axis, size: int) -> Span:
-    """The span in which channel k is index k of an axis with `size` indices."""
+    """Return the span in which channel k is index k of an axis with `size` indices."""
     return Span(axis, size)
 
 
 def same(a: Axis, b: Axis, size: int, why: str) -> Iterator[Coupling]:
-    """Index k of one axis is index k of the other; axes of size 1 have nothing to lose and yield nothing."""
+    """Yield the coupling of index k of one axis with index k of another; none for axes of size 1.
+
+    Args:
+        a: One axis.
+        b: The other axis.
+        size: The size of both axes.
+        why: The reason, shown to the user.
+    """
     if size > 1:
         yield Coupling(whole(a, size), whole(b, size), why)

@@ -1,6 +1,7 @@
-"""Values that the graph computes from shapes: `Shape -> Gather -> Concat -> Reshape` chains, evaluated in numpy.
+"""Folding of shape arithmetic: `Shape -> Gather -> Concat -> Reshape` chains are evaluated in numpy.
 
-Every known value carries its origin: for each element, the axes whose sizes it was computed from (none for a literal).
+Every folded value records its origin: for each element, the axes whose sizes it was computed from. The elements of a
+literal have no such axes.
 """
 
 from __future__ import annotations
@@ -17,38 +18,50 @@ from spa_onnx.model.numpy_ops import NO_ARRAY, slices
 from spa_onnx.model.traits import Array, Fold, traits
 
 Origin: TypeAlias = tuple[frozenset[Axis], ...]
+"""For each element in row-major order, the axes whose sizes it was computed from."""
 
 LIMIT = 4096
-"""Elements a folded tensor may have: shapes and index lists are short, weights are not."""
+"""Largest number of elements of a folded tensor: shapes and index lists are short, weights are not."""
 
 LONG = 64
-"""Elements from which on all of a computed tensor counts as one: shapes, pads and bounds have a few, whose origins differ."""
+"""All elements of a computed tensor longer than this share one origin, the union of the origins of its inputs.
+
+Shapes, pads and bounds are shorter, and the origins of their elements differ.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A known tensor and, element by element in row-major order, the axes that its value depends on."""
+    """The value of a tensor and its origin.
+
+    Args:
+        array: The value.
+        origin: For each element in row-major order, the axes whose sizes it was computed from.
+    """
 
     array: Array
     origin: Origin
 
     @property
     def is_literal(self) -> bool:
-        """Whether no size of any activation enters it, so that it is a constant of the model."""
+        """Whether the value depends on no axis size, so that it is a constant of the model."""
         return not any(self.origin)
 
 
 def literal(array: Array) -> Value:
-    """A constant of the model as a value."""
+    """Return the value of a constant: all its elements have an empty origin."""
     return Value(array, (frozenset(),) * array.size)
 
 
 NOTHING = literal(NO_ARRAY)
-"""An optional input that is left out."""
+"""The value of an optional input that is left out."""
 
 
 def _shape_of(node: Node, shapes: Mapping[str, tuple[int, ...]], *, is_literal: bool) -> list[Value]:
-    """Shape and Size of a tensor whose shape is known; what is computed from shapes (pads, say) is never cut, so its own is a literal."""
+    """Evaluate Shape or Size; return no value if a size is unknown.
+
+    The result is a literal if the input is itself the result of shape arithmetic, such as pads: it is never pruned.
+    """
     shape = shapes.get(node.inputs[0])
     if shape is None or any(size < 0 for size in shape):
         return []
@@ -60,69 +73,77 @@ def _shape_of(node: Node, shapes: Mapping[str, tuple[int, ...]], *, is_literal: 
 
 
 def _moved(node: Node, fold: Fold, moved: slice, inputs: list[Value]) -> list[Value]:
-    """Evaluate an operator that moves elements, once on the values and once on the numbers of the elements."""
+    """Evaluate an operator that moves elements, once on the values and once on the positions of their origins."""
     arrays = [value.array for value in inputs]
-    numbers, pool = list(arrays), list[frozenset[Axis]]()
+    positions, pool = list(arrays), list[frozenset[Axis]]()
     for slot in range(*moved.indices(len(arrays))):
-        numbers[slot] = np.arange(len(pool), len(pool) + arrays[slot].size).reshape(arrays[slot].shape)
+        positions[slot] = np.arange(len(pool), len(pool) + arrays[slot].size).reshape(arrays[slot].shape)
         pool += inputs[slot].origin
-    results, places = fold.evaluate(node, arrays), fold.evaluate(node, numbers)
+    results, sources = fold.evaluate(node, arrays), fold.evaluate(node, positions)
     if not isinstance(results, list):
-        results, places = [results], [np.asarray(places)]
-    alike = pool[:1] if len(set(pool)) == 1 else None
-    origins = [tuple(alike) * p.size if alike else tuple(pool[i] for i in p.ravel().tolist()) for p in places]
+        results, sources = [results], [np.asarray(sources)]
+    common = pool[:1] if len(set(pool)) == 1 else None
+    origins = [tuple(common) * s.size if common else tuple(pool[i] for i in s.ravel().tolist()) for s in sources]
     return [Value(np.asarray(r), origin) for r, origin in zip(results, origins, strict=True)]
 
 
 def _computed(node: Node, fold: Fold, inputs: list[Value]) -> list[Value]:
-    """Evaluate an operator that computes: element by element, with broadcasting, unless all elements count together."""
+    """Evaluate an operator that computes new values; elements of short results have separate origins."""
     result = np.asarray(fold.evaluate(node, [value.array for value in inputs]))
-    every = frozenset().union(*(axes for value in inputs for axes in value.origin))
-    given = [value for value in inputs if value.array.size]
-    if not every or fold.together or result.size > LONG or all(value.array.size == 1 for value in given):
-        return [Value(result, (every,) * result.size)]
-    places = [
-        np.broadcast_to(np.arange(v.array.size).reshape(v.array.shape), result.shape).ravel().tolist() for v in given
+    all_axes = frozenset().union(*(axes for value in inputs for axes in value.origin))
+    operands = [value for value in inputs if value.array.size]
+    if not all_axes or fold.together or result.size > LONG or all(value.array.size == 1 for value in operands):
+        return [Value(result, (all_axes,) * result.size)]
+    positions = [
+        np.broadcast_to(np.arange(v.array.size).reshape(v.array.shape), result.shape).ravel().tolist() for v in operands
     ]
-    origins = ([v.origin[i] for v, i in zip(given, row, strict=True)] for row in zip(*places, strict=True))
-    return [Value(result, tuple(frozenset().union(*found) for found in origins))]
+    origins = ([v.origin[i] for v, i in zip(operands, row, strict=True)] for row in zip(*positions, strict=True))
+    return [Value(result, tuple(frozenset().union(*axes) for axes in origins))]
 
 
 def fold(
     nodes: Iterable[Node], shapes: Mapping[str, tuple[int, ...]], literals: Mapping[str, Array]
 ) -> dict[str, Value]:
-    """All values that follow from the given shapes and literals: tensor name -> value, the literals included.
+    """Evaluate the shape arithmetic of a graph.
 
-    nodes: in topological order. shapes: tensor name -> sizes, negative where unknown. An operator that fails on the
-    sizes at hand yields no value; the operators behind it then have none either.
+    An operator that fails has no value, and neither have the operators that depend on it.
+
+    Args:
+        nodes: The operators in topological order.
+        shapes: Tensor name -> sizes, negative if unknown.
+        literals: Constant name -> value.
+
+    Returns:
+        Tensor name -> value, including the literals.
     """
-    known = {name: literal(array) for name, array in literals.items()}
-    stretched: set[str] = set()  # known, but as long as an axis is large
+    values = {name: literal(array) for name, array in literals.items()}
+    stretched: set[str] = set()  # tensors with a value whose length is the size of an axis
     for node in nodes:
         rule: Fold | None = None
         if node.op in ("Shape", "Size"):
             name = node.inputs[0]
-            made = _shape_of(node, shapes, is_literal=name in known and name not in stretched)
+            outputs = _shape_of(node, shapes, is_literal=name in values and name not in stretched)
         elif (rule := traits(node.op).fold) is not None:
-            if not node.inputs or not all(name in known for name in node.inputs if name):
+            if not node.inputs or not all(name in values for name in node.inputs if name):
                 continue
-            made = _evaluate(node, rule, [known[name] if name else NOTHING for name in node.inputs])
+            outputs = _evaluate(node, rule, [values[name] if name else NOTHING for name in node.inputs])
             sized = () if rule.sized_by is None else node.inputs[rule.sized_by]
-            if stretched.intersection(node.inputs) or not all(known[name].is_literal for name in sized if name):
+            if stretched.intersection(node.inputs) or not all(values[name].is_literal for name in sized if name):
                 stretched.update(node.outputs)
         else:
             continue
-        if made and all(value.array.size <= LIMIT for value in made) and not _is_data(rule, made[0].array):
-            known.update(zip(node.outputs, made, strict=False))
-    return known
+        if outputs and all(value.array.size <= LIMIT for value in outputs) and not _is_data(rule, outputs[0].array):
+            values.update(zip(node.outputs, outputs, strict=False))
+    return values
 
 
-def _is_data(fold: Fold | None, made: Array) -> bool:
-    """Whether a tensor is filled with floats along several axes: the first state of a recurrent layer, not a list of sizes."""
-    return fold is not None and fold.fills and made.dtype.kind == "f" and made.ndim > 1
+def _is_data(fold: Fold | None, result: Array) -> bool:
+    """Return whether a result is a float tensor with several axes, such as the initial state of a recurrent layer."""
+    return fold is not None and fold.fills and result.dtype.kind == "f" and result.ndim > 1
 
 
 def _evaluate(node: Node, fold: Fold, inputs: list[Value]) -> list[Value]:
+    """Return the values of the outputs; none if they would be too large or the operator fails."""
     if fold.sized_by == slice(0, 1) and inputs[0].array.size and np.prod(inputs[0].array.astype(float)) > LIMIT:
         return []
     try:

@@ -1,4 +1,4 @@
-"""What a classifier's probabilities and classes are computed from."""
+"""The logits of a classifier: the tensors from which it computes probabilities and classes."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ import onnx
 from spa_onnx.model.traits import Moves, operator_name, traits
 
 ARRANGING = frozenset({Moves.IDENTITY, Moves.CAST, Moves.ROUND, Moves.RESHAPE, Moves.TRANSPOSE})
-"""What operators between the logits and the output may do to the elements."""
+"""What operators between the logits and the graph output may do to the elements."""
 
 
 def logits(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The outputs, with logits in place of those that are probabilities or classes; each tensor once, logits without a type."""
+    """Return the graph outputs, with logits in place of probabilities and classes.
+
+    Returns:
+        The outputs without duplicates. A tensor that is not a graph output has no type.
+    """
     producer = {name: node for node in graph.node for name in node.output}
     outputs = {value.name: value for value in graph.output}
-    names = dict.fromkeys(_chosen_from(name, producer) or name for name in outputs)
+    names = dict.fromkeys(_logits_of(name, producer) or name for name in outputs)
     return [outputs.get(name) or onnx.ValueInfoProto(name=name) for name in names]
 
 
-def _chosen_from(output: str, producer: Mapping[str, onnx.NodeProto]) -> str | None:
-    """What operators choose from, the first of them, if such make the output and an operator computes it."""
-    name, found = output, None
+def _logits_of(output: str, producer: Mapping[str, onnx.NodeProto]) -> str | None:
+    """Return the input of the first operator before an output that computes probabilities or classes.
+
+    Operators whose input is not computed by a node do not count. Return None if there is no such operator.
+    """
+    name, logit_tensor = output, None
     while name in producer:
-        known = traits(operator_name(producer[name].op_type, producer[name].domain))
-        chooses = known.chooses
-        if not chooses and known.moves not in ARRANGING:
+        operator = traits(operator_name(producer[name].op_type, producer[name].domain))
+        if not operator.chooses and operator.moves not in ARRANGING:
             break
         name = producer[name].input[0]
-        found = name if chooses and name in producer else found
-    return found
+        logit_tensor = name if operator.chooses and name in producer else logit_tensor
+    return logit_tensor

@@ -1,4 +1,4 @@
-"""The operators of shape arithmetic, in numpy."""
+"""The operators of shape arithmetic, implemented in numpy."""
 
 from __future__ import annotations
 
@@ -23,11 +23,16 @@ NUMPY_TYPES = {
 }
 
 NO_ARRAY: Array = np.zeros(0, np.int64)
-"""What stands for an optional input that is left out: the operators here take it for an empty list."""
+"""The value of an optional input that is left out; the functions here treat it as an empty list."""
 
 
 def axes_of(node: Node, arrays: Sequence[Array]) -> tuple[int, ...] | None:
-    """The `axes` of Squeeze, Unsqueeze and Reduce*: an attribute in old operator sets, an input in new ones; None for all axes."""
+    """Return the `axes` of Squeeze, Unsqueeze and Reduce*; None for all axes.
+
+    Args:
+        node: The node; older operator sets store the axes as an attribute.
+        arrays: Its inputs; newer operator sets store the axes as the second one.
+    """
     axes = arrays[1].ravel().tolist() if len(arrays) > 1 else node.attributes.get("axes", ())
     return tuple(int(a) for a in axes) or None
 
@@ -47,13 +52,21 @@ def slice_(node: Node, arrays: Sequence[Array]) -> Array:
 
 
 def slices(node: Node, parameters: Sequence[Array | None]) -> list[tuple[int, int, int, int]]:
-    """(axis, start, end, step) of a Slice as written, from its attributes (opset < 10) or its constant inputs."""
+    """Return the slices of a Slice node as stored, without resolving negative indices.
+
+    Args:
+        node: The node; before opset 10 the slices are attributes.
+        parameters: Its inputs after the first one; None for an input that is left out.
+
+    Returns:
+        (axis, start, end, step) of each slice.
+    """
     if "starts" in node.attributes:
         starts, ends = list(node.attributes["starts"]), list(node.attributes["ends"])
         axes = list(node.attributes.get("axes", range(len(starts))))
         return [(int(a), int(s), int(e), 1) for a, s, e in zip(axes, starts, ends, strict=True)]
-    given = [[] if p is None else [int(v) for v in p.ravel()] for p in parameters] + [[], []]
-    starts, ends, axes, steps = given[:4]
+    lists = [[] if p is None else [int(v) for v in p.ravel()] for p in parameters] + [[], []]
+    starts, ends, axes, steps = lists[:4]
     axes = axes or list(range(len(starts)))
     return list(zip(axes, starts, ends, steps or [1] * len(starts), strict=True))
 
@@ -74,7 +87,7 @@ def reshape(_: Node, arrays: Sequence[Array]) -> Array:
 
 
 def divide(_: Node, arrays: Sequence[Array]) -> Array:
-    """ONNX Div truncates integers towards zero."""
+    """Evaluate Div, which truncates integers towards zero."""
     a, b = arrays
     if a.dtype.kind == "f":
         return np.asarray(a / b)
@@ -82,11 +95,11 @@ def divide(_: Node, arrays: Sequence[Array]) -> Array:
 
 
 def clip(node: Node, arrays: Sequence[Array]) -> Array:
-    """Bounds are attributes before opset 11, then inputs that may be left out."""
-    given = [*arrays[1:], NO_ARRAY, NO_ARRAY]
+    """Evaluate Clip; the bounds are attributes before opset 11, and optional inputs since."""
+    bounds = [*arrays[1:], NO_ARRAY, NO_ARRAY]
     low, high = (
         node.attributes.get(name, bound if bound.size else None)
-        for name, bound in zip(("min", "max"), given, strict=False)
+        for name, bound in zip(("min", "max"), bounds, strict=False)
     )
     return arrays[0] if low is None and high is None else np.asarray(np.clip(arrays[0], low, high), arrays[0].dtype)
 
@@ -105,7 +118,7 @@ def constant_of_shape(node: Node, arrays: Sequence[Array]) -> Array:
 
 
 def reduction(function: Callable[..., Any]) -> Evaluate:
-    """Return the evaluation of a Reduce* operator by a numpy reduction."""
+    """Return a function that evaluates a Reduce* operator by a numpy reduction."""
 
     def run(node: Node, arrays: Sequence[Array]) -> Array:
         axes = axes_of(node, arrays)
@@ -117,12 +130,12 @@ def reduction(function: Callable[..., Any]) -> Evaluate:
 
 
 def elementwise(function: Callable[..., Any]) -> Evaluate:
-    """Return the evaluation of an elementwise operator by a numpy function of its inputs."""
+    """Return a function that evaluates an elementwise operator by a numpy function of its inputs."""
     return lambda _, arrays: np.asarray(function(*arrays))
 
 
 def two_at_a_time(function: Callable[..., Any]) -> Evaluate:
-    """Return the evaluation of an operator with any number of inputs, two at a time."""
+    """Return a function that evaluates an operator with any number of inputs by a numpy function of two."""
     return lambda _, arrays: reduce(function, arrays)
 
 

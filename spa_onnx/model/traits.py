@@ -1,7 +1,7 @@
-"""What has to be known about an operator to read a graph: what it only moves, how it is folded, what shapes it gives.
+"""Traits: properties of operators that are needed to read a graph.
 
-The families in `spa_onnx.operators` register these traits together with all else that they know. They are found by name, as plug-ins
-are, so that no room above depends on them.
+The operator families in `spa_onnx.operators` register the traits together with the coupling rules. That package is
+imported by name when it is first needed, because it depends on this package.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from spa_onnx.model.node import Node
 Array: TypeAlias = NDArray[Any]
 
 FAMILIES = "spa_onnx.operators"
-"""The package that registers operators when it is imported."""
+"""The package that registers the operators when it is imported."""
 
 
 class Moves(Enum):
-    """What an operator does to the elements of its first input, where it does no more than that."""
+    """How an operator moves the elements of its first input, if it does nothing else."""
 
     NOTHING = auto()
-    """It computes: its output holds other elements."""
+    """The operator computes new values."""
     IDENTITY = auto()
     DROPOUT = auto()
     CAST = auto()
-    """It changes their type."""
+    """The operator converts the elements to another type."""
     ROUND = auto()
-    """It quantises or dequantises them."""
+    """The operator quantises or dequantises the elements."""
     RESHAPE = auto()
-    """It keeps their order and counts them along other axes."""
+    """The operator keeps the order of the elements and changes the shape."""
     TRANSPOSE = auto()
     PICK = auto()
-    """It takes some of them."""
+    """The operator selects some of the elements."""
 
 
 Evaluate: TypeAlias = Callable[[Node, Sequence[Array]], "Array | list[Array]"]
-"""(node, its inputs) -> its output, or its outputs."""
+"""Function of (node, input arrays) that returns the output array, or a list of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ class Fold:
     """How shape arithmetic evaluates an operator in numpy.
 
     Args:
-        evaluate: The operator.
-        moved: The inputs whose elements it only moves; None where it computes.
-        together: Whether every element of the result depends on every element that is given.
-        sized_by: The inputs whose values say how large the result is.
-        fills: Whether it can fill a tensor of any size, as ConstantOfShape and Expand do.
+        evaluate: Function that evaluates the operator.
+        moved: The inputs whose elements the operator only moves; None if it computes new values.
+        together: Whether every output element depends on every input element.
+        sized_by: The inputs whose values determine the size of the output.
+        fills: Whether the operator can fill a tensor of any size, like ConstantOfShape and Expand.
     """
 
     evaluate: Evaluate
@@ -65,10 +65,13 @@ class Fold:
 
 
 class Operand(NamedTuple):
-    """Input positions of a quantised operand, of its scale and of its zero point; -1 where there is none.
+    """The input positions of a quantised operand.
 
     Args:
-        axis: The dimension along which a vector of scales has its entries; None where an attribute says so.
+        data: Position of the operand.
+        scale: Position of its scale; -1 if it has none.
+        zero: Position of its zero point; -1 if it has none.
+        axis: The axis of the operand along which a vector of scales varies; None if an attribute of the node sets it.
     """
 
     data: int
@@ -79,15 +82,15 @@ class Operand(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """What a quantised operator computes, and where its scales are.
+    """The float equivalent of a quantised operator, and the input positions of its operands and scales.
 
     Args:
-        operator: The float operator that it computes; empty where it has no float form.
-        slots: The input positions that are the operands of the float operator.
-        operands: Its quantised operands.
-        scales: The input positions of scales and zero points, which are no weights, beside those of the operands.
-        bias: The input positions of its integer bias, and of the two scales whose product is the bias's scale.
-        added: The input position of a float vector that it adds to each row of its result; -1 where there is none.
+        operator: The equivalent float operator; empty if there is none.
+        slots: The input positions of the operands of the float operator.
+        operands: The quantised operands.
+        scales: The input positions of scales and zero points that do not belong to `operands`.
+        bias: The input positions of the integer bias, and of the two scales whose product is its scale.
+        added: The input position of a float vector that is added to each row of the result; -1 if there is none.
     """
 
     operator: str = ""
@@ -103,19 +106,22 @@ class Quantised:
 
 
 ShapeEquivalent: TypeAlias = Callable[[NodeProto, Sequence[str], Sequence[str], Mapping[str, int]], Iterator[NodeProto]]
-"""(node, inputs, outputs, rank of each constant and graph input) -> standard nodes with the same output shapes."""
+"""Function of (node, inputs, outputs, rank of each constant and graph input).
+
+It yields standard nodes with the same output shapes as the node.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What reading a graph needs to know about an operator.
+    """Properties of an operator that are needed to read a graph.
 
     Args:
-        moves: What it only moves.
-        fold: How shape arithmetic evaluates it; None where it has no part in that.
-        shape: Standard nodes with the same shapes, for an operator whose shapes ONNX cannot infer.
-        quantised: What it computes if it is quantised.
-        chooses: Whether its output holds probabilities or classes that it computes from its first input.
+        moves: How the operator moves the elements of its first input, if it does nothing else.
+        fold: How shape arithmetic evaluates the operator; None if shape arithmetic does not support it.
+        shape: The shape equivalent of an operator that ONNX shape inference does not know.
+        quantised: The float equivalent and the operands of a quantised operator.
+        chooses: Whether the operator computes probabilities or classes from its first input.
     """
 
     moves: Moves = Moves.NOTHING
@@ -126,18 +132,22 @@ class Traits:
 
 
 TRAITS: dict[str, Traits] = {}
-"""Operator, with its domain in front unless it is ai.onnx -> its traits."""
+"""Operator, with its domain in front unless it is ai.onnx -> its traits, for all registered operators."""
 
 UNKNOWN_OPERATOR = Traits()
 
 
 def traits(operator: str) -> Traits:
-    """Return what is known about an operator; of one that nobody has registered nothing is."""
+    """Return the traits of an operator, or default traits if it is not registered.
+
+    Args:
+        operator: The name of the operator as `operator_name` returns it.
+    """
     if not TRAITS:
         import_module(FAMILIES)
     return TRAITS.get(operator, UNKNOWN_OPERATOR)
 
 
 def operator_name(op_type: str, domain: str) -> str:
-    """Return the name under which an operator is registered: `Conv`, `com.microsoft.FusedConv`."""
+    """Return the name under which an operator is registered, as in `Conv` and `com.microsoft.FusedConv`."""
     return op_type if domain in ("", "ai.onnx") else f"{domain}.{op_type}"
