@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from spa_onnx.analysis import ATTENTION, analyse
-from spa_onnx.analysis.demands import excluded
+from spa_onnx.analysis import ATTENTION
 from spa_onnx.analysis.groups import Analysis
-from spa_onnx.config import Settings, parse_bytes
-from spa_onnx.data.preprocess import parse
-from spa_onnx.data.samples import Samples, read_samples
+from spa_onnx.config import Settings
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.execution.feeds import working_dims
-from spa_onnx.execution.session import Session, onnxruntime_with, open_session, running_on
-from spa_onnx.job import Clock, Job, Progress, no_progress
-from spa_onnx.model.model import Model, feeds
-from spa_onnx.model.shapes import symbolic_dims
-from spa_onnx.model.source import Source, open_source
+from spa_onnx.execution.session import onnxruntime_with, running_on
+from spa_onnx.model.source import open_source
 from spa_onnx.plan.plan import Plan, check_plan
 from spa_onnx.repair.layerwise import REPAIRS
 from spa_onnx.report.result import Result
@@ -29,10 +22,21 @@ from spa_onnx.rounds import Rounds, in_rounds
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import AGGREGATIONS, NORMALISATIONS
 from spa_onnx.selection.budgets import UNITS
-from spa_onnx.selection.propose import choose, why_nothing_is_prunable
+from spa_onnx.selection.propose import choose
 from spa_onnx.selection.select import SCOPES
-from spa_onnx.statistics.calibration import Calibration, calibrate
+from spa_onnx.statistics.calibration import Calibration
 from spa_onnx.statistics.memory import MEMORY
+from spa_onnx.steps import (
+    Clock,
+    Job,
+    Original,
+    Progress,
+    collect_statistics,
+    needs_statistics,
+    no_progress,
+    read_analysis,
+    runnable,
+)
 
 STEPS = ("load", "analyse", "collect", "score", "weigh", "select", "rewrite", "validate", "repair", "measure")
 """The steps, by the names that progress is called with."""
@@ -139,15 +143,17 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
         clock("load")
         source = open_source(model)
         original = None
-        if check or _needs_statistics(settings):
-            original = _Original.of(source, dims or {}, data, preprocess, memory)
+        if check or needs_statistics(settings):
+            original = Original.of(source, dims or {}, data, preprocess, memory)
         clock("analyse")
-        analysis, original = _sized(source, dims, settings, original)
+        analysis, original = runnable(source, dims, settings, original)
         calibration: Calibration | None = None
         if settings.rounds > 1:
-            rounded = in_rounds(analysis, settings, lambda here: _calibrate(here, settings, original, clock), clock)
+            rounded = in_rounds(
+                analysis, settings, lambda here: collect_statistics(here, settings, original, clock), clock
+            )
         else:
-            calibration = _calibrate(analysis, settings, original, clock)
+            calibration = collect_statistics(analysis, settings, original, clock)
             clock("score")
             rounded = Rounds(choose(analysis, settings, calibration, clock), {}, "")
         plan = Plan.removing(rounded.selection.removed, source.sha256, settings.to_json())
@@ -197,11 +203,11 @@ def apply_plan(  # noqa: PLR0913 - every option of the command line has its argu
             )
         settings = resolved(Settings.of(plan.settings))
         repairs = settings.repair != "none"
-        original = _Original.of(source, dims or {}, data, preprocess, memory) if check or repairs else None
+        original = Original.of(source, dims or {}, data, preprocess, memory) if check or repairs else None
         clock("analyse")
-        analysis, original = _sized(source, dims, settings, original)
+        analysis, original = runnable(source, dims, settings, original)
         check_plan(plan, analysis)
-        calibration = _calibrate(analysis, settings, original, clock) if repairs else None
+        calibration = collect_statistics(analysis, settings, original, clock) if repairs else None
         job = Job(source, analysis, plan, clock, latency=measure_latency, calibration=calibration)
         return _carried_out(job, original, check=check)
 
@@ -224,7 +230,7 @@ def inspect(
         dims: See `prune`.
     """
     settings = resolved(Settings(ratio=0.5, exclude=tuple(exclude), width=width, attention=attention))
-    return _analysis(open_source(model), dims, settings)
+    return read_analysis(open_source(model), dims, settings)
 
 
 def resolved(settings: Settings) -> Settings:
@@ -250,86 +256,7 @@ def resolved(settings: Settings) -> Settings:
     return settings
 
 
-def _needs_statistics(settings: Settings) -> bool:
-    """Whether samples have to run through the model."""
-    return CRITERIA[settings.criterion].needs_statistics or settings.repair != "none"
-
-
-@dataclass(frozen=True, slots=True)
-class _Original:
-    """The original, ready to run.
-
-    dims: sizes of symbolic dimensions: those that the user gave or, once tried, those at which it runs. samples: the calibration data.
-    memory: bytes that statistics may take.
-    """
-
-    session: Session
-    dims: Mapping[str, int]
-    samples: Samples | None
-    memory: int
-
-    @classmethod
-    def of(
-        cls, source: Source, dims: Mapping[str, int], data: object, preprocess: str | None, memory: str | int
-    ) -> _Original:
-        """Open the original. Raises RefusedError where it does not run: what cannot be run cannot be checked."""
-        how = parse(preprocess) if preprocess else None
-        if how and data is None:
-            raise UsageError("preprocess is for given data; name some")
-        session = open_session(source.proto, optimise=True, timed=True, what="the original model")
-        samples = None if data is None else read_samples(data, source.proto, how)
-        return cls(session, dims, samples, parse_bytes(memory))
-
-
-def _analysis(source: Source, dims: Mapping[str, int] | None, settings: Settings) -> Analysis:
-    """Analyse a model. Raises UsageError where `dims` or `exclude` name what it does not have."""
-    names = list(dict.fromkeys(name for name, *_ in symbolic_dims(feeds(source.proto.graph))))
-    for name in dims or {}:
-        if name not in names:
-            raise UsageError(
-                f"no symbolic dimension of an input is called {name!r}: there is {', '.join(map(repr, names)) or 'none'}"
-            )
-    model = Model.of(source.proto, dims)
-    for pattern in settings.patterns():
-        if not any(excluded(model, pattern)):
-            raise UsageError(
-                f"--exclude {pattern.pattern!r} matches the name of no node and of no tensor; spa-onnx groups MODEL shows names"
-            )
-    return analyse(model, settings.patterns(), inexact=settings.width, attention=settings.attention)
-
-
-def _sized(
-    source: Source, dims: Mapping[str, int] | None, settings: Settings, original: _Original | None
-) -> tuple[Analysis, _Original | None]:
-    """Analyse a model at sizes of symbolic dimensions at which it runs. Raises RefusedError where it runs at none."""
-    analysis = _analysis(source, dims, settings)
-    if original is None:
-        return analysis, None
-    try:
-        sizes = working_dims(analysis.model, original.session, original.dims)
-    except RefusedError:
-        if analysis.prunable():
-            raise
-        raise RefusedError(why_nothing_is_prunable(analysis, settings)) from None  # the better reason
-    if any(sizes.get(name, size) != size for name, size in analysis.model.inference.dims.items()):
-        analysis = _analysis(source, sizes, settings)
-    return analysis, replace(original, dims=sizes)
-
-
-def _calibrate(
-    analysis: Analysis, settings: Settings, original: _Original | None, clock: Callable[[str], None]
-) -> Calibration | None:
-    """Collect the statistics of the linear layers that lose inputs, where something needs them."""
-    if original is None or not _needs_statistics(settings) or not analysis.prunable():
-        return None
-    clock("collect")
-    cut = {axis for group in analysis.prunable() for axis in group.owner}
-    return calibrate(
-        analysis.model, original.dims, original.samples, settings.samples, settings.seed, memory=original.memory, of=cut
-    )
-
-
-def _carried_out(job: Job, original: _Original | None, *, check: bool) -> Result:
+def _carried_out(job: Job, original: Original | None, *, check: bool) -> Result:
     if original is None or not check:
         return job.carry_out(None, {}, None)
     return job.carry_out(original.session, original.dims, original.samples)

@@ -1,4 +1,4 @@
-"""A plan that is carried out: rewrite, validate, repair, measure."""
+"""The steps of the pipeline: open, analyse and calibrate the original; rewrite, validate, repair and measure the result."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from spa_onnx.analysis import analyse
+from spa_onnx.analysis.demands import excluded
 from spa_onnx.analysis.groups import Analysis
-from spa_onnx.config import Settings
-from spa_onnx.data.samples import Samples
-from spa_onnx.execution.feeds import random_feed
+from spa_onnx.config import Settings, parse_bytes
+from spa_onnx.data.preprocess import parse
+from spa_onnx.data.samples import Samples, read_samples
+from spa_onnx.errors import RefusedError, UsageError
+from spa_onnx.execution.feeds import random_feed, working_dims
 from spa_onnx.execution.session import Session, latency, open_session
-from spa_onnx.model.model import parameters
+from spa_onnx.model.model import Model, feeds, parameters
+from spa_onnx.model.shapes import symbolic_dims
 from spa_onnx.model.source import Source
 from spa_onnx.operators.macs import macs, uncounted
 from spa_onnx.plan.plan import Plan
@@ -20,8 +25,10 @@ from spa_onnx.plan.rewrite import Rewritten, rewrite
 from spa_onnx.repair.repair import not_refitted_weights, refitted
 from spa_onnx.report.result import Report, Result
 from spa_onnx.rounds import Rounds
+from spa_onnx.scoring import CRITERIA
 from spa_onnx.selection.budgets import CLOSE, UNITS
-from spa_onnx.statistics.calibration import Calibration
+from spa_onnx.selection.propose import why_nothing_is_prunable
+from spa_onnx.statistics.calibration import Calibration, calibrate
 from spa_onnx.validation.drift import drift
 from spa_onnx.validation.validate import validate
 
@@ -55,6 +62,104 @@ class Clock:
         self._step, self._since = step, now
         if step:
             self.progress(step)
+
+
+def needs_statistics(settings: Settings) -> bool:
+    """Return whether samples have to run through the model."""
+    return CRITERIA[settings.criterion].needs_statistics or settings.repair != "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The original, ready to run.
+
+    Args:
+        session: The original.
+        dims: Sizes of symbolic dimensions: those that the user gave, or, after `runnable`, those at which it runs.
+        samples: The calibration data; None for synthetic samples.
+        memory: The most bytes that statistics may take.
+    """
+
+    session: Session
+    dims: Mapping[str, int]
+    samples: Samples | None
+    memory: int
+
+    @classmethod
+    def of(
+        cls, source: Source, dims: Mapping[str, int], data: object, preprocess: str | None, memory: str | int
+    ) -> Original:
+        """Open the original, and read the calibration data.
+
+        Raises:
+            RefusedError: The original does not run, so that nothing could be checked.
+            UsageError: The data or `preprocess` cannot be used.
+        """
+        how = parse(preprocess) if preprocess else None
+        if how and data is None:
+            raise UsageError("preprocess is for given data; name some")
+        session = open_session(source.proto, optimise=True, timed=True, what="the original model")
+        samples = None if data is None else read_samples(data, source.proto, how)
+        return cls(session, dims, samples, parse_bytes(memory))
+
+
+def read_analysis(source: Source, dims: Mapping[str, int] | None, settings: Settings) -> Analysis:
+    """Analyse a model.
+
+    Raises:
+        UsageError: `dims` or `exclude` name something that the model does not have.
+    """
+    names = list(dict.fromkeys(name for name, *_ in symbolic_dims(feeds(source.proto.graph))))
+    for name in dims or {}:
+        if name not in names:
+            raise UsageError(
+                f"no symbolic dimension of an input is called {name!r}: there is {', '.join(map(repr, names)) or 'none'}"
+            )
+    model = Model.of(source.proto, dims)
+    for pattern in settings.patterns():
+        if not any(excluded(model, pattern)):
+            raise UsageError(
+                f"--exclude {pattern.pattern!r} matches the name of no node and of no tensor; spa-onnx groups MODEL shows names"
+            )
+    return analyse(model, settings.patterns(), inexact=settings.width, attention=settings.attention)
+
+
+def runnable(
+    source: Source, dims: Mapping[str, int] | None, settings: Settings, original: Original | None
+) -> tuple[Analysis, Original | None]:
+    """Analyse a model at sizes of symbolic dimensions at which it runs.
+
+    Returns:
+        The analysis, and `original` with these sizes.
+
+    Raises:
+        RefusedError: The model runs at none of the usual sizes.
+    """
+    analysis = read_analysis(source, dims, settings)
+    if original is None:
+        return analysis, None
+    try:
+        sizes = working_dims(analysis.model, original.session, original.dims)
+    except RefusedError:
+        if analysis.prunable():
+            raise
+        raise RefusedError(why_nothing_is_prunable(analysis, settings)) from None  # the better reason
+    if any(sizes.get(name, size) != size for name, size in analysis.model.inference.dims.items()):
+        analysis = read_analysis(source, sizes, settings)
+    return analysis, replace(original, dims=sizes)
+
+
+def collect_statistics(
+    analysis: Analysis, settings: Settings, original: Original | None, clock: Callable[[str], None]
+) -> Calibration | None:
+    """Collect the statistics of the linear layers that lose inputs; None where the settings need no statistics."""
+    if original is None or not needs_statistics(settings) or not analysis.prunable():
+        return None
+    clock("collect")
+    cut = {axis for group in analysis.prunable() for axis in group.owner}
+    return calibrate(
+        analysis.model, original.dims, original.samples, settings.samples, settings.seed, memory=original.memory, of=cut
+    )
 
 
 @dataclass(frozen=True, slots=True)
