@@ -1,4 +1,4 @@
-"""Every exception a user can meet; `str()` is the whole message and needs no traceback."""
+"""The exceptions that users see. `str(error)` is the complete message, without a traceback."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ from typing import ClassVar
 
 
 class SpaError(Exception):
-    """Base of every error a user can cause; `exit_code` is what the process ends with."""
+    """Base class of all errors that a user can cause.
+
+    Attributes:
+        exit_code: The exit code of the command line.
+    """
 
     exit_code: ClassVar[int] = 1
 
 
 class RefusedError(SpaError):
-    """The model cannot be pruned as asked; the message says why and what to do next."""
+    """The model cannot be pruned as requested. The message gives the reason and the next step."""
 
 
 class UsageError(SpaError):
-    """The request itself is wrong: an option, a path, a regular expression."""
+    """The request is invalid: an option, a path or a regular expression."""
 
     exit_code: ClassVar[int] = 2
 
 
 class ValidationError(SpaError):
-    """The pruned model failed a check; nothing was written."""
+    """The pruned model failed a check, and nothing was written."""
 
     exit_code: ClassVar[int] = 3
 
 
 class GateError(SpaError):
-    """A limit given by the user was not met."""
+    """The pruned model exceeds a limit that the user has set."""
 
     exit_code: ClassVar[int] = 4
 
 
 class RuleError(SpaError):
-    """A coupling rule contradicts the shapes in the graph: a bug in the rule or an invalid model."""
+    """A coupling rule contradicts the shapes in the graph. The rule has a bug, or the model is invalid."""

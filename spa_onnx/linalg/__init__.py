@@ -1,1 +1,1 @@
-"""Dense linear algebra, and the Optimal Brain Surgeon on top of it."""
+"""Dense linear algebra, and the Optimal Brain Surgeon, which is built on it."""

@@ -1,7 +1,8 @@
-"""H = X X' / n + lambda I over the columns X of a product's inputs, in two forms that give the same answers.
+"""The Hessian H = X X' / n + lambda I of a linear layer with input columns X (inputs, n), in two equivalent forms.
 
-As a matrix (inputs, inputs); or, where columns are few beside the inputs, as D + U U' with a diagonal D and narrow U, of which no matrix of
-all inputs is ever made: what is solved then are systems of as many unknowns as U has columns (Woodbury).
+`Full` stores H as a matrix (inputs, inputs). `Factored` stores D + U U' with a diagonal D and a narrow U (inputs, k).
+It suits layers that have seen far fewer columns than they have inputs: it solves systems of k unknowns (Woodbury
+identity) and never builds a matrix of all inputs.
 """
 
 from __future__ import annotations
@@ -16,37 +17,65 @@ from spa_onnx.linalg.blas import Matrix, product, solved
 from spa_onnx.linalg.obs import TINY, Surgeon, damped, refit
 
 Blocks: TypeAlias = NDArray[np.int64]
-"""Input numbers of each block, (blocks, size)."""
+"""The input numbers of each block, int64 (blocks, size). A block holds the inputs that one channel owns."""
 
 AT_ONCE = 2**22
-"""Numbers of weights that are refitted at a time to see what blocks cost."""
+"""The number of weights that `NarrowSurgeon` refits at once to compute saliencies; it bounds the memory."""
 
 
 class Operation(Protocol):
-    """One product while blocks of its inputs are removed. energy: half the mean square of its output, summed over its rows."""
+    """A linear layer from which blocks of inputs are removed step by step.
+
+    Attributes:
+        energy: Half the mean square of the output, summed over the rows.
+    """
 
     energy: float
 
     def saliency(self) -> NDArray[np.float64]:
-        """Loss added by removing each block next, float64 (blocks,); zero for blocks already gone."""
+        """Return the loss that removing each channel next would add, with all other inputs refitted.
+
+        Returns:
+            float64 (channels,); zero for channels that are removed already or that the layer does not read.
+        """
 
     def remove(self, *numbers: int) -> None:
-        """Remove blocks, and refit the others."""
+        """Remove the blocks of these channels and refit the others."""
 
 
 class Hessian(Protocol):
-    """What the inputs of one product have in common."""
+    """The Hessian of one linear layer."""
 
     def surgeon(self, weight: Matrix, blocks: Blocks, members: NDArray[np.int64], count: int) -> Operation:
-        """weight: (rows, inputs). blocks: what each channel owns. members: the channel of each, ascending, of `count` channels."""
+        """Return an operation that removes blocks of inputs from a weight.
+
+        Args:
+            weight: float64 (rows, inputs).
+            blocks: The inputs that each channel owns.
+            members: The channel of each block, ascending, int64 (blocks,).
+            count: The number of channels of the group.
+        """
 
     def refit(self, weight: Matrix, kept: NDArray[np.int64]) -> Matrix:
-        """The best weights that use the kept inputs only, (rows, kept), as `obs.refit` defines them."""
+        """Return the best weights that use the kept inputs only, as `obs.refit` defines them.
+
+        Args:
+            weight: float64 (rows, inputs).
+            kept: The kept inputs, int64 (kept,).
+
+        Returns:
+            float64 (rows, kept).
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """H as a matrix. matrix: without lambda, (inputs, inputs). damping: lambda as a share of its mean diagonal."""
+    """H as a matrix.
+
+    Args:
+        matrix: H without lambda, float64 (inputs, inputs).
+        damping: lambda as a share of the mean diagonal of `matrix`.
+    """
 
     matrix: Matrix
     damping: float
@@ -62,7 +91,13 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Factored:
-    """H as D + U U'. diagonal: D without lambda, (inputs,). factor: U, (inputs, k). damping: lambda as a share of H's mean diagonal."""
+    """H as D + U U'.
+
+    Args:
+        diagonal: D without lambda, float64 (inputs,).
+        factor: U, float64 (inputs, k).
+        damping: lambda as a share of the mean diagonal of H.
+    """
 
     diagonal: NDArray[np.float64]
     factor: Matrix
@@ -73,44 +108,57 @@ class Factored:
         return NarrowSurgeon(weight, self, blocks, members, count)
 
     def refit(self, weight: Matrix, kept: NDArray[np.int64]) -> Matrix:
-        """See `Hessian`: W' = W_kept + W_gone U_gone M^-1 U_kept' D^-1 with M = I + U_kept' D^-1 U_kept."""
-        gone = np.setdiff1d(np.arange(len(self.factor)), kept)
+        """Return W' = W_kept + W_removed U_removed M^-1 U_kept' D^-1 with M = I + U_kept' D^-1 U_kept."""
+        removed = np.setdiff1d(np.arange(len(self.factor)), kept)
         spread = self.spread()[kept]
-        taken_up = solved(inner(self.factor[kept], spread), product(weight[:, gone], self.factor[gone]).T).T
-        return weight[:, kept] + product(taken_up, spread.T)
+        coefficients = solved(inner(self.factor[kept], spread), product(weight[:, removed], self.factor[removed]).T).T
+        return weight[:, kept] + product(coefficients, spread.T)
 
     def damped(self) -> NDArray[np.float64]:
-        """D with lambda, (inputs,): as `obs.damped`."""
+        """Return D with lambda added as `obs.damped` adds it, float64 (inputs,)."""
         strength = self.damping * float(self.diagonal.sum() + np.square(self.factor).sum()) / len(self.factor)
         return self.diagonal + (strength if strength > TINY else 1.0)
 
     def spread(self) -> Matrix:
-        """D^-1 U, (inputs, k)."""
+        """Return D^-1 U, float64 (inputs, k)."""
         return self.factor / self.damped()[:, None]
 
 
 def inner(factor: Matrix, spread: Matrix) -> Matrix:
-    """I + U' D^-1 U, (k, k)."""
+    """Return I + U' D^-1 U.
+
+    Args:
+        factor: U, float64 (inputs, k).
+        spread: D^-1 U, float64 (inputs, k).
+
+    Returns:
+        float64 (k, k).
+    """
     return np.eye(factor.shape[1]) + product(factor.T, spread)
 
 
 class NarrowSurgeon:
-    """`obs.Surgeon` for H = D + U U': the same answers from systems of as many unknowns as U has columns.
+    """The counterpart of `obs.Surgeon` for H = D + U U'. It gives the same results from systems of k unknowns.
 
-    Of the inputs K that are left, with M = I + U_K' D_K^-1 U_K and R the sum of W_S U_S over the blocks S that are gone:
+    K are the kept inputs, M = I + U_K' D_K^-1 U_K, and R is the sum of W_S U_S over the removed blocks S. Then
     H_K^-1 = D_K^-1 - D_K^-1 U_K M^-1 U_K' D_K^-1, and the refitted weights are W_K + R M^-1 U_K' D_K^-1.
+
+    Args:
+        weight: W, float64 (rows, inputs).
+        hessian: H.
+        blocks: The inputs that each channel owns.
+        members: The channel of each block, ascending, int64 (blocks,).
+        count: The number of channels of the group.
     """
 
     def __init__(
         self, weight: Matrix, hessian: Factored, blocks: Blocks, members: NDArray[np.int64], count: int
     ) -> None:
-        self._turned, self._factor = (
-            np.ascontiguousarray(weight.T),
-            hessian.factor,
-        )  # so that what a block reads lies together
-        self._diagonal, self._spread = hessian.damped(), hessian.spread()
-        self._blocks, self._left, self._count = blocks, members, count
-        self._handed_on = np.zeros((len(weight), hessian.factor.shape[1]))
+        self._weight_t = np.ascontiguousarray(weight.T)  # the weights of one input are contiguous
+        self._factor, self._spread = hessian.factor, hessian.spread()
+        self._diagonal = hessian.damped()
+        self._blocks, self._members, self._count = blocks, members, count
+        self._removed_sum = np.zeros((len(weight), hessian.factor.shape[1]))  # R
         squares = np.square(weight).sum(axis=0) @ hessian.diagonal + np.square(product(weight, hessian.factor)).sum()
         self.energy = 0.5 * float(squares)
 
@@ -118,27 +166,33 @@ class NarrowSurgeon:
         """See `Operation`."""
         losses = np.zeros(self._count)
         kept = self._blocks.ravel()
-        middle = solved(inner(self._factor[kept], self._spread[kept]), np.eye(self._factor.shape[1]))
-        back = product(self._handed_on, middle)
-        step = max(1, AT_ONCE // (self._turned.shape[1] * self._blocks.shape[1]))
+        inverse = solved(inner(self._factor[kept], self._spread[kept]), np.eye(self._factor.shape[1]))
+        coefficients = product(self._removed_sum, inverse)
+        step = max(1, AT_ONCE // (self._weight_t.shape[1] * self._blocks.shape[1]))
         for first in range(0, len(self._blocks), step):
-            some = slice(first, first + step)
-            losses[self._left[some]] = self._losses(self._blocks[some], middle, back)
+            part = slice(first, first + step)
+            losses[self._members[part]] = self._losses(self._blocks[part], inverse, coefficients)
         return losses
 
     def remove(self, *numbers: int) -> None:
         """See `Operation`."""
-        going = np.isin(self._left, numbers)
-        gone = self._blocks[going].ravel()
-        self._handed_on += product(self._turned[gone].T, self._factor[gone])
-        self._left, self._blocks = self._left[~going], self._blocks[~going]
+        is_removed = np.isin(self._members, numbers)
+        removed = self._blocks[is_removed].ravel()
+        self._removed_sum += product(self._weight_t[removed].T, self._factor[removed])
+        self._members, self._blocks = self._members[~is_removed], self._blocks[~is_removed]
 
-    def _losses(self, blocks: Blocks, middle: Matrix, back: Matrix) -> NDArray[np.float64]:
-        """1/2 sum over rows of w_S ([H^-1]_SS)^-1 w_S' for each block S, float64 (blocks,). middle: M^-1. back: R M^-1."""
+    def _losses(self, blocks: Blocks, inner_inverse: Matrix, coefficients: Matrix) -> NDArray[np.float64]:
+        """Return 1/2 sum over rows of w_S ([H^-1]_SS)^-1 w_S' for each block S, float64 (blocks,).
+
+        Args:
+            blocks: The blocks S.
+            inner_inverse: M^-1.
+            coefficients: R M^-1.
+        """
         spread = self._spread[blocks.ravel()]
-        weight = (self._turned[blocks.ravel()] + product(spread, back.T)).reshape(*blocks.shape, -1)
-        known = product(spread, middle).reshape(*blocks.shape, -1)
-        inverse = -known @ spread.reshape(known.shape).transpose(0, 2, 1)
+        weight = (self._weight_t[blocks.ravel()] + product(spread, coefficients.T)).reshape(*blocks.shape, -1)
+        correction = product(spread, inner_inverse).reshape(*blocks.shape, -1)
+        inverse = -correction @ spread.reshape(correction.shape).transpose(0, 2, 1)
         np.einsum("bii->bi", inverse)[...] += 1 / self._diagonal[blocks]
         if blocks.shape[1] == 1:
             return np.asarray(0.5 * np.einsum("bsr,bsr->b", weight, weight) / inverse[:, 0, 0], dtype=np.float64)
