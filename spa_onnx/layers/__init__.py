@@ -1,4 +1,4 @@
-"""Linear layers Y = W X: the operators that read channels through a weight, and so can be refitted when some are removed."""
+"""Linear layers Y = W X: operators with a weight that can be refitted when some of its inputs are removed."""
 
 from spa_onnx.layers.find import linear_layers
 from spa_onnx.layers.im2col import columns, outputs

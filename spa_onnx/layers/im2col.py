@@ -1,4 +1,4 @@
-"""Inputs as columns: for each position of a product's output, the inputs that it sums over."""
+"""The input of a linear layer as columns: for each output position, the inputs that the layer sums over."""
 
 from __future__ import annotations
 
@@ -18,15 +18,25 @@ AUTO_PADS = ("SAME_UPPER", "SAME_LOWER")
 
 
 Draw: TypeAlias = "np.random.Generator | NDArray[np.uint32]"
-"""How positions are chosen: drawn alike for all samples of a batch, or by a key of each sample, whatever batch it is in."""
+"""How positions are drawn.
+
+A generator draws the same positions for all samples of a batch. Keys, uint32 (samples,), determine the positions of
+each sample, so that these do not depend on the batch.
+"""
 
 
 def columns(layer: LinearLayer, data: Array, positions: int, draw: Draw) -> Matrix:
-    """Inputs of randomly chosen positions, float64 (blocks, inputs, samples * positions).
+    """Return the input columns at randomly drawn output positions.
 
-    data: the numbers of the layer's input, with the samples along their first axis. positions: at most this many output positions per
-    sample, drawn without repetition; all of them where there are no more. Keys stand for samples; data with more rows than keys has
-    several rows of each sample, one after the other.
+    Args:
+        layer: The layer.
+        data: The input, as `LinearLayer.numbers` returns it, with the samples along the first axis. If it has more rows
+            than there are keys, each sample has several consecutive rows.
+        positions: The maximum number of output positions per sample, drawn without replacement.
+        draw: A generator, or one key per sample.
+
+    Returns:
+        float64 (blocks, inputs, samples * positions).
     """
     if layer.form.columns is Columns.WINDOWS:
         return _patches(layer, data, positions, draw)
@@ -39,9 +49,16 @@ def columns(layer: LinearLayer, data: Array, positions: int, draw: Draw) -> Matr
 
 
 def outputs(layer: LinearLayer, data: Array, positions: int, draw: NDArray[np.uint32]) -> Matrix:
-    """The outputs of a Conv, Gemm or MatMul at the positions that `columns` chooses, float64 (blocks, rows, samples * positions).
+    """Return the outputs of a Conv, Gemm or MatMul at the positions that `columns` draws.
 
-    data: a tensor of the shape of the output.
+    Args:
+        layer: The layer.
+        data: A tensor with the shape of the output.
+        positions: As in `columns`.
+        draw: One key per sample.
+
+    Returns:
+        float64 (blocks, rows, samples * positions).
     """
     return (
         _points(data, positions, draw, layer.blocks)
@@ -51,7 +68,7 @@ def outputs(layer: LinearLayer, data: Array, positions: int, draw: NDArray[np.ui
 
 
 def _rows(data: Array, positions: int, draw: NDArray[np.uint32], blocks: int) -> Matrix:
-    """Vectors along the last axis, float64 (blocks, size / blocks, samples * positions)."""
+    """Return vectors along the last axis, float64 (blocks, size / blocks, samples * positions)."""
     samples = len(draw) if len(data) % len(draw) == 0 else len(data)
     rows = data.reshape(-1, data.shape[-1])
     places = _places(samples, len(rows) // samples, positions, draw)
@@ -60,7 +77,7 @@ def _rows(data: Array, positions: int, draw: NDArray[np.uint32], blocks: int) ->
 
 
 def _points(data: Array, positions: int, draw: Draw, blocks: int) -> Matrix:
-    """The channels at positions of data (samples, channels, ...), float64 (blocks, channels / blocks, samples * positions)."""
+    """Return channels of data (samples, channels, ...), float64 (blocks, channels / blocks, samples * positions)."""
     flat = data.reshape(*data.shape[:2], -1)
     return _take(flat, _places(len(data), flat.shape[2], positions, draw)[:, None], blocks)
 
@@ -75,7 +92,7 @@ def _shuffled(count: int) -> NDArray[np.int64]:
 
 
 def _places(samples: int, count: int, most: int, draw: Draw) -> NDArray[np.int64]:
-    """Positions for each sample, (samples, positions): a key says where in one shuffled order its sample starts."""
+    """Return positions for each sample, (samples, positions). A key is the start of its sample in a shuffled order."""
     if isinstance(draw, np.random.Generator) or count <= most:
         common = np.arange(count) if count <= most else _choose(count, most, draw)  # type: ignore[arg-type]
         return np.broadcast_to(common, (samples, len(common)))
@@ -85,13 +102,22 @@ def _places(samples: int, count: int, most: int, draw: Draw) -> NDArray[np.int64
 
 
 def _flat(places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Places (samples, ..., taken) of samples that lie one after the other, `size` positions each: (..., samples * taken)."""
-    counted = places + size * np.arange(len(places)).reshape(-1, *[1] * (places.ndim - 1))
-    return np.moveaxis(counted, 0, -2).reshape(*places.shape[1:-1], -1)
+    """Return places (samples, ..., taken) as places in all samples, `size` positions each: (..., samples * taken)."""
+    flat = places + size * np.arange(len(places)).reshape(-1, *[1] * (places.ndim - 1))
+    return np.moveaxis(flat, 0, -2).reshape(*places.shape[1:-1], -1)
 
 
 def _take(data: Array, places: NDArray[np.int64], blocks: int) -> Matrix:
-    """Data (samples, channels, positions) at places (samples, window, taken) as (blocks, channels / blocks * window, samples * taken)."""
+    """Return data at the given places.
+
+    Args:
+        data: (samples, channels, positions).
+        places: Positions, int64 (samples, window, taken).
+        blocks: The number of blocks that share the channels.
+
+    Returns:
+        float64 (blocks, channels / blocks * window, samples * taken).
+    """
     samples, channels, size = data.shape
     _, window, count = places.shape
     by_channel = data.swapaxes(0, 1)
@@ -106,18 +132,18 @@ def _take(data: Array, places: NDArray[np.int64], blocks: int) -> Matrix:
 
 
 def _patches(layer: LinearLayer, data: Array, positions: int, draw: Draw) -> Matrix:
-    """Windows of a convolution's input, with its pads, strides and dilations: (groups, C/g * k, samples * positions)."""
+    """Return windows of a convolution's input: float64 (groups, C/g * k, samples * positions)."""
     kernel = layer.shape[2:]
     rank = len(kernel)
     strides = layer.node.attributes.get("strides", (1,) * rank)
     dilations = layer.node.attributes.get("dilations", (1,) * rank)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     begin, end = _pads(layer, data.shape[2:], strides, reach)
-    wide = [first + size + last for first, size, last in zip(begin, data.shape[2:], end, strict=True)]
-    sizes = [(n - r) // s + 1 for n, r, s in zip(wide, reach, strides, strict=True)]
+    padded_sizes = [first + size + last for first, size, last in zip(begin, data.shape[2:], end, strict=True)]
+    sizes = [(n - r) // s + 1 for n, r, s in zip(padded_sizes, reach, strides, strict=True)]
     corners, offsets = np.zeros(sizes, np.int64), np.zeros(kernel, np.int64)
     for axis in range(rank):
-        stride = prod(wide[axis + 1 :])
+        stride = prod(padded_sizes[axis + 1 :])
         corners += (np.arange(sizes[axis]) * strides[axis] * stride).reshape(
             [-1 if n == axis else 1 for n in range(rank)]
         )
@@ -126,36 +152,41 @@ def _patches(layer: LinearLayer, data: Array, positions: int, draw: Draw) -> Mat
         )
     chosen = corners.ravel()[_places(len(data), corners.size, positions, draw)]
     places = offsets.reshape(1, -1, 1) + chosen[:, None]
-    padded = _padded(data, begin, wide, often=places[0].size >= prod(wide))
+    padded = _padded(data, begin, padded_sizes, convert=places[0].size >= prod(padded_sizes))
     return _take(padded.reshape(*padded.shape[:2], -1), places, layer.blocks)
 
 
-def _padded(data: Array, begin: Sequence[int], wide: Sequence[int], *, often: bool) -> Array:
-    """Data (samples, channels, ...) between zeros. wide: its sizes then.
+def _padded(data: Array, begin: Sequence[int], sizes: Sequence[int], *, convert: bool) -> Array:
+    """Return data (samples, channels, ...) padded with zeros.
 
-    often: whether each number is going to be taken once and more; it is then float64 already, and in memory channel by channel.
+    Args:
+        data: The input of the convolution.
+        begin: The padding in front of each position axis.
+        sizes: The sizes of the position axes with padding.
+        convert: Whether to return float64 with channel-major memory order. This pays off if the windows read every
+            element about once or more often.
     """
-    samples, channels, *sizes = data.shape
-    if not often and sizes == list(wide):
+    samples, channels, *unpadded = data.shape
+    if not convert and unpadded == list(sizes):
         return data
     padded = (
-        np.zeros((channels, samples, *wide)).swapaxes(0, 1)
-        if often
-        else np.zeros((samples, channels, *wide), data.dtype)
+        np.zeros((channels, samples, *sizes)).swapaxes(0, 1)
+        if convert
+        else np.zeros((samples, channels, *sizes), data.dtype)
     )
-    between = (
+    inner = (
         slice(None),
         slice(None),
-        *(slice(first, first + size) for first, size in zip(begin, sizes, strict=True)),
+        *(slice(first, first + size) for first, size in zip(begin, unpadded, strict=True)),
     )
-    padded[between] = data
+    padded[inner] = data
     return np.asarray(padded)
 
 
 def _pads(
     layer: LinearLayer, sizes: tuple[int, ...], strides: tuple[int, ...], reach: list[int]
 ) -> tuple[list[int], list[int]]:
-    """(begin, end) padding of each position axis; SAME splits what is missing, the odd one at the end (UPPER) or in front."""
+    """Return the (begin, end) padding of each position axis. SAME_UPPER puts an odd element at the end."""
     rank = len(sizes)
     mode = layer.node.attributes.get("auto_pad", "NOTSET")
     if mode not in AUTO_PADS:

@@ -1,6 +1,7 @@
-"""A linear layer: Y = W X at every position, with the input as columns X (inputs, positions) and the weight as a matrix W (rows, inputs).
+"""A linear layer Y = W X, with the input as columns X (inputs, positions) and the weight as a matrix W (rows, inputs).
 
-A grouped convolution is several such layers side by side: its blocks.
+A layer may consist of several blocks side by side, each with a matrix of its own. A grouped convolution has one block
+per group.
 """
 
 from __future__ import annotations
@@ -19,30 +20,33 @@ from spa_onnx.model.node import Node
 from spa_onnx.model.traits import Array
 
 LayerKey: TypeAlias = tuple[int, str]
-"""What tells a linear layer from all others: the index of its node, and the tensor that the node reads as weight."""
+"""The identity of a linear layer: (index of its node, name of the tensor that the node reads as weight)."""
 
 
 class Columns(Enum):
-    """Where the columns X lie in the input of a layer."""
+    """How the columns X are taken from the input of a layer."""
 
     WINDOWS = auto()
-    """The window of an image at each position of the output, as of Conv: features on axis 1."""
+    """One column is the input window of an output position, as in Conv. Features are on axis 1."""
     PIXELS = auto()
-    """The channels at each position of the input, as of ConvTranspose: features on axis 1."""
+    """One column holds the channels at an input position, as in ConvTranspose. Features are on axis 1."""
     VECTORS = auto()
-    """Vectors along the last axis, once the input is arranged."""
+    """One column is a vector along the last axis, after `MatrixForm.arranged`."""
 
 
 @dataclass(frozen=True, slots=True)
 class MatrixForm:
-    """How an operator stores its weight, and where it finds its inputs.
+    """How an operator stores its weight and reads its input.
 
     Args:
-        to_matrix: (layer, what it reads) -> float64 (blocks, rows, inputs); inputs count channels first, then positions of the kernel.
-        to_tensor: The inverse of `to_matrix`, which is also told the shape of what the layer reads.
-        arranged: (layer, input) -> the same numbers with the inputs along the last axis; for vectors alone.
-        columns: Where the columns lie in the input.
-        linear: Whether the output is no more than W X and a bias, its rows along the axis where the operator usually has its features.
+        to_matrix: (layer, weight as the node reads it) -> float64 (blocks, rows, inputs). Inputs are ordered by
+            channel, then by kernel position.
+        to_tensor: (layer, matrix, shape of the weight as the node reads it) -> weight; the inverse of `to_matrix`.
+        arranged: (layer, input) -> the input with its features along the last axis; for `Columns.VECTORS` only. None if
+            they are there already.
+        columns: How the columns X are taken from the input.
+        linear: Whether the output is exactly W X plus a bias, with its rows along the usual feature axis of the
+            operator.
     """
 
     to_matrix: Callable[[LinearLayer, Matrix], Matrix]
@@ -59,16 +63,16 @@ class LinearLayer:
     Args:
         node: The operator in its float form.
         data: The input tensor.
-        view: The constant behind the weight.
+        view: The constant that holds the weight, and the movements between it and the node.
         axis: The axis of the weight, as the node reads it, over which the layer sums.
         shape: The shape of the weight as the node reads it.
-        form: How the weight is a matrix.
-        blocks: Layers side by side: groups of a convolution, directions of a recurrent layer.
-        window: Positions of the kernel that each input channel has.
-        bias: The constant that is added and that may change for the sake of this layer alone, or empty.
+        form: How the operator stores its weight and reads its input.
+        blocks: The number of blocks: groups of a convolution, directions of a recurrent layer.
+        window: The number of kernel positions per input channel.
+        bias: The constant that holds the bias, if no other node uses it; otherwise empty.
         scale: The factor by which W X is multiplied.
-        step: The input tensor holds number / step + zero.
-        zero: See `step`.
+        step: The scale of a quantised input: the tensor holds value / step + zero.
+        zero: The zero point of a quantised input.
     """
 
     node: Node
@@ -86,29 +90,41 @@ class LinearLayer:
 
     @property
     def weight(self) -> str:
-        """The constant that holds the weight, by the name of its use."""
+        """The name of the constant that holds the weight."""
         return self.view.constant
 
     @property
     def key(self) -> LayerKey:
-        """See `LayerKey`."""
+        """The identity of the layer, see `LayerKey`."""
         return self.node.index, self.axis.tensor
 
     @property
     def inputs(self) -> int:
-        """How many inputs each row of W sums over."""
+        """The number of inputs that each row of W sums over."""
         return self.shape[self.axis.dim] * self.window
 
     def numbers(self, data: Array) -> Array:
-        """Return what the input tensor stands for, with the inputs along the last axis where columns are vectors."""
-        is_plain = self.step == 1.0 and self.zero == 0.0
-        plain = data if is_plain else np.asarray((data.astype(np.float32) - self.zero) * self.step)
-        return plain if self.form.arranged is None else self.form.arranged(self, plain)
+        """Return the dequantised input; with `Columns.VECTORS`, with its features along the last axis."""
+        is_float = self.step == 1.0 and self.zero == 0.0
+        values = data if is_float else np.asarray((data.astype(np.float32) - self.zero) * self.step)
+        return values if self.form.arranged is None else self.form.arranged(self, values)
 
     def matrix(self, weight: Array) -> Matrix:
-        """Return the weight as float64 (blocks, rows, inputs); inputs count channels first, then positions of the kernel."""
+        """Return the weight as matrices.
+
+        Args:
+            weight: The value of the constant.
+
+        Returns:
+            float64 (blocks, rows, inputs). Inputs are ordered by channel, then by kernel position.
+        """
         return self.scale * self.form.to_matrix(self, self.view.read(weight).astype(np.float64))
 
     def tensor(self, matrix: Matrix, like: Array) -> Array:
-        """Return the inverse of `matrix`: numbers in the shape and type of the constant, which are those of `like`."""
+        """Return a value of the constant; the inverse of `matrix`.
+
+        Args:
+            matrix: float64 (blocks, rows, inputs).
+            like: An array with the dtype of the constant.
+        """
         return self.view.store(self.form.to_tensor(self, matrix / self.scale, self.shape)).astype(like.dtype)

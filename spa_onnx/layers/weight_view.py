@@ -1,4 +1,4 @@
-"""The constant behind a weight: operators in between only move its numbers, or round them, and can be undone."""
+"""The constant that holds a weight, if only invertible operators (Transpose, Reshape, Cast, ...) lie in between."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from spa_onnx.model.node import Node
 from spa_onnx.model.traits import Array, Moves, traits
 
 UNMOVED = frozenset({Moves.ROUND, Moves.IDENTITY, Moves.CAST})
-"""What leaves every number where it is."""
+"""The kinds of operators that leave every element at its place."""
 
 CARRYING = UNMOVED | {Moves.RESHAPE, Moves.TRANSPOSE}
-"""What an operator between a constant and a linear layer may do."""
+"""The kinds of operators that may lie between a constant and a linear layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Transposition:
 
 @dataclass(frozen=True, slots=True)
 class Reshaping:
-    """An operator that keeps the order of numbers.
+    """An operator that keeps the order of the elements, such as Reshape.
 
     Args:
         before: The shape of its input.
@@ -63,31 +63,31 @@ Movement: TypeAlias = Transposition | Reshaping
 
 @dataclass(frozen=True, slots=True)
 class WeightView:
-    """How a tensor that a linear layer reads is made of a constant.
+    """How a tensor that a linear layer reads is computed from a constant.
 
     Args:
-        constant: The constant, by the name of its use.
-        movements: What is done to its numbers on the way, in order.
+        constant: The name of the constant.
+        movements: The operators in between that move elements, in execution order.
     """
 
     constant: str
     movements: tuple[Movement, ...] = ()
 
     def read(self, array: Array) -> Array:
-        """Return what the layer reads for a value of the constant."""
+        """Return the tensor that the layer reads, for a value of the constant."""
         for movement in self.movements:
             array = movement.apply(array)
         return array
 
     def store(self, array: Array) -> Array:
-        """Return the value of the constant for what the layer reads."""
+        """Return the value of the constant, for a tensor that the layer reads."""
         for movement in reversed(self.movements):
             array = movement.undo(array)
         return array
 
 
 def weight_view(model: Model, name: str) -> WeightView:
-    """Return how a tensor is made of a constant; the tensor itself where it is one, or is computed otherwise."""
+    """Return how a tensor is computed from a constant; a view of the tensor itself if it is not."""
     movements: list[Movement] = []
     constant, node = name, model.producer.get(name)
     while node is not None and traits(node.op).moves in CARRYING and not model.is_constant(constant):
@@ -101,17 +101,17 @@ def weight_view(model: Model, name: str) -> WeightView:
 
 
 def count_uses(model: Model, name: str) -> int:
-    """Return how often a tensor is used, behind the operators that only carry its numbers; graph outputs count as uses."""
-    found = model.outputs.count(name)
+    """Return how often a tensor is used, behind operators that only move or round elements; graph outputs count too."""
+    uses = model.outputs.count(name)
     for node in model.consumers.get(name, ()):
         slots = [slot for slot, tensor in enumerate(node.inputs) if tensor == name]
         carried = slots == [0] and traits(node.op).moves in CARRYING
-        found += count_uses(model, node.outputs[0]) if carried else max(len(slots), 1)
-    return found
+        uses += count_uses(model, node.outputs[0]) if carried else max(len(slots), 1)
+    return uses
 
 
 def _movement(model: Model, node: Node) -> Movement | None:
-    """What an operator moves; None for one that moves nothing, or whose shapes are not known."""
+    """Return the movement of an operator; None if it moves nothing or its shapes are unknown."""
     before, after = model.shape(node.inputs[0]) if node.inputs else None, model.shape(node.outputs[0])
     if before is None or after is None or min((*before, *after), default=0) < 0:
         return None
