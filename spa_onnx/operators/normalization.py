@@ -1,4 +1,4 @@
-"""Normalisation: per channel (exact), or over the channels themselves (possible, but not exact)."""
+"""Normalisation per channel, where removal is exact, or over channels, where removal changes the statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spa_onnx.operators.zeros import first, scaled_by
 
 
 def _per_channel(node: Node, model: Model) -> Iterator[Coupling]:
-    """Every further input is a vector with one entry per channel (axis 1) of the output."""
+    """Couple each vector input with the channels (axis 1) of the output."""
     channels = (model.shape(node.inputs[0]) or ())[1]
     for vector in node.inputs[1:]:
         if vector:
@@ -25,7 +25,10 @@ def _per_channel(node: Node, model: Model) -> Iterator[Coupling]:
 
 
 def batch_normalization(node: Node, model: Model) -> Iterator[Fact]:
-    """y[:, c] = (x[:, c] - mean[c]) / sqrt(var[c] + eps) * scale[c] + bias[c], with stored statistics; in training mode with those of x."""
+    """y[:, c] = (x[:, c] - mean[c]) / sqrt(var[c] + eps) * scale[c] + bias[c].
+
+    Mean and variance are stored. In training mode they are computed from x.
+    """
     x, y = node.inputs[0], node.outputs[0]
     yield from _per_channel(node, model)
     yield from broadcast(node, model, [x], y)
@@ -38,7 +41,7 @@ def batch_normalization(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def instance_normalization(node: Node, model: Model) -> Iterator[Fact]:
-    """As batch normalisation, with statistics of each image and channel: exact over channels, not over positions."""
+    """y[n, c] = (x[n, c] - mean(x[n, c])) / sqrt(var(x[n, c]) + eps) * scale[c] + bias[c]: exact over channels only."""
     yield from _per_channel(node, model)
     yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
     for dim in range(2, len(model.shape(node.inputs[0]) or ())):
@@ -46,9 +49,10 @@ def instance_normalization(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def group_normalization(node: Node, model: Model) -> Iterator[Fact]:
-    """Statistics of each image over a group of channels and all positions: whole groups go, or with a single one any channel, inexactly.
+    """Y = (x - mean) / sqrt(var + eps) * scale + bias, with statistics over a group of channels and all positions.
 
-    scale and bias have an entry per channel, before opset 21 one per group.
+    Only whole groups can be removed. With a single group any channel can be removed, but that changes the statistics.
+    scale and bias have one entry per channel; before opset 21, one per group.
     """
     x, y, groups = node.inputs[0], node.outputs[0], int(node.attributes["num_groups"])
     shape = model.shape(x) or ()
@@ -70,7 +74,7 @@ def group_normalization(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def update_group_normalization(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
-    """As many groups as are left."""
+    """Set `num_groups` to the number of kept groups."""
     x, groups = node.inputs[0], int(node.attributes["num_groups"])
     before, after = (model.shape(x) or ())[1], cut.after(x)[1]
     if groups > 1 and before != after:
@@ -78,13 +82,17 @@ def update_group_normalization(node: Node, model: Model, cut: Cut) -> Iterator[E
 
 
 def local_response(node: Node, model: Model) -> Iterator[Fact]:
-    """y[:, c] = x[:, c] / (bias + alpha / size * sum over neighbours of x^2) ^ beta: neighbours change when channels go."""
+    """y[:, c] = x[:, c] / (bias + alpha / size * sum over neighbours of x^2) ^ beta: neighbours change."""
     yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
     yield Normalises(Axis(node.inputs[0], 1), node.name, f"{node.op} sums over neighbouring channels")
 
 
 def layer_normalization(node: Node, model: Model) -> Iterator[Fact]:
-    """Statistics over the axes from `axis` on; scale and bias have the shape of those axes. Skip* first adds a second tensor like x."""
+    """Y = (x - mean) / sqrt(var + eps) * scale + bias, with statistics over the axes from `axis` on.
+
+    scale and bias have the shape of those axes. RMS variants omit the mean. Skip* operators add a second tensor to x
+    first.
+    """
     x = node.inputs[0]
     rank = len(model.shape(x) or ())
     yield from broadcast(node, model, [name for name in node.inputs if name], node.outputs[0])
@@ -122,7 +130,7 @@ def lp_normalization(node: Node, model: Model) -> Iterator[Fact]:
 def embedding_shapes(
     _: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]
 ) -> Iterator[NodeProto]:
-    """Yield the shapes of an embedding: a row for every token; the lengths of the sequences; the rows before the norm."""
+    """Yield nodes with the output shapes: normalised embeddings, sequence lengths, embeddings before normalisation."""
     yield helper.make_node("Gather", [x[2], x[0]], [y[0]])
     if len(y) > 1 and y[1]:
         yield from first_of_axis(x[0], y[1], 1)
@@ -131,7 +139,7 @@ def embedding_shapes(
 
 
 def rows_of(table: int) -> Bound:
-    """Return the bound of ids that index the table at an input position."""
+    """Return the bound of ids that index the rows of the table at an input position."""
     return lambda node, model: (model.shape(node.input(table)) or (UNBOUNDED,))[0] if node.input(table) else UNBOUNDED
 
 

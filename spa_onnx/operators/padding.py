@@ -1,4 +1,4 @@
-"""Pad: constants in front of and behind each axis."""
+"""Pad: padding before and after each axis."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from spa_onnx.operators.updates import Cut, Edit, SetAttribute, SetInput
 
 
 def _pads(node: Node, model: Model) -> dict[int, tuple[int, int]]:
-    """(before, after) of each axis whose padding is constant; the others are left out."""
+    """Return axis -> (before, after) for each axis with constant padding."""
     rank = len(model.shape(node.inputs[0]) or ())
     if "pads" in node.attributes or "paddings" in node.attributes:
-        written = node.attributes.get("pads", node.attributes.get("paddings", ()))
-        return {dim: (written[dim], written[dim + rank]) for dim in range(rank)}
+        attribute = node.attributes.get("pads", node.attributes.get("paddings", ()))
+        return {dim: (attribute[dim], attribute[dim + rank]) for dim in range(rank)}
     value, axes = model.value(node.input(1)), model.constant(node.input(3)) if node.input(3) else np.arange(rank)
     if value is None or axes is None:
         return {}
     pads, half = value.array.ravel(), len(axes)
-    named = {int(a) % rank: i for i, a in enumerate(axes)}
-    literal = {dim: i for dim, i in named.items() if not value.origin[i] and not value.origin[i + half]}
-    unpadded = {dim: (0, 0) for dim in range(rank) if dim not in named}
+    positions = {int(a) % rank: i for i, a in enumerate(axes)}
+    literal = {dim: i for dim, i in positions.items() if not value.origin[i] and not value.origin[i + half]}
+    unpadded = {dim: (0, 0) for dim in range(rank) if dim not in positions}
     return unpadded | {dim: (int(pads[i]), int(pads[i + half])) for dim, i in literal.items()}
 
 
 def pad(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = x with constants in front of and behind each axis; the padded indices are nobody's and may go."""
+    """Y = x with padding before and after each axis. Padded indices belong to no channel and can be removed."""
     x, y = node.inputs[0], node.outputs[0]
     shape, constant = model.shape(x) or (), node.attributes.get("mode", "constant") == "constant"
     for dim, (before, after) in _pads(node, model).items():
@@ -42,29 +42,30 @@ def pad(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def update_pad(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
-    """As many padded indices as are left on either side."""
+    """Set the number of kept padded indices on both sides of each axis."""
     y, shape = node.outputs[0], model.shape(node.inputs[0]) or ()
     changed = {}
     for dim, (before, after) in _pads(node, model).items():
         kept = cut.kept(Axis(y, dim))
-        left = (int((kept < before).sum()), int((kept >= before + shape[dim]).sum()))
-        if left != (before, after) and min(before, after) >= 0:
-            changed[dim] = left
+        kept_padding = (int((kept < before).sum()), int((kept >= before + shape[dim]).sum()))
+        if kept_padding != (before, after) and min(before, after) >= 0:
+            changed[dim] = kept_padding
     if not changed:
         return
     if node.input(1):
         yield _pad_input(node, model, changed, len(shape))
         return
     name = "pads" if "pads" in node.attributes else "paddings"
-    written = list(node.attributes[name])
+    pads = list(node.attributes[name])
     for dim, (before, after) in changed.items():
-        written[dim], written[dim + len(shape)] = before, after
-    yield SetAttribute(name, written)
+        pads[dim], pads[dim + len(shape)] = before, after
+    yield SetAttribute(name, pads)
 
 
 def _pad_input(node: Node, model: Model, changed: dict[int, tuple[int, int]], rank: int) -> SetInput:
+    """Return the edit of the `pads` input for the changed axes."""
     value, axes = model.value(node.inputs[1]), model.constant(node.input(3)) if node.input(3) else np.arange(rank)
-    if value is None or axes is None:  # `_pads` found constant padding, so both are known
+    if value is None or axes is None:  # `_pads` returned constant padding, so both are known
         raise AssertionError(node)
     values, where = value.array.copy(), np.zeros(value.array.shape, bool)
     for place, axis in enumerate(axes):
@@ -75,7 +76,7 @@ def _pad_input(node: Node, model: Model, changed: dict[int, tuple[int, int]], ra
 
 
 def pads_with_zero(node: Node, model: Model, held: Held) -> bool:
-    """Return whether a Pad keeps zero: what it pads with is zero as well."""
+    """Return whether a Pad keeps zero: its input and its padding value are zero."""
     value = model.constant(node.input(2)) if node.input(2) else None
     filled = node.attributes.get("value", 0.0) if value is None else value.item()
     return bool(held[0] and filled == 0)

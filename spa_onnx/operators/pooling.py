@@ -1,4 +1,4 @@
-"""Pooling and resizing: channel by channel, positions stay."""
+"""Pooling and resizing work on each channel separately. Positions are never removed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spa_onnx.operators.zeros import first
 
 
 def pool(node: Node, model: Model) -> Iterator[Fact]:
-    """y[n, c] = reduction of windows of x[n, c]. MaxPool's second output counts positions in the whole tensor."""
+    """y[n, c] = reduction of windows of x[n, c]. MaxPool's second output holds positions in the whole tensor."""
     x, y = node.inputs[0], node.outputs[0]
     shape = model.shape(x) or ()
     for dim in (0, 1):
@@ -29,7 +29,7 @@ def pool(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def sample(node: Node, model: Model) -> Iterator[Fact]:
-    """y[n, c] = x[n, c] interpolated where grid[n] says."""
+    """y[n, c] = x[n, c] interpolated at the positions grid[n]."""
     x, grid, y = *node.inputs[:2], node.outputs[0]
     shape = model.shape(x) or ()
     for dim in (0, 1):
@@ -41,7 +41,7 @@ def sample(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def region(node: Node, model: Model) -> Iterator[Fact]:
-    """y[r, c] = x[n, c] interpolated, or its maximum, within region r of sample n."""
+    """y[r, c] = x[n, c] interpolated (RoiAlign) or its maximum (MaxRoiPool) within region r of sample n."""
     x, y = node.inputs[0], node.outputs[0]
     shape = model.shape(x) or ()
     yield from same(Axis(x, 1), Axis(y, 1), shape[1], f"{node} works channel by channel")
@@ -51,16 +51,16 @@ def region(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def resize(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = x interpolated along the axes whose size or scale changes; the others are carried through."""
+    """Y = x interpolated along the axes whose size or scale changes. The other axes are coupled."""
     x, y = node.inputs[0], node.outputs[0]
     before, after = model.shape(x) or (), model.shape(y) or ()
     for dim, (old, new) in enumerate(zip(before, after, strict=True)):
-        if old == new and (dim < 2 or _is_still(node, model, dim)):
+        if old == new and (dim < 2 or _is_unscaled(node, model, dim)):
             yield from same(Axis(x, dim), Axis(y, dim), old, f"{node} interpolates over other axes")
 
 
-def _is_still(node: Node, model: Model, dim: int) -> bool:
-    """Whether the axis is surely not interpolated: its scale is the constant 1, or its constant size is what it was."""
+def _is_unscaled(node: Node, model: Model, dim: int) -> bool:
+    """Return whether an axis is known not to be interpolated: its scale is the constant 1, or its size is unchanged."""
     scales = model.constant(node.input(2) if node.op == "Resize" and model.opset >= 11 else node.input(1))
     if scales is not None and scales.size > dim:
         return bool(np.ravel(scales)[dim] == 1)
@@ -69,7 +69,7 @@ def _is_still(node: Node, model: Model, dim: int) -> bool:
 
 
 def update_resize(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
-    """The sizes of axes that are carried through are those of the smaller input."""
+    """Set the sizes of the coupled axes to those of the pruned input."""
     if node.input(3) and "axes" not in node.attributes:
         yield from rescaled_target(node, cut, 3)
 

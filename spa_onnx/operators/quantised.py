@@ -1,4 +1,4 @@
-"""Quantised operators: what their float forms demand, and scales and zero points that go along."""
+"""Quantised operators: the rules of their float operators, plus rules for scales and zero points."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from spa_onnx.operators.zeros import any_input, first, is_zero_when_masked
 
 
 def linear_quantisation(node: Node, model: Model) -> Iterator[Fact]:
-    """Element by element, with one scale and zero point for all, for each index of `axis`, or for each block of them."""
+    """Y = round(x / scale) + zero point, or the inverse, with one scale per tensor, index of `axis` or block."""
     x, y = node.inputs[0], node.outputs[0]
-    shape, size = model.shape(x) or (), int(node.attributes.get("block_size", 0))
+    shape, block = model.shape(x) or (), int(node.attributes.get("block_size", 0))
     yield from broadcast(node, model, [x], y)
     for name in filter(None, node.inputs[1:3]):
         entries = model.shape(name) or ()
@@ -38,33 +38,34 @@ def linear_quantisation(node: Node, model: Model) -> Iterator[Fact]:
         for dim, count in enumerate(entries if len(entries) == len(shape) > 1 else ()):
             if dim != axis:
                 yield from same(Axis(x, dim), Axis(name, dim), shape[dim], f"{node} has scales for each index")
-            elif size and count * size == shape[dim]:
-                blocks = Span(Axis(x, dim), count, inner=size)
-                yield Coupling(blocks, whole(Axis(name, dim), count), f"{node} has a scale for each block of {size}")
+            elif block and count * block == shape[dim]:
+                blocks = Span(Axis(x, dim), count, inner=block)
+                yield Coupling(blocks, whole(Axis(name, dim), count), f"{node} has a scale for each block of {block}")
 
 
 def form_of(node: Node) -> Quantised:
-    """Return what a quantised operator computes, and where its scales are."""
+    """Return the float operator of a quantised operator and the input positions of its scales."""
     return traits(node.op).quantised or Quantised()
 
 
 def as_in_float(node: Node, model: Model) -> Iterator[Fact]:
-    """What the float operator demands of the operands; vectors of scales and zero points go with the axis that they scale."""
-    found = float_form(node)
-    if found is None:
+    """Apply the rule of the float operator; couple vectors of scales and zero points with the axis that they scale."""
+    form = float_form(node)
+    if form is None:
         return
-    operator, plain = found
+    operator, float_node = form
     rule = knowledge(operator).coupling
-    yield from rule(plain, model) if rule else ()
+    yield from rule(float_node, model) if rule else ()
     yield from _scales(node, model)
     added = node.input(form_of(node).added) if form_of(node).added >= 0 else ""
     if added:
         yield from broadcast(node, model, [added], node.outputs[0])
     if node.op == "com.microsoft.DynamicQuantizeMatMul":
-        yield from _statistic(node, model)
+        yield from _dynamic_scale(node, model)
 
 
 def _scales(node: Node, model: Model) -> Iterator[Coupling]:
+    """Couple each vector of scales or zero points with the axis of its operand."""
     for operand in form_of(node).operands:
         shape = model.shape(node.input(operand.data)) or ()
         for name in (node.input(slot) for slot in operand[1:3] if slot >= 0):
@@ -80,22 +81,23 @@ def _scales(node: Node, model: Model) -> Iterator[Coupling]:
 
 
 def update_as_in_float(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
-    """What follows in the float operator."""
-    found = float_form(node)
-    if found is None:
+    """Apply the shape update of the float operator."""
+    form = float_form(node)
+    if form is None:
         return
-    operator, plain = found
+    operator, float_node = form
     update = knowledge(operator).update
-    yield from update(plain, model, cut) if update else ()
+    yield from update(float_node, model, cut) if update else ()
 
 
 def dynamic_quantisation(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = x over a scale that follows from the least and the largest x, 0 among them: channels at zero do not change it."""
+    """Y = round(x / scale) + zero point, scale = (max(x, 0) - min(x, 0)) / 255: zeros do not change it."""
     yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
-    yield from _statistic(node, model)
+    yield from _dynamic_scale(node, model)
 
 
-def _statistic(node: Node, model: Model) -> Iterator[Normalises]:
+def _dynamic_scale(node: Node, model: Model) -> Iterator[Normalises]:
+    """Mark the axes of the input as normalised, unless masked channels are zero and leave the scale unchanged."""
     x = node.inputs[0]
     if not is_zero_when_masked(x, model):
         for dim, size in enumerate(model.shape(x) or ()):
@@ -104,10 +106,10 @@ def _statistic(node: Node, model: Model) -> Iterator[Normalises]:
 
 
 def matmul_of_bits(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = A B', with B (N, K / block, bytes of a block), a scale per block, and zero points, which may be packed in bytes.
+    """Y = A B', with B (N, K / block, bytes of a block), a scale per block, and zero points that may be packed.
 
-    Rows of B can go one by one; of K whole blocks, as many at a time as zero points share a byte. Scales in one long vector serve
-    either.
+    Rows of B are removable one by one. Along K only whole blocks are removable, in runs of the blocks whose zero points
+    share a byte. If the scales form one vector, either rows or blocks can be removed, but not both.
     """
     a, b, y = node.inputs[0], node.inputs[1], node.outputs[0]
     sizes, (rows, *_) = model.shape(a) or (), model.shape(b) or ()
@@ -121,27 +123,27 @@ def matmul_of_bits(node: Node, model: Model) -> Iterator[Fact]:
     by_block = tuple(_by_block(node, model, scales))
     if by_block and any(len(model.shape(name) or ()) == 1 for name in scales):
         why = f"{node.op} has its scales in one vector, which cannot lose rows and blocks"
-        rest = (Pin(Axis(b, 1), why, str(node)), Pin(Axis(a, len(sizes) - 1), why, str(node)))
+        pins = (Pin(Axis(b, 1), why, str(node)), Pin(Axis(a, len(sizes) - 1), why, str(node)))
         yield Choice(
             node.name,
-            (Option("rows", (*by_row, *rest)), Option("blocks", (*by_block, Pin(Axis(b, 0), why, str(node))))),
+            (Option("rows", (*by_row, *pins)), Option("blocks", (*by_block, Pin(Axis(b, 0), why, str(node))))),
         )
         return
     yield from (*by_row, *by_block)
 
 
 def _by_row(node: Node, model: Model, scales: list[str]) -> Iterator[Coupling]:
-    """Row n of B and its scales and zero points."""
+    """Couple row n of B with its scales and zero points."""
     b = node.inputs[1]
     rows = (model.shape(b) or ())[0]
     for name in scales:
         shape = model.shape(name) or ()
-        own = Span(Axis(name, 0), rows, inner=shape[0] // rows)
-        yield Coupling(whole(Axis(b, 0), rows), own, f"{node} has scales for each row")
+        row_scales = Span(Axis(name, 0), rows, inner=shape[0] // rows)
+        yield Coupling(whole(Axis(b, 0), rows), row_scales, f"{node} has scales for each row")
 
 
 def _by_block(node: Node, model: Model, scales: list[str]) -> Iterator[Coupling]:
-    """Inputs of a block, the block of every row of B, and its scales and zero points; nothing where they do not divide."""
+    """Couple the inputs of a block with that block of all rows of B, its scales and zero points, if sizes divide."""
     a, b, block = node.inputs[0], node.inputs[1], int(node.attributes["block_size"])
     depth, (rows, blocks, *_) = (model.shape(a) or ())[-1], model.shape(b) or ()
     entries = {name: prod(model.shape(name) or ()) // rows for name in scales}
@@ -150,43 +152,45 @@ def _by_block(node: Node, model: Model, scales: list[str]) -> Iterator[Coupling]
         return
     count = blocks // together
     why = f"{node} has a scale for each block of {block}"
-    dense = Span(Axis(a, len(model.shape(a) or ()) - 1), count, inner=block * together)
-    yield Coupling(dense, Span(Axis(b, 1), count, inner=together), why)
+    inputs = Span(Axis(a, len(model.shape(a) or ()) - 1), count, inner=block * together)
+    yield Coupling(inputs, Span(Axis(b, 1), count, inner=together), why)
     for name, number in entries.items():
-        long = len(model.shape(name) or ()) == 1
-        own = Span(Axis(name, 0 if long else 1), count, inner=number // count, outer=rows if long else 1, period=number)
-        yield Coupling(dense, own, why)
+        flat = len(model.shape(name) or ()) == 1
+        block_scales = Span(
+            Axis(name, 0 if flat else 1), count, inner=number // count, outer=rows if flat else 1, period=number
+        )
+        yield Coupling(inputs, block_scales, why)
 
 
 def update_matmul_of_bits(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
-    """K and N are what is left of them."""
-    for name, left in (("K", cut.after(node.inputs[0])[-1]), ("N", cut.after(node.inputs[1])[0])):
-        if node.attributes[name] != left:
-            yield SetAttribute(name, left)
+    """Set K and N to the kept sizes."""
+    for name, size in (("K", cut.after(node.inputs[0])[-1]), ("N", cut.after(node.inputs[1])[0])):
+        if node.attributes[name] != size:
+            yield SetAttribute(name, size)
 
 
 def zero_as_in_float(node: Node, model: Model, held: Held) -> bool:
-    """Return whether the float operator keeps zero, which is the zero point here."""
-    found = float_form(node)
-    if found is None:
+    """Return whether the float operator keeps zero. The zero point represents zero here."""
+    form = float_form(node)
+    if form is None:
         return False
-    operator, plain = found
-    return knowledge(operator).zero(plain, model, [held[slot] for slot in form_of(node).slots if slot < len(held)])
+    operator, float_node = form
+    return knowledge(operator).zero(float_node, model, [held[slot] for slot in form_of(node).slots if slot < len(held)])
 
 
 def shapes_as_in_float(
     node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]
 ) -> Iterator[NodeProto]:
-    """Yield the float operator that a quantised one is, on its operands."""
+    """Yield the float operator of a quantised operator, applied to its operands."""
     form = traits(operator_name(node.op_type, node.domain)).quantised or Quantised()
     if not integer(node, "channels_last"):
-        plain = helper.make_node(form.operator, [x[slot] for slot in form.slots if slot < len(x)], [y[0]])
-        plain.attribute.extend(a for a in node.attribute if a.name not in ("channels_last", "opset"))
-        yield plain
+        float_node = helper.make_node(form.operator, [x[slot] for slot in form.slots if slot < len(x)], [y[0]])
+        float_node.attribute.extend(a for a in node.attribute if a.name not in ("channels_last", "opset"))
+        yield float_node
 
 
 def bits_macs(node: Node, model: Model) -> list[list[Axis]]:
-    """Every element of the input meets every row of the weight."""
+    """Each input element is multiplied once for each row of the weight."""
     return [[*axes_of(model, node.inputs[0]), axes_of(model, node.inputs[1])[0]]]
 
 
@@ -197,20 +201,21 @@ def _same_order(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matri
 BLOCKS_OF_NUMBERS = MatrixForm(
     lambda _, weight: weight.reshape(1, weight.shape[0], -1), _same_order, as_it_is, linear=False
 )
-"""(N, blocks, numbers of a block) is (1, N, K)."""
+"""A weight (N, blocks, elements of a block) as the matrix (1, N, K)."""
 
 
 def bits_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
-    """Yield a product with a weight that stores several numbers in a byte."""
-    found, block = weight_of(model, node.inputs[1]), int(node.attributes["block_size"])
-    if found is None or int(node.attributes["K"]) % block:
+    """Yield the linear layer of a weight that stores several elements per byte."""
+    weight, block = weight_of(model, node.inputs[1]), int(node.attributes["block_size"])
+    if weight is None or int(node.attributes["K"]) % block:
         return
-    shape = (*found[1][:2], block)
-    yield LinearLayer(node, node.inputs[0], found[0], Axis(node.inputs[1], 1), shape, BLOCKS_OF_NUMBERS, window=block)
+    view, packed_shape = weight
+    shape = (*packed_shape[:2], block)
+    yield LinearLayer(node, node.inputs[0], view, Axis(node.inputs[1], 1), shape, BLOCKS_OF_NUMBERS, window=block)
 
 
 def bits_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
-    """Yield a product with a matrix of the sizes that the attributes name."""
+    """Yield a MatMul with a matrix of the sizes (K, N) that the attributes give."""
     sizes = [integer(node, "K"), integer(node, "N")]
     yield helper.make_node("Constant", [], [f"{y[0]}__sizes"], value_ints=sizes)
     yield helper.make_node("ConstantOfShape", [f"{y[0]}__sizes"], [f"{y[0]}__matrix"])
@@ -220,7 +225,7 @@ def bits_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Map
 ONE = (Operand(0, 1, 2),)
 TWO = (Operand(0, 1, 2), Operand(3, 4, 5))
 MOST_PARTS = 300
-"""Inputs of a QLinearConcat at most."""
+"""The maximum number of inputs of a QLinearConcat."""
 
 FORMS: Mapping[str, Quantised] = {
     "ConvInteger": Quantised(CONV, (0, 1), (Operand(0, -1, 2), Operand(1, -1, 3, 0))),
@@ -248,7 +253,7 @@ FORMS: Mapping[str, Quantised] = {
     "com.microsoft.QLinearSoftmax": Quantised("Softmax", (0,)),
     "com.microsoft.QLinearWhere": Quantised("Where", (0, 1, 4)),
 }
-"""Quantised operator -> the float operator that it computes, and its scales; an operand without a scale gets it further on."""
+"""Quantised operator -> its float operator and scales. An operand without a scale is scaled by a later node."""
 
 for _name, _form in FORMS.items():
     register(

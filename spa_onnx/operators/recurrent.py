@@ -20,13 +20,13 @@ from spa_onnx.operators.updates import Cut, Edit, SetAttribute
 from spa_onnx.operators.zeros import all_but_first, is_zero_when_masked
 
 GATES: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "RNN": 1}
-"""Operator -> gates of a hidden unit: i, o, f, c of an LSTM; z, r, h of a GRU. Weights hold them one behind the other."""
+"""Operator -> number of gates: i, o, f, c of an LSTM; z, r, h of a GRU. Weights store one gate after the other."""
 
 SCALED = (8, 9, 10, 11)
-"""Input positions of scales and zero points of a quantised LSTM."""
+"""The input positions of the scales and zero points of a quantised LSTM."""
 
 PEEPHOLES = 3
-"""Gates of an LSTM that look at the cell: i, o, f."""
+"""The number of LSTM gates with peephole weights: i, o, f."""
 
 DIRECTIONS_AND_BATCH: Mapping[tuple[int, bool], tuple[int, int]] = {
     (4, False): (1, 2),
@@ -34,14 +34,16 @@ DIRECTIONS_AND_BATCH: Mapping[tuple[int, bool], tuple[int, int]] = {
     (4, True): (2, 0),
     (3, True): (1, 0),
 }
-"""(rank, batch first) -> where outputs (time as well) and states have the axes of directions and of the batch."""
+"""(rank, batch first) -> (axis of directions, axis of the batch). Rank 4 is the output of all steps, rank 3 a state."""
 
 
 def recurrent(node: Node, model: Model) -> Iterator[Fact]:
-    """h_t = f(W x_t + R h_t-1 + B): hidden unit k owns row k of every gate of W, R and B, column k of R, and k of every state.
+    """h_t = f(W x_t + R h_t-1 + B).
 
-    Both directions have the same number of units, so unit k of one goes with unit k of the other. Without its weights a unit stays at
-    its initial state, which goes too. The quantised LSTM has W and R the other way round, with a scale for each row or for all.
+    Hidden unit k owns row k of every gate of W, R and B, column k of R and index k of every state. Both directions have
+    the same number of units, so unit k of one direction is coupled with unit k of the other. A unit without weights
+    stays at its initial state, which is removed with it. The quantised LSTM stores W and R transposed, with one scale
+    per row or per tensor.
     """
     x, w, r = node.inputs[:3]
     quantised = node.op not in GATES
@@ -56,22 +58,22 @@ def recurrent(node: Node, model: Model) -> Iterator[Fact]:
     for name, dim, count in blocks:
         shape = model.shape(name) or () if name else ()
         if name:
-            yield Positions(Axis(name, 0))  # the two directions, which both stay
+            yield Positions(Axis(name, 0))  # directions are never removed
         if len(shape) > dim:
             gated = Span(Axis(name, dim), hidden, outer=count, period=hidden)
             yield Coupling(gated, whole(Axis(r, column), hidden), f"{node} has row k of each gate for hidden unit k")
     if quantised:
-        yield from _statistics(node, model)
+        yield from _dynamic_scales(node, model)
     yield from _states(node, model, hidden)
 
 
 def _hidden(node: Node, model: Model) -> int:
-    """Hidden units of one direction."""
+    """Return the number of hidden units per direction."""
     return (model.shape(node.inputs[2]) or ())[2 if node.op in GATES else 1]
 
 
-def _statistics(node: Node, model: Model) -> Iterator[Normalises]:
-    """Inputs and states are quantised while running, with a scale from all of them; a unit that is masked does not change it at zero."""
+def _dynamic_scales(node: Node, model: Model) -> Iterator[Normalises]:
+    """Mark the axes from which scales are computed at run time; masked units that are zero do not change a scale."""
     why = f"{node.op} takes its scale from all of it"
     if not is_zero_when_masked(node.inputs[0], model):
         yield Normalises(Axis(node.inputs[0], 2), node.name, why)
@@ -82,12 +84,9 @@ def _statistics(node: Node, model: Model) -> Iterator[Normalises]:
 
 
 def _states(node: Node, model: Model, hidden: int) -> Iterator[Fact]:
-    """Initial states, outputs and last states end in an axis of hidden units; the batch is carried through unless its lengths differ."""
-    x, unit, batch_first = (
-        node.inputs[0],
-        Axis(node.inputs[2], 2 if node.op in GATES else 1),
-        bool(node.attributes.get("layout")),
-    )
+    """Couple the last axis of states and outputs with the hidden units, and the batch unless there are lengths."""
+    x, batch_first = node.inputs[0], bool(node.attributes.get("layout"))
+    unit = Axis(node.inputs[2], 2 if node.op in GATES else 1)
     batch, time = (0, 1) if batch_first else (1, 0)
     yield Positions(Axis(x, time))
     for name in (*node.inputs[5:7], *node.outputs):
@@ -104,19 +103,19 @@ def _states(node: Node, model: Model, hidden: int) -> Iterator[Fact]:
 
 
 def update_recurrent(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
-    """As many hidden units as are left."""
+    """Set `hidden_size` to the number of kept hidden units."""
     hidden = cut.after(node.inputs[2])[2 if node.op in GATES else 1]
     if "hidden_size" in node.attributes and node.attributes["hidden_size"] != hidden:
         yield SetAttribute("hidden_size", hidden)
 
 
 def stays_at_zero(node: Node, model: Model, held: Held) -> bool:
-    """Return whether a unit without weights stays at zero: it starts there, and its activations are the usual ones."""
+    """Return whether a unit without weights stays at zero: zero initial state, default activations."""
     return not node.attributes.get("activations") and all_but_first(node, model, held)
 
 
 def recurrent_macs(node: Node, model: Model) -> list[list[Axis]]:
-    """Every step of every sequence goes through W, and the state before it through R."""
+    """Each step of each sequence multiplies its input by W and the previous state by R."""
     steps = axes_of(model, node.inputs[0])[:2]
     return [[*steps, *axes_of(model, weight)] for weight in node.inputs[1:3]]
 
@@ -126,14 +125,14 @@ def _same_order(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matri
 
 
 def _by_sample(_: LinearLayer, data: Array) -> Array:
-    """(time, batch, I) as (batch, time, I)."""
+    """Return (time, batch, I) as (batch, time, I)."""
     return np.asarray(data.swapaxes(0, 1))
 
 
 def _directions_together(_: LinearLayer, data: Array) -> Array:
-    """(time, directions, batch, H) as (batch, time, directions * H)."""
-    turned = data.transpose(2, 0, 1, 3)
-    return np.asarray(turned.reshape(*turned.shape[:2], -1))
+    """Return (time, directions, batch, H) as (batch, time, directions * H)."""
+    by_sample = data.transpose(2, 0, 1, 3)
+    return np.asarray(by_sample.reshape(*by_sample.shape[:2], -1))
 
 
 OF_INPUTS = MatrixForm(lambda _, weight: weight.reshape(1, -1, weight.shape[2]), _same_order, _by_sample, linear=False)
@@ -141,29 +140,31 @@ OF_STATES = MatrixForm(lambda _, weight: weight, _same_order, _directions_togeth
 
 
 def recurrent_layers(node: Node, model: Model) -> Iterator[LinearLayer]:
-    """Yield W x for all directions together, (directions, gates, I) as (1, directions * gates, I); and R h for each direction.
+    """Yield one layer W x for all directions, and one layer R h with a block for each direction.
 
-    Where a GRU multiplies h before R reads it, that is left out. h are the states of all steps, if these are an output.
+    W (directions, gates, I) becomes the matrix (1, directions * gates, I). The inputs h of R are the states of all
+    steps, so the layer exists only if these are an output. For a GRU the reset gate, which may multiply h before R, is
+    ignored.
     """
     for slot, data, form in ((1, node.inputs[0], OF_INPUTS), (2, node.outputs[0], OF_STATES)):
-        found = weight_of(model, node.inputs[slot])
-        if found is not None and data and model.shape(data) is not None:
-            view, shape = found
+        weight = weight_of(model, node.inputs[slot])
+        if weight is not None and data and model.shape(data) is not None:
+            view, shape = weight
             blocks = 1 if slot == 1 else shape[0]
             yield LinearLayer(node, data, view, Axis(node.inputs[slot], 2), shape, form, blocks=blocks)
 
 
 def steps(node: Node, model: Model) -> int:
-    """Return how many steps a sequence has."""
+    """Return the number of steps of a sequence."""
     sequences = model.shape(node.inputs[0]) or ()
     return sequences[int(node.attributes.get("layout", 0))] if len(sequences) == 3 else 1
 
 
 def lstm_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
-    """Yield the LSTM with the shapes of a quantised one."""
-    plain = helper.make_node("LSTM", list(x[:3]), list(y))
-    plain.attribute.extend(a for a in node.attribute if a.name in ("hidden_size", "direction"))
-    yield plain
+    """Yield the float LSTM with the output shapes of a quantised LSTM."""
+    lstm = helper.make_node("LSTM", list(x[:3]), list(y))
+    lstm.attribute.extend(a for a in node.attribute if a.name in ("hidden_size", "direction"))
+    yield lstm
 
 
 register(

@@ -16,59 +16,62 @@ from spa_onnx.operators.zeros import first
 
 
 def reduced_axes(node: Node, model: Model) -> tuple[int, ...] | None:
-    """The axes that a reduction runs over, none of them negative; None where they are not constant."""
+    """Return the non-negative axes that a reduction runs over; None if they are not constant."""
     rank = len(model.shape(node.inputs[0]) or ())
     axes = node.attributes.get("axes")
     if node.input(1):
-        given = model.constant(node.inputs[1])
-        if given is None:
+        constant = model.constant(node.inputs[1])
+        if constant is None:
             return None
-        axes = given.ravel().tolist()
+        axes = constant.ravel().tolist()
     if not axes:
         return () if node.attributes.get("noop_with_empty_axes") else tuple(range(rank))
     return tuple(int(axis) % rank for axis in axes)
 
 
-def _carried(node: Node, model: Model, gone: tuple[int, ...], *, keeps: bool) -> Iterator[Fact]:
-    """The axes that are not reduced, coupled to where they stand in each output."""
+def _remaining(node: Node, model: Model, reduced: tuple[int, ...], *, keeps: bool) -> Iterator[Fact]:
+    """Couple each axis that is not reduced with its position in each output."""
     x = node.inputs[0]
     place = 0
     for dim, size in enumerate(model.shape(x) or ()):
-        if dim not in gone:
+        if dim not in reduced:
             for output in node.outputs:
                 if output:
                     yield from same(Axis(x, dim), Axis(output, place), size, f"{node} reduces another axis")
-        place += keeps or dim not in gone
+        place += keeps or dim not in reduced
 
 
 def reduction(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = reduction of x over some axes: those can lose indices, but the statistic is then another."""
-    gone = reduced_axes(node, model)
-    if gone is None:
+    """Y = reduction of x over some axes. Removing indices of those axes changes the statistic."""
+    reduced = reduced_axes(node, model)
+    if reduced is None:
         return
-    yield from _carried(node, model, gone, keeps=bool(node.attributes.get("keepdims", 1)))
-    for dim in gone:
+    yield from _remaining(node, model, reduced, keeps=bool(node.attributes.get("keepdims", 1)))
+    for dim in reduced:
         yield Normalises(Axis(node.inputs[0], dim), node.name, f"{node.op} reduces over it")
 
 
 def ranking(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = position of the extreme along one axis: that axis must stay, or positions would change their meaning."""
+    """Y = position of the extreme along one axis. That axis must stay, because removal would change the positions."""
     axis = int(node.attributes.get("axis", 0)) % len(model.shape(node.inputs[0]) or ())
-    yield from _carried(node, model, (axis,), keeps=bool(node.attributes.get("keepdims", 1)))
+    yield from _remaining(node, model, (axis,), keeps=bool(node.attributes.get("keepdims", 1)))
 
 
 def top_k(node: Node, model: Model) -> Iterator[Fact]:
-    """The k largest along one axis and their positions: that axis must stay."""
+    """Y = the k largest elements along one axis, and their positions. That axis must stay."""
     axis = int(node.attributes.get("axis", -1)) % len(model.shape(node.inputs[0]) or ())
-    yield from _carried(node, model, (axis,), keeps=True)
+    yield from _remaining(node, model, (axis,), keeps=True)
 
 
 def softmax(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = exp(x) / sum over `axis`; before opset 13, over all axes from `axis` on. A missing index would change all others."""
+    """Y = exp(x) / sum of exp(x) over `axis`; before opset 13, over all axes from `axis` on.
+
+    These axes must stay, because removing an index would change all others.
+    """
     rank = len(model.shape(node.inputs[0]) or ())
-    old = model.opset < 13
-    axis = int(node.attributes.get("axis", 1 if old else -1)) % rank
-    yield from _carried(node, model, tuple(range(axis, rank)) if old else (axis,), keeps=True)
+    several = model.opset < 13
+    axis = int(node.attributes.get("axis", 1 if several else -1)) % rank
+    yield from _remaining(node, model, tuple(range(axis, rank)) if several else (axis,), keeps=True)
 
 
 register("ReduceL1", "ReduceL2", "ReduceMean", "ReduceSumSquare", coupling=reduction, parameters=(1,), zero=first)

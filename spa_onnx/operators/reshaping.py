@@ -1,4 +1,4 @@
-"""Operators that only move elements: Transpose, Reshape and its relatives, Expand, Tile, DepthToSpace."""
+"""Operators that only move or copy elements: Transpose, Reshape, Squeeze, Flatten, Expand, Tile, DepthToSpace."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from spa_onnx.operators.zeros import first
 RESHAPE, EXPAND = "Reshape", "Expand"
 
 DEALS = "deals its elements out to several axes anew"
-"""What these operators do with an axis about which the rule says nothing."""
+"""The reason with which an axis is pinned if the rule yields nothing for it."""
 
 
 def reverse_sequence(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = x with the first steps of each sequence in reverse order; axes other than those of steps and sequences are carried through."""
+    """Y = x with the first steps of each sequence reversed. All axes but those of time and batch are coupled."""
     x, y = node.inputs[0], node.outputs[0]
     moved = {int(node.attributes.get("time_axis", 0)), int(node.attributes.get("batch_axis", 1))}
     for dim, size in enumerate(model.shape(x) or ()):
@@ -36,7 +36,7 @@ def reverse_sequence(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def transpose(node: Node, model: Model) -> Iterator[Fact]:
-    """Y has axis perm[k] of x as its axis k."""
+    """Axis k of Y is axis perm[k] of x."""
     x, y = node.inputs[0], node.outputs[0]
     shape = model.shape(x) or ()
     for place, dim in enumerate(node.attributes.get("perm", tuple(range(len(shape)))[::-1])):
@@ -44,7 +44,7 @@ def transpose(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def blocks(before: Shape, after: Shape) -> Iterator[tuple[list[int], list[int]]]:
-    """The smallest runs of axes of either shape that hold the same elements; axes of size 1 belong to none.
+    """Yield the shortest runs of axes of both shapes that hold the same elements. Axes of size 1 are skipped.
 
     (2, 12, 5, 5) and (2, 3, 4, 25) give ([0], [0]), ([1], [1, 2]), ([2, 3], [3]).
     """
@@ -64,11 +64,12 @@ def blocks(before: Shape, after: Shape) -> Iterator[tuple[list[int], list[int]]]
 
 
 def reshape(node: Node, model: Model) -> Iterator[Fact]:
-    """The same elements in row-major order under another shape.
+    """Y = x in row-major order with another shape.
 
-    An axis that becomes several (channels into heads x width) can lose indices of one of them only: coupling it to all would
-    tie everything into one channel. So that is a choice. The same backwards, where several become one, and where several become
-    several others (batch, heads x width into batch x heads, width): each digit that both shapes count through is an option.
+    An axis that is split (channels into heads x width) can lose indices along one of the new axes only, because
+    coupling it to all of them would couple everything into one channel. So the rule yields a choice. The same holds for
+    axes that are merged, and for axes that are merged and split at once (batch, heads x width into batch x heads,
+    width). The options are the digits of the mixed-radix number that counts through both shapes.
     """
     x, y = node.inputs[0], node.outputs[0]
     before, after = model.shape(x) or (), model.shape(y) or ()
@@ -82,18 +83,18 @@ def reshape(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def _digits(left: Iterable[int], right: Iterable[int]) -> list[tuple[int, int]]:
-    """(stride, size) of the places of a number with mixed radix that counts through both shapes, slowest first."""
+    """Return (stride, size) of each digit of the mixed-radix number that counts through both shapes, slowest first."""
     strides = (set(accumulate(reversed([*shape]), mul)) for shape in (left, right))
-    found, stride = [], 1
-    for place in sorted(set.union(*strides)):
-        if place % stride == 0:
-            found.append((stride, place // stride))
-            stride = place
-    return found[::-1]
+    digits, stride = [], 1
+    for end in sorted(set.union(*strides)):
+        if end % stride == 0:
+            digits.append((stride, end // stride))
+            stride = end
+    return digits[::-1]
 
 
-def _holder(axes: Sequence[tuple[Axis, int]], stride: int, size: int) -> Span | None:
-    """The axis that a digit lies in, with the indices for each of its values; None where it reaches into another axis."""
+def _axis_of_digit(axes: Sequence[tuple[Axis, int]], stride: int, size: int) -> Span | None:
+    """Return the axis that contains a digit, with the indices of each digit value; None if the digit spans two axes."""
     step = prod(length for _, length in axes)
     for axis, length in axes:
         step, top = step // length, step
@@ -104,32 +105,41 @@ def _holder(axes: Sequence[tuple[Axis, int]], stride: int, size: int) -> Span | 
 
 
 def recount(node: Node, first: Sequence[tuple[Axis, int]], second: Sequence[tuple[Axis, int]]) -> Iterator[Choice]:
-    """One option for each digit: the axes that it lies in lose its values, all others that take part stay."""
+    """Yield the choice of a reshape: one option per digit.
+
+    Each option couples the two axes that contain the digit and pins all other axes.
+
+    Args:
+        node: The node.
+        first: The merged or split axes of its input, each with its size.
+        second: The axes of its output that hold the same elements.
+    """
     options = []
     for stride, size in _digits((length for _, length in first), (length for _, length in second)):
-        left, right = _holder(first, stride, size), _holder(second, stride, size)
+        left, right = _axis_of_digit(first, stride, size), _axis_of_digit(second, stride, size)
         if left is None or right is None:
             continue
         product, factor = (left, right) if right.inner == right.outer == 1 else (right, left)
-        tie = Coupling(product, factor, f"{node} counts through {factor.axis} in {product.axis}")
+        coupling = Coupling(product, factor, f"{node} counts through {factor.axis} in {product.axis}")
         others = tuple(
             Pin(other, f"{node.op} folds it with another axis, which loses indices instead", f"{node}, {factor.axis}")
             for other, _ in (*first, *second)
             if other not in (left.axis, right.axis)
         )
-        options.append(Option(str(factor.axis), (tie, *others)))
+        options.append(Option(str(factor.axis), (coupling, *others)))
     several = len(first) > 1 and len(second) > 1
-    ordered = sorted(options[several:], key=lambda option: -_count(option))
+    ordered = sorted(options[several:], key=lambda option: -_channel_count(option))
     if options:
         yield Choice(node.name, (*options[:several], *ordered))
 
 
-def _count(option: Option) -> int:
+def _channel_count(option: Option) -> int:
+    """Return the number of channels of an option's coupling."""
     return max(fact.a.count for fact in option.facts if isinstance(fact, Coupling))
 
 
 def expand(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = x stretched to a larger shape; a stretched axis holds copies, any of which may go."""
+    """Y = x broadcast to a larger shape. An expanded axis holds copies, any of which can be removed."""
     x, y = node.inputs[0], node.outputs[0]
     before, after = model.shape(x) or (), model.shape(y) or ()
     padded = (1,) * (len(after) - len(before)) + before
@@ -141,14 +151,14 @@ def expand(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def constant_of_shape(node: Node, model: Model) -> Iterator[Fact]:
-    """One value everywhere: any index may go."""
+    """Y = one value everywhere: any index can be removed."""
     y = node.outputs[0]
     for dim in range(len(model.shape(y) or ())):
         yield Free(Axis(y, dim))
 
 
 def tile(node: Node, model: Model) -> Iterator[Fact]:
-    """Y repeats x: index k of x is k, k + size, k + 2 * size ... of y."""
+    """Y = repetitions of x: index k of x is index k, k + size, k + 2 * size ... of y."""
     x, y = node.inputs[0], node.outputs[0]
     for dim, (size, new) in enumerate(zip(model.shape(x) or (), model.shape(y) or (), strict=True)):
         if size == new:
@@ -159,51 +169,57 @@ def tile(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def depth_to_space(node: Node, model: Model) -> Iterator[Fact]:
-    """Blocks of b x b positions and b * b channels in exchange; channel k of the narrow side owns b * b of the wide side.
+    """Y = x with b * b channels moved into blocks of b x b positions, or the reverse (SpaceToDepth).
 
-    In mode DCR those lie apart (k, k + C, k + 2C ...), in CRD next to each other. Before opset 28 SpaceToDepth was always DCR.
+    Channel k of the side with fewer channels owns b * b channels of the other side. These are k, k + C, k + 2C ... in
+    mode DCR, and consecutive in mode CRD. Before opset 28 SpaceToDepth has no mode and uses DCR.
     """
     x, y = node.inputs[0], node.outputs[0]
     wide, narrow = (Axis(x, 1), Axis(y, 1)) if node.op == "DepthToSpace" else (Axis(y, 1), Axis(x, 1))
     square = int(node.attributes["blocksize"]) ** 2
     count = (model.shape(narrow.tensor) or ())[1]
-    apart = Span(wide, count, outer=square, period=count)
-    together = Span(wide, count, inner=square)
-    owned = together if node.attributes.get("mode", "DCR") == "CRD" else apart
+    strided = Span(wide, count, outer=square, period=count)
+    consecutive = Span(wide, count, inner=square)
+    owned = consecutive if node.attributes.get("mode", "DCR") == "CRD" else strided
     yield Coupling(owned, whole(narrow, count), f"{node} spreads channel k over {square} channels")
     yield from same(Axis(x, 0), Axis(y, 0), (model.shape(x) or ())[0], f"batch of {node}")
 
 
 def rescaled_target(node: Node, cut: Cut, slot: int) -> Iterator[Rescale]:
-    """Correct a target shape at an input position wherever it names another size than the output now has.
+    """Yield a correction of a target shape, if its sizes differ from those of the pruned output.
 
-    In Reshape -1 takes what is left and 0 copies the input's size, so that both follow by themselves where they can; in
-    Expand 1 means that the input's size stays.
+    Special values stay if they still give the right size: -1 (inferred) and 0 (size of the input) in Reshape, 1 (size
+    of the input) in Expand.
+
+    Args:
+        node: The node.
+        cut: The pruned sizes.
+        slot: The input position of the target shape.
     """
     target, wanted = cut.value(node.inputs[slot]), np.asarray(cut.after(node.outputs[0]))
     if target is None:
         return
     wanted = wanted[len(wanted) - target.size :]
-    meant = target.copy()
+    sizes = target.copy()
     if node.op == RESHAPE:
-        given = cut.after(node.inputs[0])
+        input_shape = cut.after(node.inputs[0])
         for place in np.flatnonzero(target == 0):
-            meant[place] = given[place] if place < len(given) else -1
-        meant[target == -1] = wanted[target == -1]
+            sizes[place] = input_shape[place] if place < len(input_shape) else -1
+        sizes[target == -1] = wanted[target == -1]
     if node.op == EXPAND:
-        meant[target == 1] = wanted[target == 1]
-    wrong = meant != wanted
+        sizes[target == 1] = wanted[target == 1]
+    wrong = sizes != wanted
     if wrong.any():
         yield Rescale(slot, target, np.where(wrong, wanted, target).astype(target.dtype))
 
 
 def update_target(slot: int) -> ShapeUpdate:
-    """Return the shape update of an operator whose input at this position is its target shape."""
+    """Return the shape update of an operator whose target shape is the input at this position."""
     return lambda node, _, cut: rescaled_target(node, cut, slot)
 
 
 def reshaped(x: str, y: str, target: Sequence[int]) -> Iterator[NodeProto]:
-    """Yield the nodes that give a tensor another shape, for shape equivalents."""
+    """Yield nodes that reshape tensor x to a constant target shape and name the result y."""
     yield helper.make_node("Constant", [], [f"{y}__shape"], value_ints=list(target))
     yield helper.make_node(RESHAPE, [x, f"{y}__shape"], [y])
 

@@ -1,4 +1,4 @@
-"""Operators that put parts of an axis together or take them apart: Concat, Split, Slice, Gather."""
+"""Operators that join, split or select parts of an axis: Concat, Split, Slice, Gather."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from spa_onnx.operators.updates import Cut, Edit, SetAttribute, SetInput, TakeIn
 from spa_onnx.operators.zeros import every_input, first
 
 
-def _others(node: Node, model: Model, x: str, y: str, *axes: int) -> Iterator[Coupling]:
-    """Every axis that is not among `axes` is carried through."""
+def _unaffected(node: Node, model: Model, x: str, y: str, *axes: int) -> Iterator[Coupling]:
+    """Couple every axis of x that is not in `axes` with the same axis of y."""
     for dim, size in enumerate(model.shape(x) or ()):
         if dim not in axes:
             yield from same(Axis(x, dim), Axis(y, dim), size, f"{node} works along another axis")
@@ -38,7 +38,7 @@ def concat(node: Node, model: Model) -> Iterator[Fact]:
         yield Coupling(
             whole(Axis(x, axis), size), Span(Axis(y, axis), size, start=offset), f"{node} puts it at {offset}"
         )
-        yield from _others(node, model, x, y, axis)
+        yield from _unaffected(node, model, x, y, axis)
         offset += size
 
 
@@ -50,12 +50,12 @@ def split(node: Node, model: Model) -> Iterator[Fact]:
         yield Coupling(
             Span(Axis(x, axis), size, start=offset), whole(Axis(y, axis), size), f"{node} takes it from {offset}"
         )
-        yield from _others(node, model, x, y, axis)
+        yield from _unaffected(node, model, x, y, axis)
         offset += size
 
 
 def update_split(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
-    """The parts keep what is left of them; parts that were equal may not be so any more."""
+    """Set the kept sizes of the parts. Parts of equal size before may differ after pruning."""
     axis = _axis(node, model)
     before = cut.value(node.inputs[1]) if node.input(1) else [(model.shape(y) or ())[axis] for y in node.outputs]
     after = [cut.after(y)[axis] for y in node.outputs]
@@ -67,29 +67,29 @@ def update_split(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
 
 
 def _cuts(node: Node, model: Model) -> dict[int, range] | None:
-    """The positions that a Slice takes from each axis that it names; None where they are neither constant nor shares of that axis."""
+    """Return axis -> the indices that a Slice takes; None if bounds are not constant or depend on another axis."""
     x, shape = node.inputs[0], model.shape(node.inputs[0]) or ()
     values = [model.value(name) if name else NOTHING for name in node.inputs[1:]]
-    known = [value for value in values if value is not None]
-    if len(known) < len(values) or not all(value.is_literal for value in known[2:]):
+    parameters = [value for value in values if value is not None]
+    if len(parameters) < len(values) or not all(value.is_literal for value in parameters[2:]):
         return None
-    written = slices(node, [value.array for value in known])
-    for value in known[:2]:  # `chunk` computes its bounds from the size of the axis that it cuts
-        if any(not origin <= {Axis(x, a % len(shape))} for origin, (a, *_) in zip(value.origin, written, strict=True)):
+    sliced = slices(node, [value.array for value in parameters])
+    for value in parameters[:2]:  # the bounds of torch.chunk are computed from the size of the axis that it cuts
+        if any(not origin <= {Axis(x, a % len(shape))} for origin, (a, *_) in zip(value.origin, sliced, strict=True)):
             return None
     return {
         a % len(shape): range(*slice(s, None if t < 0 and e < -shape[a] else e, t).indices(shape[a]))
-        for a, s, e, t in written
+        for a, s, e, t in sliced
     }
 
 
 def slice_(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = x[start:end:step] along some axes: index j of y is index start + j * step of x; what is left out is free."""
+    """Y = x[start:end:step] along some axes: index j of y is index start + j * step of x. Other indices are free."""
     x, y, cuts = node.inputs[0], node.outputs[0], _cuts(node, model)
     if cuts is None:
         yield from _unsliced(node, model)
         return
-    yield from _others(node, model, x, y, *cuts)
+    yield from _unaffected(node, model, x, y, *cuts)
     for dim, taken in cuts.items():
         if taken.step == 1 or len(_shortened(cuts, model.shape(x) or ())) == 1:
             yield from _takes(node, Axis(x, dim), Axis(y, dim), taken)
@@ -101,11 +101,12 @@ def slice_(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def _shortened(cuts: Mapping[int, range], shape: Shape) -> list[int]:
-    """The axes of which a Slice does not take everything in its order."""
+    """Return the axes that a Slice shortens or reverses."""
     return [dim for dim, taken in cuts.items() if taken != range(shape[dim])]
 
 
 def _takes(node: Node, x: Axis, y: Axis, taken: range) -> Iterator[Fact]:
+    """Couple the taken indices of x with all indices of y."""
     if len(taken) == 0:
         return
     if taken.step == 1:
@@ -119,22 +120,22 @@ def _takes(node: Node, x: Axis, y: Axis, taken: range) -> Iterator[Fact]:
 
 
 def _unsliced(node: Node, model: Model) -> Iterator[Fact]:
-    """Bounds known only while running: the axes that are surely not among the sliced ones are carried through."""
+    """Couple the axes that are not sliced, for a Slice with bounds that are known only at run time."""
     for value in (model.value(name) for name in node.inputs[1:3]):
         for axis in sorted(frozenset().union(*value.origin) if value else ()):
             yield Pin(axis, "Slice computes with its size", str(node))
-    axes = model.constant(node.input(3)) if node.input(3) else np.arange(_count(node, model))
+    axes = model.constant(node.input(3)) if node.input(3) else np.arange(_bound_count(node, model))
     if axes is not None:
         rank = len(model.shape(node.inputs[0]) or ())
-        yield from _others(node, model, node.inputs[0], node.outputs[0], *(int(a) % rank for a in axes.ravel()))
+        yield from _unaffected(node, model, node.inputs[0], node.outputs[0], *(int(a) % rank for a in axes.ravel()))
 
 
-def _count(node: Node, model: Model) -> int:
+def _bound_count(node: Node, model: Model) -> int:
     return int(np.prod(model.shape(node.inputs[1]) or (1,)))
 
 
 def update_slice(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
-    """Bounds count what is left before them; a step that no longer fits becomes a Gather."""
+    """Move each bound to the number of kept indices before it; replace a Slice with steps by a Gather."""
     x, y, cuts = node.inputs[0], node.outputs[0], _cuts(node, model)
     shape = model.shape(x) or ()
     changed = [d for d in cuts or {} if cut.after(x)[d] != shape[d]]
@@ -142,14 +143,14 @@ def update_slice(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
         return
     stepped = [dim for dim in changed if cuts[dim].step != 1]
     if stepped:
-        dim = stepped[0]  # the only axis that is shortened: beside others it is pinned
-        yield TakeInstead(dim, _places(cut, Axis(x, dim), np.asarray(cuts[dim])[cut.kept(Axis(y, dim))]))
+        dim = stepped[0]  # the only shortened axis, since the rule pins axes with steps beside others
+        yield TakeInstead(dim, _renumbered(cut, Axis(x, dim), np.asarray(cuts[dim])[cut.kept(Axis(y, dim))]))
         return
     values = [model.value(name) for name in node.inputs[1:]]
-    written = slices(node, [None if value is None else value.array for value in values])
+    sliced = slices(node, [None if value is None else value.array for value in values])
     bounds = {d: np.searchsorted(cut.kept(Axis(x, d)), (cuts[d].start, cuts[d].stop)) for d in changed}
-    starts = [int(bounds[a % len(shape)][0]) if a % len(shape) in bounds else s for a, s, _, _ in written]
-    ends = [int(bounds[a % len(shape)][1]) if a % len(shape) in bounds else e for a, _, e, _ in written]
+    starts = [int(bounds[a % len(shape)][0]) if a % len(shape) in bounds else s for a, s, _, _ in sliced]
+    ends = [int(bounds[a % len(shape)][1]) if a % len(shape) in bounds else e for a, _, e, _ in sliced]
     if "starts" in node.attributes:
         yield SetAttribute("starts", starts)
         yield SetAttribute("ends", ends)
@@ -159,20 +160,20 @@ def update_slice(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
 
 
 def _bound(node: Node, cut: Cut, slot: int, bounds: list[int]) -> Iterator[SetInput]:
-    """Bounds that are computed from what is left may be right already."""
-    found = cut.value(node.inputs[slot])
-    wanted = np.asarray(bounds, np.int64 if found is None else found.dtype)
-    if found is None or (found.ravel() != wanted).any():
-        yield SetInput(slot, wanted, None if found is None else found.ravel() != wanted)
+    """Set an input to these bounds, unless the pruned graph computes them already."""
+    computed = cut.value(node.inputs[slot])
+    wanted = np.asarray(bounds, np.int64 if computed is None else computed.dtype)
+    if computed is None or (computed.ravel() != wanted).any():
+        yield SetInput(slot, wanted, None if computed is None else computed.ravel() != wanted)
 
 
-def _places(cut: Cut, axis: Axis, wanted: np.ndarray) -> np.ndarray:
-    """Where indices of the original axis stand in what is left of it."""
+def _renumbered(cut: Cut, axis: Axis, wanted: np.ndarray) -> np.ndarray:
+    """Return indices of the original axis as indices of the pruned axis."""
     return np.searchsorted(cut.kept(axis), wanted).astype(np.int64)
 
 
 def gather(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = x taken at `indices` along `axis`; constant indices pick channels, others (token ids) need the axis whole."""
+    """Y = x[indices] along `axis`. Constant indices select channels; other indices (token ids) keep the whole axis."""
     x, indices, y = node.inputs[0], node.inputs[1], node.outputs[0]
     axis, shape, picked = _axis(node, model), model.shape(x) or (), model.constant(indices)
     rank = len(model.shape(indices) or ())
@@ -183,43 +184,43 @@ def gather(node: Node, model: Model) -> Iterator[Fact]:
             )
     if picked is not None and rank == 1:
         order = tuple(int(i) % shape[axis] for i in picked)
-        chosen = Span(Axis(x, axis), len(order), order=order)
-        yield Coupling(chosen, whole(Axis(y, axis), len(order)), f"{node} takes index order[k] as its k-th")
+        selected = Span(Axis(x, axis), len(order), order=order)
+        yield Coupling(selected, whole(Axis(y, axis), len(order)), f"{node} takes index order[k] as its k-th")
         yield from same(Axis(indices, 0), Axis(y, axis), len(order), f"{node} has one index per element")
-    elif picked is not None and _counts_through(picked, shape[axis]):
+    elif picked is not None and _enumerates(picked, shape[axis]):
         sizes = {axis + dim: size for dim, size in enumerate(picked.shape) if size > 1}
         yield from recount(node, [(Axis(x, axis), shape[axis])], [(Axis(y, dim), size) for dim, size in sizes.items()])
         for dim, size in sizes.items():
             yield from same(Axis(indices, dim - axis), Axis(y, dim), size, f"{node} has one index per element")
-    elif picked is not None and rank == 0 and _measured(y, model):
+    elif picked is not None and rank == 0 and _only_shape_is_read(y, model):
         yield Free(Axis(x, axis))
     elif picked is None:
         for dim, size in enumerate(model.shape(indices) or ()):
             yield from same(Axis(indices, dim), Axis(y, axis + dim), size, f"{node} has one index per element")
 
 
-def _counts_through(picked: np.ndarray, size: int) -> bool:
-    """Whether indices of several axes name every position in order: as exporters write a tensor with the strides of another."""
+def _enumerates(picked: np.ndarray, size: int) -> bool:
+    """Return whether indices of several axes list every position in order, as exporters do to write a strided view."""
     return picked.ndim > 1 and picked.size == size and bool((picked.ravel() == np.arange(size)).all())
 
 
-def _measured(tensor: str, model: Model) -> bool:
-    """Whether only the shape of a tensor is ever read."""
+def _only_shape_is_read(tensor: str, model: Model) -> bool:
+    """Return whether all readers of a tensor use its shape only."""
     return tensor not in model.outputs and all(
         reader.op in ("Shape", "Size") for reader in model.consumers.get(tensor, ())
     )
 
 
 def update_gather(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
-    """Constant indices are renumbered to what is left of the axis."""
+    """Renumber constant indices to the kept indices of the axis."""
     x, y, picked = node.inputs[0], node.outputs[0], model.constant(node.inputs[1])
     axis, shape = _axis(node, model), model.shape(x) or ()
-    if picked is None or (picked.ndim > 1 and not _counts_through(picked, shape[axis])):
+    if picked is None or (picked.ndim > 1 and not _enumerates(picked, shape[axis])):
         return
     if picked.ndim > 1:
         if cut.after(x)[axis] != shape[axis]:
-            left = cut.after(y)[axis : axis + picked.ndim]
-            yield SetInput(1, np.arange(cut.after(x)[axis], dtype=picked.dtype).reshape(left))
+            index_shape = cut.after(y)[axis : axis + picked.ndim]
+            yield SetInput(1, np.arange(cut.after(x)[axis], dtype=picked.dtype).reshape(index_shape))
         return
     if picked.ndim == 0:
         if not -cut.after(x)[axis] <= picked < cut.after(x)[axis]:
@@ -227,11 +228,11 @@ def update_gather(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
         return
     if cut.after(x)[axis] != shape[axis] or cut.after(y)[axis] != picked.size:
         wanted = (picked % shape[axis])[cut.kept(Axis(y, axis))]
-        yield SetInput(1, _places(cut, Axis(x, axis), wanted).astype(picked.dtype))
+        yield SetInput(1, _renumbered(cut, Axis(x, axis), wanted).astype(picked.dtype))
 
 
 def rows_of_table(node: Node, model: Model) -> int:
-    """Return the size of the axis that a Gather picks from."""
+    """Return the size of the axis that a Gather selects from, the upper bound of its indices."""
     return (model.shape(node.inputs[0]) or (UNBOUNDED,))[int(node.attributes.get("axis", 0))]
 
 

@@ -1,4 +1,4 @@
-"""Operators that run graphs of their own: what crosses into a branch or body, and out of it, is the same tensor on both sides."""
+"""Operators with subgraphs (If, Loop, Scan): tensors that enter or leave a subgraph have the same channels inside."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from spa_onnx.operators.zeros import any_input
 
 
 def crossing(node: Node, model: Model) -> Iterator[Fact]:
-    """Index i of an axis outside meets index i inside; the axis that counts the runs has none inside, and stays whole."""
-    found = crossings(node)
-    for one, other in found.same():
-        for dim, size in enumerate((model.shape(one) or ()) if one and other else ()):
-            yield from same(Axis(one, dim), Axis(other, dim), size, f"{node} hands it over")
-    for strip in (*found.sliced, *found.stacked):
+    """Couple index i of an axis outside with index i inside. The axis of iterations must stay."""
+    tensors = crossings(node)
+    for source, target in tensors.same():
+        for dim, size in enumerate((model.shape(source) or ()) if source and target else ()):
+            yield from same(Axis(source, dim), Axis(target, dim), size, f"{node} hands it over")
+    for strip in (*tensors.sliced, *tensors.stacked):
         for dim, size in enumerate((model.shape(strip.inside) or ()) if model.shape(strip.outside) else ()):
             yield from same(
                 Axis(strip.inside, dim), Axis(strip.outside, strip.beside(dim)), size, f"{node} goes through it in runs"
             )
-    for name in found.inside():
+    for name in tensors.inside():
         for dim in range(len(model.shape(name) or ()) if model.is_constant(name) else 0):
             yield Pin(Axis(name, dim), "a constant that a branch or body returns as it is", f"{node}, {name}[{dim}]")
 
