@@ -82,23 +82,25 @@ def _points(data: Array, positions: int, draw: Draw, blocks: int) -> Matrix:
     return _take(flat, _places(len(data), flat.shape[2], positions, draw)[:, None], blocks)
 
 
-def _choose(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
-    return np.arange(count) if count <= most else np.sort(rng.choice(count, most, replace=False))
+def _choose(count: int, limit: int, rng: np.random.Generator) -> np.ndarray:
+    """Return at most `limit` of `count` positions, sorted."""
+    return np.arange(count) if count <= limit else np.sort(rng.choice(count, limit, replace=False))
 
 
 @lru_cache(maxsize=8)
 def _shuffled(count: int) -> NDArray[np.int64]:
+    """Return a fixed random order of `count` positions."""
     return np.random.default_rng(count).permutation(count)
 
 
-def _places(samples: int, count: int, most: int, draw: Draw) -> NDArray[np.int64]:
+def _places(samples: int, count: int, limit: int, draw: Draw) -> NDArray[np.int64]:
     """Return positions for each sample, (samples, positions). A key is the start of its sample in a shuffled order."""
-    if isinstance(draw, np.random.Generator) or count <= most:
-        common = np.arange(count) if count <= most else _choose(count, most, draw)  # type: ignore[arg-type]
+    if isinstance(draw, np.random.Generator) or count <= limit:
+        common = np.arange(count) if count <= limit else _choose(count, limit, draw)  # type: ignore[arg-type]
         return np.broadcast_to(common, (samples, len(common)))
     rows = max(samples // len(draw), 1)
-    keys = np.resize(np.repeat(draw, rows), samples).astype(np.int64) + np.arange(samples) % rows * most
-    return np.asarray(_shuffled(count)[(keys[:, None] + np.arange(most)) % count])
+    keys = np.resize(np.repeat(draw, rows), samples).astype(np.int64) + np.arange(samples) % rows * limit
+    return np.asarray(_shuffled(count)[(keys[:, None] + np.arange(limit)) % count])
 
 
 def _flat(places: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -11,10 +11,10 @@ from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.model.traits import Array, Moves, traits
 
-UNMOVED = frozenset({Moves.ROUND, Moves.IDENTITY, Moves.CAST})
+KEEPS_PLACES = frozenset({Moves.ROUND, Moves.IDENTITY, Moves.CAST})
 """The kinds of operators that leave every element at its place."""
 
-CARRYING = UNMOVED | {Moves.RESHAPE, Moves.TRANSPOSE}
+INVERTIBLE = KEEPS_PLACES | {Moves.RESHAPE, Moves.TRANSPOSE}
 """The kinds of operators that may lie between a constant and a linear layer."""
 
 
@@ -90,9 +90,9 @@ def weight_view(model: Model, name: str) -> WeightView:
     """Return how a tensor is computed from a constant; a view of the tensor itself if it is not."""
     movements: list[Movement] = []
     constant, node = name, model.producer.get(name)
-    while node is not None and traits(node.op).moves in CARRYING and not model.is_constant(constant):
+    while node is not None and traits(node.op).moves in INVERTIBLE and not model.is_constant(constant):
         movement = _movement(model, node)
-        if movement is None and traits(node.op).moves not in UNMOVED:
+        if movement is None and traits(node.op).moves not in KEEPS_PLACES:
             return WeightView(name)
         movements += [] if movement is None else [movement]
         constant = node.inputs[0]
@@ -105,7 +105,7 @@ def count_uses(model: Model, name: str) -> int:
     uses = model.outputs.count(name)
     for node in model.consumers.get(name, ()):
         slots = [slot for slot, tensor in enumerate(node.inputs) if tensor == name]
-        carried = slots == [0] and traits(node.op).moves in CARRYING
+        carried = slots == [0] and traits(node.op).moves in INVERTIBLE
         uses += count_uses(model, node.outputs[0]) if carried else max(len(slots), 1)
     return uses
 

@@ -20,7 +20,7 @@ Blocks: TypeAlias = NDArray[np.int64]
 """The input numbers of each block, int64 (blocks, size). A block holds the inputs that one channel owns."""
 
 AT_ONCE = 2**22
-"""The number of weights that `NarrowSurgeon` refits at once to compute saliencies; it bounds the memory."""
+"""The number of weights that `FactoredSurgeon` refits at once to compute saliencies; it bounds the memory."""
 
 
 class Operation(Protocol):
@@ -105,7 +105,7 @@ class Factored:
 
     def surgeon(self, weight: Matrix, blocks: Blocks, members: NDArray[np.int64], count: int) -> Operation:
         """See `Hessian`."""
-        return NarrowSurgeon(weight, self, blocks, members, count)
+        return FactoredSurgeon(weight, self, blocks, members, count)
 
     def refit(self, weight: Matrix, kept: NDArray[np.int64]) -> Matrix:
         """Return W' = W_kept + W_removed U_removed M^-1 U_kept' D^-1 with M = I + U_kept' D^-1 U_kept."""
@@ -137,7 +137,7 @@ def inner(factor: Matrix, spread: Matrix) -> Matrix:
     return np.eye(factor.shape[1]) + product(factor.T, spread)
 
 
-class NarrowSurgeon:
+class FactoredSurgeon:
     """The counterpart of `obs.Surgeon` for H = D + U U'. It gives the same results from systems of k unknowns.
 
     K are the kept inputs, M = I + U_K' D_K^-1 U_K, and R is the sum of W_S U_S over the removed blocks S. Then

@@ -41,7 +41,7 @@ def batch_normalization(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def instance_normalization(node: Node, model: Model) -> Iterator[Fact]:
-    """y[n, c] = (x[n, c] - mean(x[n, c])) / sqrt(var(x[n, c]) + eps) * scale[c] + bias[c]: exact over channels only."""
+    """y[n, c] = (x[n, c] - mean(x[n, c])) / sqrt(var(x[n, c]) + eps) * scale[c] + bias[c]."""
     yield from _per_channel(node, model)
     yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
     for dim in range(2, len(model.shape(node.inputs[0]) or ())):
@@ -82,7 +82,10 @@ def update_group_normalization(node: Node, model: Model, cut: Cut) -> Iterator[E
 
 
 def local_response(node: Node, model: Model) -> Iterator[Fact]:
-    """y[:, c] = x[:, c] / (bias + alpha / size * sum over neighbours of x^2) ^ beta: neighbours change."""
+    """y[:, c] = x[:, c] / (bias + alpha / size * sum over neighbours of x^2) ^ beta.
+
+    Removing a channel changes the neighbours of other channels.
+    """
     yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
     yield Normalises(Axis(node.inputs[0], 1), node.name, f"{node.op} sums over neighbouring channels")
 

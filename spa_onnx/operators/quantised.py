@@ -48,7 +48,7 @@ def form_of(node: Node) -> Quantised:
     return traits(node.op).quantised or Quantised()
 
 
-def as_in_float(node: Node, model: Model) -> Iterator[Fact]:
+def quantised_operator(node: Node, model: Model) -> Iterator[Fact]:
     """Apply the rule of the float operator; couple vectors of scales and zero points with the axis that they scale."""
     form = float_form(node)
     if form is None:
@@ -80,7 +80,7 @@ def _scales(node: Node, model: Model) -> Iterator[Coupling]:
                 )
 
 
-def update_as_in_float(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_quantised(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     """Apply the shape update of the float operator."""
     form = float_form(node)
     if form is None:
@@ -91,7 +91,7 @@ def update_as_in_float(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
 
 
 def dynamic_quantisation(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = round(x / scale) + zero point, scale = (max(x, 0) - min(x, 0)) / 255: zeros do not change it."""
+    """Y = round(x / scale) + zero point, scale = (max(x, 0) - min(x, 0)) / 255: zeros do not change the scale."""
     yield from broadcast(node, model, [node.inputs[0]], node.outputs[0])
     yield from _dynamic_scale(node, model)
 
@@ -105,7 +105,7 @@ def _dynamic_scale(node: Node, model: Model) -> Iterator[Normalises]:
                 yield Normalises(Axis(x, dim), node.name, f"{node.op} takes its scale from all of it")
 
 
-def matmul_of_bits(node: Node, model: Model) -> Iterator[Fact]:
+def matmul_nbits(node: Node, model: Model) -> Iterator[Fact]:
     """Y = A B', with B (N, K / block, bytes of a block), a scale per block, and zero points that may be packed.
 
     Rows of B are removable one by one. Along K only whole blocks are removable, in runs of the blocks whose zero points
@@ -162,14 +162,14 @@ def _by_block(node: Node, model: Model, scales: list[str]) -> Iterator[Coupling]
         yield Coupling(inputs, block_scales, why)
 
 
-def update_matmul_of_bits(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+def update_matmul_nbits(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
     """Set K and N to the kept sizes."""
     for name, size in (("K", cut.after(node.inputs[0])[-1]), ("N", cut.after(node.inputs[1])[0])):
         if node.attributes[name] != size:
             yield SetAttribute(name, size)
 
 
-def zero_as_in_float(node: Node, model: Model, held: Held) -> bool:
+def zero_quantised(node: Node, model: Model, held: Held) -> bool:
     """Return whether the float operator keeps zero. The zero point represents zero here."""
     form = float_form(node)
     if form is None:
@@ -178,7 +178,7 @@ def zero_as_in_float(node: Node, model: Model, held: Held) -> bool:
     return knowledge(operator).zero(float_node, model, [held[slot] for slot in form_of(node).slots if slot < len(held)])
 
 
-def shapes_as_in_float(
+def quantised_shapes(
     node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]
 ) -> Iterator[NodeProto]:
     """Yield the float operator of a quantised operator, applied to its operands."""
@@ -189,7 +189,7 @@ def shapes_as_in_float(
         yield float_node
 
 
-def bits_macs(node: Node, model: Model) -> list[list[Axis]]:
+def matmul_nbits_macs(node: Node, model: Model) -> list[list[Axis]]:
     """Each input element is multiplied once for each row of the weight."""
     return [[*axes_of(model, node.inputs[0]), axes_of(model, node.inputs[1])[0]]]
 
@@ -198,23 +198,23 @@ def _same_order(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matri
     return matrix.reshape(shape)
 
 
-BLOCKS_OF_NUMBERS = MatrixForm(
-    lambda _, weight: weight.reshape(1, weight.shape[0], -1), _same_order, as_it_is, linear=False
-)
+PACKED_FORM = MatrixForm(lambda _, weight: weight.reshape(1, weight.shape[0], -1), _same_order, as_it_is, linear=False)
 """A weight (N, blocks, elements of a block) as the matrix (1, N, K)."""
 
 
-def bits_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
+def matmul_nbits_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
     """Yield the linear layer of a weight that stores several elements per byte."""
     weight, block = weight_of(model, node.inputs[1]), int(node.attributes["block_size"])
     if weight is None or int(node.attributes["K"]) % block:
         return
     view, packed_shape = weight
     shape = (*packed_shape[:2], block)
-    yield LinearLayer(node, node.inputs[0], view, Axis(node.inputs[1], 1), shape, BLOCKS_OF_NUMBERS, window=block)
+    yield LinearLayer(node, node.inputs[0], view, Axis(node.inputs[1], 1), shape, PACKED_FORM, window=block)
 
 
-def bits_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
+def matmul_nbits_shapes(
+    node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]
+) -> Iterator[NodeProto]:
     """Yield a MatMul with a matrix of the sizes (K, N) that the attributes give."""
     sizes = [integer(node, "K"), integer(node, "N")]
     yield helper.make_node("Constant", [], [f"{y[0]}__sizes"], value_ints=sizes)
@@ -222,15 +222,17 @@ def bits_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Map
     yield helper.make_node("MatMul", [x[0], f"{y[0]}__matrix"], [y[0]])
 
 
-ONE = (Operand(0, 1, 2),)
-TWO = (Operand(0, 1, 2), Operand(3, 4, 5))
-MOST_PARTS = 300
+ONE_OPERAND = (Operand(0, 1, 2),)
+TWO_OPERANDS = (Operand(0, 1, 2), Operand(3, 4, 5))
+MAX_CONCAT_INPUTS = 300
 """The maximum number of inputs of a QLinearConcat."""
 
 FORMS: Mapping[str, Quantised] = {
     "ConvInteger": Quantised(CONV, (0, 1), (Operand(0, -1, 2), Operand(1, -1, 3, 0))),
     "MatMulInteger": Quantised("MatMul", (0, 1), (Operand(0, -1, 2, -2), Operand(1, -1, 3, -1))),
-    "QLinearConv": Quantised(CONV, (0, 3, 8), (*ONE, Operand(3, 4, 5, 0)), scales=frozenset({6, 7}), bias=(8, 1, 4)),
+    "QLinearConv": Quantised(
+        CONV, (0, 3, 8), (*ONE_OPERAND, Operand(3, 4, 5, 0)), scales=frozenset({6, 7}), bias=(8, 1, 4)
+    ),
     "QLinearMatMul": Quantised(
         "MatMul", (0, 3), (Operand(0, 1, 2, -2), Operand(3, 4, 5, -1)), scales=frozenset({6, 7})
     ),
@@ -238,17 +240,17 @@ FORMS: Mapping[str, Quantised] = {
     "com.microsoft.MatMulIntegerToFloat": Quantised(
         "MatMul", (0, 1), (Operand(0, 2, 4, -2), Operand(1, 3, 5, -1)), added=6
     ),
-    "com.microsoft.QGemm": Quantised("Gemm", (0, 3, 6), (*ONE, Operand(3, 4, 5, -1)), bias=(6, 1, 4)),
-    "com.microsoft.QLinearAdd": Quantised("Add", (0, 3), TWO),
+    "com.microsoft.QGemm": Quantised("Gemm", (0, 3, 6), (*ONE_OPERAND, Operand(3, 4, 5, -1)), bias=(6, 1, 4)),
+    "com.microsoft.QLinearAdd": Quantised("Add", (0, 3), TWO_OPERANDS),
     "com.microsoft.QLinearAveragePool": Quantised("AveragePool", (0,)),
     "com.microsoft.QLinearConcat": Quantised(
         "Concat",
-        tuple(range(2, MOST_PARTS, 3)),
-        tuple(Operand(slot, slot + 1, slot + 2) for slot in range(2, MOST_PARTS, 3)),
+        tuple(range(2, MAX_CONCAT_INPUTS, 3)),
+        tuple(Operand(slot, slot + 1, slot + 2) for slot in range(2, MAX_CONCAT_INPUTS, 3)),
     ),
     "com.microsoft.QLinearGlobalAveragePool": Quantised("GlobalAveragePool", (0,)),
     "com.microsoft.QLinearLeakyRelu": Quantised("LeakyRelu", (0,)),
-    "com.microsoft.QLinearMul": Quantised("Mul", (0, 3), TWO),
+    "com.microsoft.QLinearMul": Quantised("Mul", (0, 3), TWO_OPERANDS),
     "com.microsoft.QLinearSigmoid": Quantised("Sigmoid", (0,)),
     "com.microsoft.QLinearSoftmax": Quantised("Softmax", (0,)),
     "com.microsoft.QLinearWhere": Quantised("Where", (0, 1, 4)),
@@ -258,10 +260,10 @@ FORMS: Mapping[str, Quantised] = {
 for _name, _form in FORMS.items():
     register(
         _name,
-        coupling=as_in_float,
-        update=update_as_in_float,
-        zero=zero_as_in_float,
-        shape=shapes_as_in_float if "." in _name else None,
+        coupling=quantised_operator,
+        update=update_quantised,
+        zero=zero_quantised,
+        shape=quantised_shapes if "." in _name else None,
         quantised=_form,
         chooses=_form.operator == "Softmax",
     )
@@ -273,7 +275,11 @@ register(
     quantised=Quantised(scales=frozenset({1, 2})),
 )
 register(
-    "DequantizeLinear", coupling=linear_quantisation, zero=first, moves=Moves.ROUND, quantised=Quantised(operands=ONE)
+    "DequantizeLinear",
+    coupling=linear_quantisation,
+    zero=first,
+    moves=Moves.ROUND,
+    quantised=Quantised(operands=ONE_OPERAND),
 )
 register(
     "com.microsoft.QuantizeLinear",
@@ -289,17 +295,17 @@ register(
     zero=first,
     moves=Moves.ROUND,
     shape=like_first(),
-    quantised=Quantised(operands=ONE),
+    quantised=Quantised(operands=ONE_OPERAND),
 )
 register("DynamicQuantizeLinear", coupling=dynamic_quantisation, zero=first)
 register(
     "com.microsoft.MatMulNBits",
-    coupling=matmul_of_bits,
+    coupling=matmul_nbits,
     parameters=(4,),
-    update=update_matmul_of_bits,
+    update=update_matmul_nbits,
     zero=any_input,
-    macs=bits_macs,
-    layer=bits_layer,
-    shape=bits_shapes,
+    macs=matmul_nbits_macs,
+    layer=matmul_nbits_layer,
+    shape=matmul_nbits_shapes,
     quantised=Quantised(scales=frozenset({2, 3})),
 )

@@ -22,7 +22,7 @@ from spa_onnx.operators.zeros import first
 
 RESHAPE, EXPAND = "Reshape", "Expand"
 
-DEALS = "deals its elements out to several axes anew"
+REGROUPS = "deals its elements out to several axes anew"
 """The reason with which an axis is pinned if the rule yields nothing for it."""
 
 
@@ -43,7 +43,7 @@ def transpose(node: Node, model: Model) -> Iterator[Fact]:
         yield from same(Axis(x, dim), Axis(y, place), shape[dim], f"{node} moves axis {dim} to {place}")
 
 
-def blocks(before: Shape, after: Shape) -> Iterator[tuple[list[int], list[int]]]:
+def matching_axes(before: Shape, after: Shape) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the shortest runs of axes of both shapes that hold the same elements. Axes of size 1 are skipped.
 
     (2, 12, 5, 5) and (2, 3, 4, 25) give ([0], [0]), ([1], [1, 2]), ([2, 3], [3]).
@@ -75,11 +75,13 @@ def reshape(node: Node, model: Model) -> Iterator[Fact]:
     before, after = model.shape(x) or (), model.shape(y) or ()
     if prod(before) != prod(after) or 0 in before:
         return
-    for old, new in blocks(before, after):
+    for old, new in matching_axes(before, after):
         if len(old) == len(new) == 1:
             yield from same(Axis(x, old[0]), Axis(y, new[0]), before[old[0]], f"{node} keeps axis {old[0]}")
         else:
-            yield from recount(node, [(Axis(x, d), before[d]) for d in old], [(Axis(y, d), after[d]) for d in new])
+            yield from reshape_choice(
+                node, [(Axis(x, d), before[d]) for d in old], [(Axis(y, d), after[d]) for d in new]
+            )
 
 
 def _digits(left: Iterable[int], right: Iterable[int]) -> list[tuple[int, int]]:
@@ -104,7 +106,9 @@ def _axis_of_digit(axes: Sequence[tuple[Axis, int]], stride: int, size: int) -> 
     return None
 
 
-def recount(node: Node, first: Sequence[tuple[Axis, int]], second: Sequence[tuple[Axis, int]]) -> Iterator[Choice]:
+def reshape_choice(
+    node: Node, first: Sequence[tuple[Axis, int]], second: Sequence[tuple[Axis, int]]
+) -> Iterator[Choice]:
     """Yield the choice of a reshape: one option per digit.
 
     Each option couples the two axes that contain the digit and pins all other axes.
@@ -236,7 +240,7 @@ register(
     RESHAPE,
     coupling=reshape,
     parameters=(1,),
-    unsaid=DEALS,
+    unsaid=REGROUPS,
     update=update_target(1),
     corrects=(1,),
     zero=first,
@@ -248,12 +252,12 @@ for _name, _evaluate in (("Squeeze", numpy_ops.squeeze), ("Unsqueeze", numpy_ops
         _name,
         coupling=reshape,
         parameters=(1,),
-        unsaid=DEALS,
+        unsaid=REGROUPS,
         zero=first,
         moves=Moves.RESHAPE,
         fold=Fold(_evaluate, moved=slice(0, 1)),
     )
-register("Flatten", coupling=reshape, parameters=(1,), unsaid=DEALS, zero=first, moves=Moves.RESHAPE)
+register("Flatten", coupling=reshape, parameters=(1,), unsaid=REGROUPS, zero=first, moves=Moves.RESHAPE)
 register(
     EXPAND,
     coupling=expand,

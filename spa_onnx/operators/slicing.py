@@ -14,7 +14,7 @@ from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import Shape
 from spa_onnx.model.traits import Fold, Moves
 from spa_onnx.operators.registry import UNBOUNDED, register
-from spa_onnx.operators.reshaping import recount
+from spa_onnx.operators.reshaping import reshape_choice
 from spa_onnx.operators.updates import Cut, Edit, SetAttribute, SetInput, TakeInstead
 from spa_onnx.operators.zeros import every_input, first
 
@@ -66,7 +66,7 @@ def update_split(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     yield SetInput(1, np.asarray(after, np.int64)) if model.opset >= 13 else SetAttribute("split", after)
 
 
-def _cuts(node: Node, model: Model) -> dict[int, range] | None:
+def _slice_ranges(node: Node, model: Model) -> dict[int, range] | None:
     """Return axis -> the indices that a Slice takes; None if bounds are not constant or depend on another axis."""
     x, shape = node.inputs[0], model.shape(node.inputs[0]) or ()
     values = [model.value(name) if name else NOTHING for name in node.inputs[1:]]
@@ -85,13 +85,13 @@ def _cuts(node: Node, model: Model) -> dict[int, range] | None:
 
 def slice_(node: Node, model: Model) -> Iterator[Fact]:
     """Y = x[start:end:step] along some axes: index j of y is index start + j * step of x. Other indices are free."""
-    x, y, cuts = node.inputs[0], node.outputs[0], _cuts(node, model)
-    if cuts is None:
+    x, y, ranges = node.inputs[0], node.outputs[0], _slice_ranges(node, model)
+    if ranges is None:
         yield from _unsliced(node, model)
         return
-    yield from _unaffected(node, model, x, y, *cuts)
-    for dim, taken in cuts.items():
-        if taken.step == 1 or len(_shortened(cuts, model.shape(x) or ())) == 1:
+    yield from _unaffected(node, model, x, y, *ranges)
+    for dim, taken in ranges.items():
+        if taken.step == 1 or len(_shortened(ranges, model.shape(x) or ())) == 1:
             yield from _takes(node, Axis(x, dim), Axis(y, dim), taken)
         else:
             yield from (
@@ -100,9 +100,9 @@ def slice_(node: Node, model: Model) -> Iterator[Fact]:
             )
 
 
-def _shortened(cuts: Mapping[int, range], shape: Shape) -> list[int]:
+def _shortened(ranges: Mapping[int, range], shape: Shape) -> list[int]:
     """Return the axes that a Slice shortens or reverses."""
-    return [dim for dim, taken in cuts.items() if taken != range(shape[dim])]
+    return [dim for dim, taken in ranges.items() if taken != range(shape[dim])]
 
 
 def _takes(node: Node, x: Axis, y: Axis, taken: range) -> Iterator[Fact]:
@@ -120,7 +120,7 @@ def _takes(node: Node, x: Axis, y: Axis, taken: range) -> Iterator[Fact]:
 
 
 def _unsliced(node: Node, model: Model) -> Iterator[Fact]:
-    """Couple the axes that are not sliced, for a Slice with bounds that are known only at run time."""
+    """Handle bounds known only at run time: pin the axes they depend on, couple the axes that are not sliced."""
     for value in (model.value(name) for name in node.inputs[1:3]):
         for axis in sorted(frozenset().union(*value.origin) if value else ()):
             yield Pin(axis, "Slice computes with its size", str(node))
@@ -131,24 +131,25 @@ def _unsliced(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def _bound_count(node: Node, model: Model) -> int:
+    """Return the number of sliced axes."""
     return int(np.prod(model.shape(node.inputs[1]) or (1,)))
 
 
 def update_slice(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
     """Move each bound to the number of kept indices before it; replace a Slice with steps by a Gather."""
-    x, y, cuts = node.inputs[0], node.outputs[0], _cuts(node, model)
+    x, y, ranges = node.inputs[0], node.outputs[0], _slice_ranges(node, model)
     shape = model.shape(x) or ()
-    changed = [d for d in cuts or {} if cut.after(x)[d] != shape[d]]
-    if not changed or cuts is None:
+    changed = [d for d in ranges or {} if cut.after(x)[d] != shape[d]]
+    if not changed or ranges is None:
         return
-    stepped = [dim for dim in changed if cuts[dim].step != 1]
+    stepped = [dim for dim in changed if ranges[dim].step != 1]
     if stepped:
         dim = stepped[0]  # the only shortened axis, since the rule pins axes with steps beside others
-        yield TakeInstead(dim, _renumbered(cut, Axis(x, dim), np.asarray(cuts[dim])[cut.kept(Axis(y, dim))]))
+        yield TakeInstead(dim, _renumbered(cut, Axis(x, dim), np.asarray(ranges[dim])[cut.kept(Axis(y, dim))]))
         return
     values = [model.value(name) for name in node.inputs[1:]]
     sliced = slices(node, [None if value is None else value.array for value in values])
-    bounds = {d: np.searchsorted(cut.kept(Axis(x, d)), (cuts[d].start, cuts[d].stop)) for d in changed}
+    bounds = {d: np.searchsorted(cut.kept(Axis(x, d)), (ranges[d].start, ranges[d].stop)) for d in changed}
     starts = [int(bounds[a % len(shape)][0]) if a % len(shape) in bounds else s for a, s, _, _ in sliced]
     ends = [int(bounds[a % len(shape)][1]) if a % len(shape) in bounds else e for a, _, e, _ in sliced]
     if "starts" in node.attributes:
@@ -189,7 +190,9 @@ def gather(node: Node, model: Model) -> Iterator[Fact]:
         yield from same(Axis(indices, 0), Axis(y, axis), len(order), f"{node} has one index per element")
     elif picked is not None and _enumerates(picked, shape[axis]):
         sizes = {axis + dim: size for dim, size in enumerate(picked.shape) if size > 1}
-        yield from recount(node, [(Axis(x, axis), shape[axis])], [(Axis(y, dim), size) for dim, size in sizes.items()])
+        yield from reshape_choice(
+            node, [(Axis(x, axis), shape[axis])], [(Axis(y, dim), size) for dim, size in sizes.items()]
+        )
         for dim, size in sizes.items():
             yield from same(Axis(indices, dim - axis), Axis(y, dim), size, f"{node} has one index per element")
     elif picked is not None and rank == 0 and _only_shape_is_read(y, model):
