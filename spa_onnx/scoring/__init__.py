@@ -1,4 +1,4 @@
-"""Importance criteria: how much each channel of a group matters. Importing this package fills the table."""
+"""Importance criteria: scores of the channels of a group. Importing this package registers all criteria."""
 
 from spa_onnx.scoring import obs  # isort: skip - the default comes first in lists of names
 from spa_onnx.scoring import activations, perturbation, weights

@@ -1,12 +1,13 @@
-"""Criteria that look at weights and at the inputs of the products that read a channel.
+"""Criteria that use weights and the inputs of the linear layers that read a channel.
 
-Each gives every index of a weight's input axis a score: float64 of shape (indices,). Inputs of the kernel's positions are added up, and
-so are those of groups of a convolution that lose the same ones.
+Each returns a score for every index of a weight's input axis, float64 (indices,). Scores are summed over kernel
+positions and over the groups of a convolution that lose the same channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,12 +18,16 @@ from spa_onnx.scoring.context import Scores, ScoringContext
 from spa_onnx.scoring.registry import criterion
 from spa_onnx.statistics.moments import Moments
 
-Measure = Callable[[Matrix, Moments], Matrix]
+Measure: TypeAlias = Callable[[Matrix, Moments], Matrix]
 """(weight (blocks, rows, inputs), moments of the inputs) -> score of each input, (blocks, inputs)."""
 
 
-def readers(group: Group, context: ScoringContext) -> Iterator[tuple[LinearLayer, Matrix, Moments]]:
-    """The products that sum over the group's channels, with their weight and the moments of their inputs."""
+def reading_layers(group: Group, context: ScoringContext) -> Iterator[tuple[LinearLayer, Matrix, Moments]]:
+    """Yield the layers that sum over the group's channels and have statistics.
+
+    Yields:
+        (layer, its weight (blocks, rows, inputs), moments of its inputs).
+    """
     for layer in context.layers:
         weight = context.model.weight(layer.weight)
         moments = (context.statistics or {}).get(layer.key)
@@ -31,12 +36,11 @@ def readers(group: Group, context: ScoringContext) -> Iterator[tuple[LinearLayer
 
 
 def _scores(group: Group, context: ScoringContext, measure: Measure) -> Scores:
-    found: Scores = []
-    for layer, weight, moments in readers(group, context):
-        score = measure(weight, moments)
-        indices = score.reshape(-1, layer.window).sum(axis=1)
-        found.append((layer.axis, indices.reshape(-1, group.owner[layer.axis].size).sum(axis=0)))
-    return found
+    scores: Scores = []
+    for layer, weight, moments in reading_layers(group, context):
+        indices = measure(weight, moments).reshape(-1, layer.window).sum(axis=1)
+        scores.append((layer.axis, indices.reshape(-1, group.owner[layer.axis].size).sum(axis=0)))
+    return scores
 
 
 def _variance(moments: Moments) -> Matrix:
@@ -45,20 +49,23 @@ def _variance(moments: Moments) -> Matrix:
 
 @criterion("wanda", needs=("weights", "statistics"))
 def wanda(group: Group, context: ScoringContext) -> Scores:
-    """Sum over rows of |W_ri| ||X_i||, with the norm over all positions (Sun et al., Wanda, 2024); norms are per position here."""
+    """Sum over rows of |W_ri| ||X_i|| (Sun et al., Wanda, 2024), with root mean squares as norms."""
     return _scores(group, context, lambda weight, moments: np.abs(weight).sum(axis=1) * np.sqrt(moments.mean_square()))
 
 
 @criterion("activation-variance", needs=("weights", "statistics"), repair="mean")
 def activation_variance(group: Group, context: ScoringContext) -> Scores:
-    """Fluctuation: var(X_i) ||W_i||^2, what is lost once the bias has taken up the mean (An et al., FLAP, 2024).
+    """Fluctuation: var(X_i) ||W_i||^2, the loss once the bias has absorbed the mean (An et al., FLAP, 2024).
 
-    Its compensation is the repair `mean`: b + W_i mean(X_i).
+    The repair `mean` is its compensation: b + W_i mean(X_i).
     """
     return _scores(group, context, lambda weight, moments: _variance(moments) * np.square(weight).sum(axis=1))
 
 
 @criterion("activation-mean", needs=("statistics",))
 def activation_mean(group: Group, context: ScoringContext) -> Scores:
-    """|mean(X_i)|: behind a ReLU low for channels that are mostly zero (in the spirit of APoZ, Hu et al., Network Trimming, 2016)."""
+    """Absolute mean |mean(X_i)|: low for channels that are mostly zero after a ReLU.
+
+    In the spirit of APoZ (Hu et al., Network Trimming, 2016).
+    """
     return _scores(group, context, lambda _, moments: np.abs(moments.mean))

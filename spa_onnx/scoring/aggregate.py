@@ -1,6 +1,6 @@
-"""From scores of indices to scores of channels: aggregation over all that a channel owns, normalisation within its group.
+"""Scores of channels from scores of indices: aggregate the indices of a channel, then normalise within the group.
 
-The two steps of group-level importance in SPA (section 3.3 of the paper); every combination can be chosen.
+These are the two steps of group-level importance in SPA (section 3.3 of the paper). They can be combined freely.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Vector = NDArray[np.float64]
 
 
 def _gather(scores: Scores, group: Group) -> tuple[NDArray[np.int64], Vector]:
-    """(channel, score) of every index that a channel of the group owns."""
+    """Return (channel, score) of every index that a channel of the group owns."""
     owner = np.concatenate([group.owner[axis].ravel() for axis, _ in scores])
     values = np.concatenate([score.ravel() for _, score in scores])
     return owner[owner >= 0], values[owner >= 0]
@@ -39,7 +39,7 @@ def _max(owner: NDArray[np.int64], values: Vector, size: int) -> Vector:
 
 
 def _prod(owner: NDArray[np.int64], values: Vector, size: int) -> Vector:
-    """As a sum of logarithms: products of many norms leave the range of a float. The order is the same."""
+    """Return the logarithm of the product, which has the same order: products of many norms overflow."""
     return np.asarray(np.bincount(owner, np.log(np.maximum(values, np.finfo(float).tiny)), size), dtype=np.float64)
 
 
@@ -49,7 +49,10 @@ AGGREGATIONS: Mapping[str, Callable[[NDArray[np.int64], Vector, int], Vector]] =
     "max": _max,
     "prod": _prod,
 }
-"""How the scores of all indices that a channel owns become one: (owner, values, channels) -> (channels,)."""
+"""Name -> aggregation of the scores of all indices that a channel owns.
+
+Each is a function (channel of each index, score of each index, number of channels) -> float64 (channels,).
+"""
 
 
 def _divide(scores: Vector, scale: float) -> Vector:
@@ -63,22 +66,29 @@ NORMALISATIONS: Mapping[str, Callable[[Vector], Vector]] = {
     "max": lambda s: _divide(s, float(np.abs(s).max())),
     "gaussian": lambda s: _divide(s - s.mean(), float(s.std())),
 }
-"""How the scores of a group are made comparable with those of another."""
+"""Name -> function that makes the scores of groups comparable: float64 (channels,) -> float64 (channels,)."""
 
 
 def fill_in(scores: Mapping[str, Vector], order: Mapping[str, Vector]) -> dict[str, Vector]:
-    """Scores for groups that have none, from another criterion's order: group name -> float64 (channels,).
+    """Give scores to groups that have none, from the order of another criterion.
 
-    The channel at rank r of n gets what stands at the same share of all scores that are known, so that a ranking across groups takes
-    the same share of these groups as it takes overall.
+    The channel at rank r of n gets the same quantile of all existing scores. So a ranking across groups removes the
+    same share of these groups as it removes overall.
+
+    Args:
+        scores: Group name -> score of each channel, float64 (channels,).
+        order: Group name -> score of each channel by the other criterion.
+
+    Returns:
+        Both together: group name -> score of each channel, float64 (channels,).
     """
     pool = np.concatenate(list(scores.values())) if scores else np.linspace(0.0, 1.0, 101)
-    found = dict(scores)
+    result = dict(scores)
     for name, values in order.items():
         if name not in scores:
             rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-            found[name] = np.quantile(pool, (rank + 0.5) / len(values))
-    return found
+            result[name] = np.quantile(pool, (rank + 0.5) / len(values))
+    return result
 
 
 def score_groups(
@@ -88,14 +98,25 @@ def score_groups(
     aggregate: str = "sum",
     normalise: str = "mean",
 ) -> dict[str, Vector]:
-    """Group name -> score of each channel, float64 (channels,). Groups that the criterion knows nothing about are left out."""
-    found = {}
+    """Score the channels of each group.
+
+    Args:
+        groups: The groups.
+        criterion: The score function of a criterion.
+        context: What the criterion is given.
+        aggregate: A name of `AGGREGATIONS`.
+        normalise: A name of `NORMALISATIONS`.
+
+    Returns:
+        Group name -> score of each channel, float64 (channels,). Groups that the criterion cannot score are left out.
+    """
+    result = {}
     for group in groups:
         scores = criterion(group, context)
         if isinstance(scores, np.ndarray):
             if len(scores):
-                found[group.name] = scores
+                result[group.name] = scores
         elif scores:
             owner, values = _gather(scores, group)
-            found[group.name] = NORMALISATIONS[normalise](AGGREGATIONS[aggregate](owner, values, group.size))
-    return found
+            result[group.name] = NORMALISATIONS[normalise](AGGREGATIONS[aggregate](owner, values, group.size))
+    return result

@@ -1,4 +1,4 @@
-"""What a criterion may look at, and the form of its answer."""
+"""What a criterion is given, and the form of its result."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from spa_onnx.model.model import Model
 from spa_onnx.statistics.moments import Moments
 
 Scores: TypeAlias = list[tuple[Axis, Array]]
-"""For each axis that was looked at, a score per index: float64 of as many as its owner has."""
+"""(axis, score of each of its indices) for each axis that was scored; float64, as many as `Group.owner` has for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringContext:
-    """The model, the seed for criteria that draw numbers, and what is known of the inputs of its products.
+    """The model and what has been collected from it.
 
-    statistics: key of a layer -> moments of its input; None for criteria that look at weights alone. regularisation: how far these
-    hold for real samples. trial: the relative error of the outputs when a group loses these channels and nothing is refitted, NaN
-    where onnxruntime cannot tell; None where nobody asks or it can tell for none.
+    Args:
+        model: The dense model.
+        seed: The seed for criteria that draw random numbers.
+        layers: The linear layers whose inputs were observed.
+        statistics: Key of a layer -> moments of its input; None for criteria that use weights alone.
+        regularisation: The regularisation for the kind of samples that the statistics come from.
+        trial: (group, channels) -> relative error of the outputs when the group loses these channels and nothing is
+            refitted; NaN if onnxruntime cannot run the trial. None if no criterion needs it, or onnxruntime can run
+            none.
     """
 
     model: Model

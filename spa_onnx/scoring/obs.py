@@ -1,4 +1,7 @@
-"""OBSPA: what removing a channel costs the outputs of all its consumers when everything else is refitted (SPA, section 4)."""
+"""OBSPA: the loss at the outputs of all layers that read a channel when it is removed and the rest is refitted.
+
+See SPA, section 4.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,18 @@ from spa_onnx.linalg.hessian import Operation
 from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.scoring.registry import criterion
 
-CHUNK = 8
-"""Of the channels left, one in CHUNK (at least one) goes before saliencies are computed again."""
+STEP_DIVISOR = 8
+"""Each greedy step removes 1 / STEP_DIVISOR of the channels left (at least one) before saliencies are recomputed."""
 
 
 def column_blocks(layer: LinearLayer, group: Group) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """For each of the products side by side, the inputs that each channel owns, int64 (channels, size), and which channels these are.
+    """Yield the inputs that each channel owns, for each block of the layer.
 
-    Nothing where the layer reads none of the group, or where channels own unequal numbers of inputs: their losses could not be compared.
+    Yields nothing if the layer does not read the group, or if channels own different numbers of inputs, because their
+    losses cannot be compared.
+
+    Yields:
+        (input numbers, int64 (channels, size); numbers of these channels, int64 (channels,)).
     """
     owner = group.owner.get(layer.axis)
     counts = np.zeros(1) if owner is None else np.bincount(owner[owner >= 0], minlength=group.size)
@@ -34,7 +41,7 @@ def column_blocks(layer: LinearLayer, group: Group) -> Iterator[tuple[NDArray[np
 
 
 def surgeons(group: Group, context: ScoringContext) -> Iterator[Operation]:
-    """One for each product that reads the group's channels and whose inputs are known."""
+    """Yield a surgeon for each block of each layer that reads the group's channels and has statistics."""
     if context.statistics is None:
         return
     for layer in context.layers:
@@ -52,24 +59,27 @@ def surgeons(group: Group, context: ScoringContext) -> Iterator[Operation]:
 
 @criterion("obspa", needs=("weights", "statistics"), loss=True, repair="obs")
 def obspa(group: Group, context: ScoringContext) -> NDArray[np.float64]:
-    """Relative loss at the moment a channel goes in greedy order, float64 (channels,): so scores rise in that order.
+    """Relative loss when channels are removed greedily, the cheapest first.
 
-    The increments of all consumers, each divided by the energy of its output, are added; a later channel never scores below an
-    earlier one.
+    The loss of a channel is the sum over all layers that read it, each divided by the energy of the layer's output. A
+    channel always scores above those that were removed before it.
+
+    Returns:
+        float64 (channels,); empty if no layer that reads the group has statistics.
     """
-    found = [surgeon for surgeon in surgeons(group, context) if surgeon.energy > 0]
-    if not found:
+    operations = [surgeon for surgeon in surgeons(group, context) if surgeon.energy > 0]
+    if not operations:
         return np.empty(0)
     scores = np.full(group.size, np.inf)
-    level = 0.0
+    score = 0.0
     left = np.arange(group.size)
     while len(left):
-        loss = np.asarray(sum(s.saliency()[left] / s.energy for s in found))
-        going = np.argsort(loss, kind="stable")[: max(1, len(left) // CHUNK)]
-        for place in going:
-            level = max(level, float(loss[place]))
-            scores[left[place]] = level = np.nextafter(level, np.inf)
-        for surgeon in found:
-            surgeon.remove(*left[going].tolist())
-        left = np.delete(left, going)
+        loss = np.asarray(sum(s.saliency()[left] / s.energy for s in operations))
+        cheapest = np.argsort(loss, kind="stable")[: max(1, len(left) // STEP_DIVISOR)]
+        for index in cheapest:
+            score = max(score, float(loss[index]))
+            scores[left[index]] = score = np.nextafter(score, np.inf)
+        for surgeon in operations:
+            surgeon.remove(*left[cheapest].tolist())
+        left = np.delete(left, cheapest)
     return scores

@@ -1,4 +1,4 @@
-"""The table of importance criteria: name -> function, what it needs, and what its scores mean."""
+"""The registry of importance criteria: what each one needs and what its scores mean."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from spa_onnx.analysis.groups import Group
 from spa_onnx.scoring.context import Scores, ScoringContext
 
 Need: TypeAlias = Literal["weights", "statistics", "trials", "gradients"]
-"""What a criterion looks at: weights; moments of the inputs of linear layers; errors of the outputs with channels masked; gradients."""
+"""What a criterion uses.
+
+"weights"; "statistics": moments of the inputs of linear layers; "trials": errors of the outputs with channels masked;
+"gradients".
+"""
 
 ScoreFunction: TypeAlias = Callable[[Group, ScoringContext], Scores | NDArray[np.float64]]
-"""(group, context) -> scores of indices, to be aggregated over what a channel owns, or of the channels, float64 (channels,).
+"""(group, context) -> scores of indices, which are aggregated, or of channels, float64 (channels,), which are not.
 
-Empty where the criterion knows nothing about the group.
+Empty if the criterion cannot score the group.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """Scores a group; the channels with the lowest scores go first.
+    """An importance criterion. Channels with the lowest scores are removed first.
 
     Args:
         score: The function.
         needs: What has to be collected before it is called.
-        loss: Whether scores are relative losses, which compare across groups once they are divided by the cost that a channel saves.
-        repair: The repair that its scores take for granted.
+        loss: Whether scores are relative losses. They compare across groups once they are divided by the cost that a
+            channel saves.
+        repair: The repair that its scores assume.
     """
 
     score: ScoreFunction
@@ -44,7 +49,7 @@ class Criterion:
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether samples have to run through the model before it is called."""
+        """Return whether samples have to run through the model first."""
         return self.needs != {"weights"}
 
 

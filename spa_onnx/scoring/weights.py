@@ -1,6 +1,6 @@
-"""Criteria that look at weights alone.
+"""Criteria that use weights alone.
 
-Each gives every index of an axis a score from the slice of the tensor at that index: float64 of shape (indices,).
+Each returns a score for every index of an axis from the slice of the tensor at that index, float64 (indices,).
 """
 
 from __future__ import annotations
@@ -17,7 +17,19 @@ from spa_onnx.scoring.registry import criterion
 
 
 def slices(group: Group, model: Model, axis: Axis) -> Array:
-    """The slices of a weight along an axis, dequantised, float64 of shape (indices, elements of a slice); part by part (see Group)."""
+    """Return the slices of a weight along an axis, dequantised, one part after the other (see `Group`).
+
+    Args:
+        group: The group that the axis belongs to.
+        model: The model.
+        axis: The axis.
+
+    Returns:
+        float64 (indices, elements of a slice).
+
+    Raises:
+        RefusedError: The tensor is not a constant.
+    """
     array = model.weight(axis.tensor)
     if array is None:
         raise RefusedError(f"{axis.tensor} is not a constant, so it has no weights to score")
@@ -28,7 +40,7 @@ def slices(group: Group, model: Model, axis: Axis) -> Array:
 
 
 def scored_axes(group: Group, model: Model) -> list[Axis]:
-    """The axes whose slices are compared: those of matrices and filters, or of vectors where a group has nothing else."""
+    """Return the axes whose slices are scored: of matrices and filters, or of vectors if the group has nothing else."""
     axes = list(group.weights(model))
     wide = [axis for axis in axes if sum(size > 1 for size in model.shape(axis.tensor) or ()) > 1]
     return wide or axes
@@ -61,33 +73,33 @@ def linf(group: Group, context: ScoringContext) -> Scores:
 
 @criterion("fpgm")
 def fpgm(group: Group, context: ScoringContext) -> Scores:
-    """Sum of the distances to all other slices: low near the geometric median (He et al., FPGM, 2019)."""
+    """Sum of the distances to all other slices, low near the geometric median (He et al., FPGM, 2019)."""
     from scipy.spatial.distance import cdist  # noqa: PLC0415 - slow to import, and only needed here
 
-    found = []
+    scores = []
     for axis in scored_axes(group, context.model):
         rows = slices(group, context.model, axis)
-        found.append((axis, cdist(rows, rows).sum(axis=1)))
-    return found
+        scores.append((axis, cdist(rows, rows).sum(axis=1)))
+    return scores
 
 
 @criterion("lamp")
 def lamp(group: Group, context: ScoringContext) -> Scores:
-    """Squared norm over the sum of all squared norms that are not smaller (Lee et al., LAMP, 2021), slice by slice."""
-    found = []
+    """Squared norm of a slice over the sum of all squared norms that are not smaller (Lee et al., LAMP, 2021)."""
+    scores = []
     for axis in scored_axes(group, context.model):
         energy = np.square(slices(group, context.model, axis)).sum(axis=1)
         order = np.argsort(energy, kind="stable")
         not_smaller = np.cumsum(energy[order][::-1])[::-1]
         score = np.empty_like(energy)
         score[order] = np.divide(energy[order], not_smaller, out=np.zeros_like(energy), where=not_smaller > 0)
-        found.append((axis, score))
-    return found
+        scores.append((axis, score))
+    return scores
 
 
 @criterion("bn-scale")
 def bn_scale(group: Group, context: ScoringContext) -> Scores:
-    """Absolute scale of the BatchNormalization behind each channel (Liu et al., Network Slimming, 2017)."""
+    """Absolute scale of the BatchNormalization after each channel (Liu et al., Network Slimming, 2017)."""
     scales = {node.inputs[1] for node in context.model.nodes if node.op == "BatchNormalization"}
     return [
         (axis, np.abs(slices(group, context.model, axis)).sum(axis=1)) for axis in group.owner if axis.tensor in scales
@@ -96,7 +108,7 @@ def bn_scale(group: Group, context: ScoringContext) -> Scores:
 
 @criterion("random")
 def random(group: Group, context: ScoringContext) -> Scores:
-    """A number drawn for each channel: the baseline that a criterion must beat."""
+    """A random number for each channel: the baseline that a criterion has to beat."""
     axis = next(iter(group.owner))
     owner = group.owner[axis]
     drawn = np.random.default_rng([context.seed, *group.name.encode()]).random(group.size)

@@ -19,7 +19,7 @@ from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.context import ScoringContext
-from spa_onnx.scoring.perturbation import MASKS, SHARE, _masks, expected, regressed
+from spa_onnx.scoring.perturbation import MASKED_SHARE, MASKS, _masks, prior_scores, regression_scores
 from spa_onnx.selection import propose as choice
 from spa_onnx.selection import trials
 from spa_onnx.selection.trials import Trials, distance
@@ -29,7 +29,7 @@ from spa_onnx.selection.trials import Trials, distance
 def test_the_prior_is_the_limit_of_a_regression_on_random_masks(build):
     group, context, tensors = observed(build)
     rng = np.random.default_rng(1)
-    gone = (rng.random((8000, group.size)) < SHARE).astype(float)
+    gone = (rng.random((8000, group.size)) < MASKED_SHARE).astype(float)
     loss = np.zeros(len(gone))
     for _, w, x in inputs(context, tensors):
         whole = np.einsum("rck,ckn->rn", w, x)
@@ -37,7 +37,7 @@ def test_the_prior_is_the_limit_of_a_regression_on_random_masks(build):
         loss += np.square(gone @ parts).sum(axis=1) / np.square(whole).sum()
     design = np.column_stack([gone, np.ones(len(gone))])
     fitted = np.linalg.lstsq(design, loss, rcond=None)[0][:-1]
-    found = expected(group, context)
+    found = prior_scores(group, context)
     assert found.shape == (group.size,)
     np.testing.assert_allclose(found, fitted, atol=0.15 * np.abs(fitted).max())
     assert np.corrcoef(found, fitted)[0, 1] > 0.99
@@ -46,7 +46,7 @@ def test_the_prior_is_the_limit_of_a_regression_on_random_masks(build):
 @pytest.mark.parametrize(("size", "parts"), [(12, 1), (3, 1), (2, 1), (24, 4), (7, 1)])
 def test_masks_take_a_share_of_every_part_and_each_channel_once_before_any_twice(size, parts):
     group = Group("g", size, {}, parts=parts)
-    step = max(1, round(SHARE * group.steps))
+    step = max(1, round(MASKED_SHARE * group.steps))
     taken = list(islice(_masks(group, np.random.default_rng(0)), 2 * (group.steps // step)))
     for masks in (taken[: len(taken) // 2], taken[len(taken) // 2 :]):
         channels = np.concatenate(masks)
@@ -57,32 +57,32 @@ def test_masks_take_a_share_of_every_part_and_each_channel_once_before_any_twice
 
 def test_costs_that_add_up_are_found():
     rng = np.random.default_rng(0)
-    gone = (rng.random((200, 12)) < SHARE).astype(float)
+    gone = (rng.random((200, 12)) < MASKED_SHARE).astype(float)
     prior, true = rng.uniform(0.5, 1.5, (2, 12))
-    np.testing.assert_allclose(regressed(gone, gone @ true, prior), true, rtol=0.05)
+    np.testing.assert_allclose(regression_scores(gone, gone @ true, prior), true, rtol=0.05)
 
 
 def test_a_prior_that_says_it_all_is_only_scaled():
     rng = np.random.default_rng(1)
-    gone, prior = (rng.random((MASKS, 30)) < SHARE).astype(float), rng.uniform(0, 1, 30)
-    np.testing.assert_allclose(regressed(gone, 3 * gone @ prior, prior), 3 * prior, rtol=1e-9)
+    gone, prior = (rng.random((MASKS, 30)) < MASKED_SHARE).astype(float), rng.uniform(0, 1, 30)
+    np.testing.assert_allclose(regression_scores(gone, 3 * gone @ prior, prior), 3 * prior, rtol=1e-9)
 
 
 def test_few_masks_are_better_than_the_prior_alone():
     rng = np.random.default_rng(2)
     prior = rng.uniform(0.5, 1.5, 100)
     true = prior * rng.uniform(0.2, 1.8, 100)
-    gone, fresh = (rng.random((2, MASKS, 100)) < SHARE).astype(float)
-    found = regressed(gone, gone @ true, prior)
+    gone, fresh = (rng.random((2, MASKS, 100)) < MASKED_SHARE).astype(float)
+    found = regression_scores(gone, gone @ true, prior)
     scale = (gone @ true) @ (gone @ prior) / np.square(gone @ prior).sum()
     assert np.square(fresh @ (found - true)).mean() < 0.7 * np.square(fresh @ (scale * prior - true)).mean()
 
 
 def test_a_channel_that_nothing_reads_costs_nothing():
     rng = np.random.default_rng(3)
-    gone, prior = (rng.random((MASKS, 10)) < SHARE).astype(float), rng.uniform(0, 1, 10)
+    gone, prior = (rng.random((MASKS, 10)) < MASKED_SHARE).astype(float), rng.uniform(0, 1, 10)
     prior[4] = 0
-    assert regressed(gone, rng.uniform(0, 1, MASKS), prior)[4] == 0
+    assert regression_scores(gone, rng.uniform(0, 1, MASKS), prior)[4] == 0
 
 
 @pytest.mark.parametrize(("build", "shape"), [(CONV, (3, 6, 6)), (ROWS, (6,))])
@@ -121,7 +121,7 @@ def test_the_loss_of_the_model_decides():
     group = next(group for group in analysis.prunable() if group.size == 16)
     trial = choice._trial(analysis, [group], known_)
     context = ScoringContext(analysis.model, 0, known_.layers, known_.statistics, trial=trial)
-    score, prior = CRITERIA["perturbation"](group, context), expected(group, context)
+    score, prior = CRITERIA["perturbation"](group, context), prior_scores(group, context)
     assert score[:8].sum() / score[8:].sum() < 0.6 * prior[:8].sum() / prior[8:].sum()
 
 
@@ -134,9 +134,9 @@ def test_where_weights_cannot_be_inputs_the_prior_is_the_score(monkeypatch):
     context = ScoringContext(
         analysis.model, 0, known_.layers, known_.statistics, trial=choice._trial(analysis, [group], known_)
     )
-    assert not np.array_equal(CRITERIA["perturbation"](group, context), expected(group, context))
+    assert not np.array_equal(CRITERIA["perturbation"](group, context), prior_scores(group, context))
     monkeypatch.setattr(trials._Rest, "outputs", refuse)
-    assert np.array_equal(CRITERIA["perturbation"](group, context), expected(group, context))
+    assert np.array_equal(CRITERIA["perturbation"](group, context), prior_scores(group, context))
 
 
 def test_the_same_seed_gives_the_same_masks():
