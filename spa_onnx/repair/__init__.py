@@ -1,1 +1,1 @@
-"""New values for the weights that survive: layer by layer, and in the order of the graph."""
+"""Repair: new values for the weights that are kept, layer by layer and then in the order of the graph."""

@@ -1,4 +1,4 @@
-"""What a product gets after repair, and what it is to make of that: sums over columns, or the columns themselves where they are few."""
+"""Regression data of one layer: sums over columns, or the columns themselves if there are few of them."""
 
 from __future__ import annotations
 
@@ -18,48 +18,58 @@ Indices = NDArray[np.int64]
 
 
 class Fit(Protocol):
-    """What one product's new weights have to fit."""
+    """The regression problem of one block."""
 
     def fitted(self, start: Matrix, damping: float) -> Matrix:
-        """The best weights near those at the start, (rows, kept) both. damping: as in `obs.ridge_fit`."""
+        """Return the ridge fit.
+
+        Args:
+            start: Weights that the ridge penalty pulls towards, (rows, kept).
+            damping: See `spa_onnx.linalg.obs.ridge_fit`.
+
+        Returns:
+            The new weights, (rows, kept).
+        """
 
     def error(self, weight: Matrix) -> float:
-        """What weights (rows, kept) miss by, but for what all weights miss: `obs.missed`."""
+        """Return the mean squared error of weights (rows, kept), less a constant; see `spa_onnx.linalg.obs.missed`."""
 
 
 class RegressionData(ABC):
-    """Columns Z (inputs, n) of the repaired model's input and the outputs Y (rows, n) that are wanted there, per block. count: n.
-
-    wanted, repaired: sums of y and z, float64 (blocks, rows) and (blocks, inputs).
-    """
+    """The targets Y (rows, n) and the repaired model's inputs Z (inputs, n) of one layer, for each of its blocks."""
 
     __slots__ = ()
 
     @property
     @abstractmethod
-    def wanted(self) -> Matrix:
-        """Sum of y, float64 (blocks, rows)."""
+    def target_total(self) -> Matrix:
+        """Return the sum of y, float64 (blocks, rows)."""
 
     @property
     @abstractmethod
-    def repaired(self) -> Matrix:
-        """Sum of z, float64 (blocks, inputs)."""
+    def input_total(self) -> Matrix:
+        """Return the sum of z, float64 (blocks, inputs)."""
 
     @property
     @abstractmethod
     def count(self) -> int:
-        """How many columns there were."""
+        """Return the number of columns, n."""
 
     @abstractmethod
     def sums(self) -> RegressionSums:
-        """The same with all sums at hand."""
+        """Return the same data as sums over columns."""
 
     @abstractmethod
     def fits(self, kept: Sequence[Indices], *, centred: bool) -> list[Fit]:
-        """What each block has to fit. kept: its inputs that stay. centred: about the means, where a bias takes those up."""
+        """Return the regression problem of each block.
+
+        Args:
+            kept: The input numbers that are kept, for each block.
+            centred: Whether to subtract the means, for layers whose bias absorbs them.
+        """
 
     def __add__(self, other: RegressionData) -> RegressionData:
-        """What all columns show."""
+        """Return the data of the columns of both."""
         if (
             isinstance(self, RegressionColumns)
             and isinstance(other, RegressionColumns)
@@ -70,71 +80,100 @@ class RegressionData(ABC):
             )
         a, b = self.sums(), other.sums()
         return RegressionSums(
-            a.target + b.target, a.gram + b.gram, a.wanted + b.wanted, a.repaired + b.repaired, a.count + b.count
+            a.cross + b.cross,
+            a.gram + b.gram,
+            a.target_total + b.target_total,
+            a.input_total + b.input_total,
+            a.count + b.count,
         )
 
-    def lost(self, weight: Matrix) -> Matrix:
-        """Sum of y - W' z, float64 (blocks, rows). weight: W', (blocks, rows, inputs)."""
-        return np.asarray(self.wanted - np.einsum("bri,bi->br", weight, self.repaired))
+    def residual(self, weight: Matrix) -> Matrix:
+        """Return the sum of y - W' z, float64 (blocks, rows).
+
+        Args:
+            weight: W', float64 (blocks, rows, inputs).
+        """
+        return np.asarray(self.target_total - np.einsum("bri,bi->br", weight, self.input_total))
 
 
 def regression_data(weight: Matrix, x: Matrix, z: Matrix, lost: Matrix | None = None) -> RegressionData:
-    """What is known where what the dense model computes is wanted, and what its output is added to has lost.
+    """Return the regression data of a layer whose targets are the dense model's outputs W X.
 
-    weight: W of the dense model, float64 (blocks, rows, inputs). x, z: columns of both models, (blocks, inputs, n). lost: (blocks, rows,
-    n).
+    What the residual input has lost is added to the targets.
+
+    Args:
+        weight: W of the dense model, float64 (blocks, rows, inputs).
+        x: Columns of the dense model's input, float64 (blocks, inputs, n).
+        z: Columns of the repaired model's input, float64 (blocks, inputs, n).
+        lost: Change of the tensor that the output is added to: dense minus repaired, float64 (blocks, rows, n).
     """
     few = are_few(z.shape[2], z.shape[1])
-    if not few and lost is None and 2 * weight.shape[1] >= weight.shape[2]:  # multiplies less than W X does
-        target = np.stack([product(w, product(a, b.T)) for w, a, b in zip(weight, x, z, strict=True)])
-        wanted = np.einsum("bri,bi->br", weight, x.sum(axis=2))
-        return RegressionSums(target, np.stack([gram(b) for b in z]), wanted, z.sum(axis=2), z.shape[2])
+    if not few and lost is None and 2 * weight.shape[1] >= weight.shape[2]:  # W (X Z') is cheaper than (W X) Z'
+        cross = np.stack([product(w, product(a, b.T)) for w, a, b in zip(weight, x, z, strict=True)])
+        target_total = np.einsum("bri,bi->br", weight, x.sum(axis=2))
+        return RegressionSums(cross, np.stack([gram(b) for b in z]), target_total, z.sum(axis=2), z.shape[2])
     y = np.stack([product(w, a) for w, a in zip(weight, x, strict=True)])
     columns = RegressionColumns(y if lost is None else y + lost, z)
     return columns if few else columns.sums()
 
 
 class RegressionCollector:
-    """What is known of a product whose columns come in pieces: as many as it has inputs are added up at a time.
+    """Collects the regression data of a layer piece by piece.
 
-    weight: as for `regression_data`.
+    Pieces are summed up whenever they hold as many columns as the layer has inputs.
+
+    Args:
+        weight: W of the dense model, float64 (blocks, rows, inputs).
     """
 
     def __init__(self, weight: Matrix) -> None:
         self._weight = weight
         self._pieces: list[tuple[Matrix, ...]] = []
-        self._pairs: RegressionData | None = None
+        self._data: RegressionData | None = None
 
     def add(self, *piece: Matrix) -> None:
-        """Take x, z and, if the product has a partner, what that has lost: columns as for `regression_data`."""
+        """Add columns.
+
+        Args:
+            piece: x, z and, if the layer has a residual input, lost; see `regression_data`.
+        """
         if piece[0].shape[2]:
             self._pieces.append(piece)
             if sum(x.shape[2] for x, *_ in self._pieces) >= self._weight.shape[2]:
                 self._add_up()
 
-    def pairs(self) -> RegressionData | None:
-        """What all pieces show; None where there were no columns."""
+    def data(self) -> RegressionData | None:
+        """Return the data of all pieces, None if there were no columns."""
         self._add_up()
-        return self._pairs
+        return self._data
 
     def _add_up(self) -> None:
         if self._pieces:
-            parts = zip(*self._pieces, strict=True)
-            some = regression_data(
-                self._weight, *(part[0] if len(part) == 1 else np.concatenate(part, axis=2) for part in parts)
+            arguments = zip(*self._pieces, strict=True)
+            data = regression_data(
+                self._weight,
+                *(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2) for parts in arguments),
             )
-            self._pairs = some if self._pairs is None else self._pairs + some
+            self._data = data if self._data is None else self._data + data
             self._pieces.clear()
 
 
 @dataclass(frozen=True, slots=True)
 class RegressionSums(RegressionData):
-    """target: sum of y z', float64 (blocks, rows, inputs). gram: sum of z z', (blocks, inputs, inputs)."""
+    """Regression data as sums over columns.
 
-    target: Matrix
+    Args:
+        cross: Sum of y z', float64 (blocks, rows, inputs).
+        gram: Sum of z z', float64 (blocks, inputs, inputs).
+        target_total: Sum of y, float64 (blocks, rows).
+        input_total: Sum of z, float64 (blocks, inputs).
+        count: Number of columns.
+    """
+
+    cross: Matrix
     gram: Matrix
-    wanted: Matrix
-    repaired: Matrix
+    target_total: Matrix
+    input_total: Matrix
     count: int
 
     def sums(self) -> RegressionSums:
@@ -143,47 +182,52 @@ class RegressionSums(RegressionData):
 
     def fits(self, kept: Sequence[Indices], *, centred: bool) -> list[Fit]:
         """See `RegressionData`."""
-        target, inner = self.centred() if centred else (self.target / self.count, self.gram / self.count)
-        return [_GramFit(t[:, left], g[np.ix_(left, left)]) for t, g, left in zip(target, inner, kept, strict=True)]
+        cross, inner = self.centred() if centred else (self.cross / self.count, self.gram / self.count)
+        return [_GramFit(c[:, k], g[np.ix_(k, k)]) for c, g, k in zip(cross, inner, kept, strict=True)]
 
     def centred(self) -> tuple[Matrix, Matrix]:
-        """(target, gram) of the columns without their means, over their number."""
-        y, z = self.wanted / self.count, self.repaired / self.count
-        target, inner = self.target / self.count - y[:, :, None] * z[:, None, :], self.gram / self.count
+        """Return (cross, gram) of the centred columns, divided by their number."""
+        y, z = self.target_total / self.count, self.input_total / self.count
+        cross, inner = self.cross / self.count - y[:, :, None] * z[:, None, :], self.gram / self.count
         constant = centre(inner, z)
-        return np.where(constant[:, None], 0.0, target), inner
+        return np.where(constant[:, None], 0.0, cross), inner
 
 
 @dataclass(frozen=True, slots=True)
 class _GramFit:
-    """target: Y Z' / n, (rows, kept). gram: Z Z' / n, (kept, kept)."""
+    """A regression problem as sums. cross: Y Z' / n, (rows, kept). gram: Z Z' / n, (kept, kept)."""
 
-    target: Matrix
+    cross: Matrix
     gram: Matrix
 
     def fitted(self, start: Matrix, damping: float) -> Matrix:
         """See `Fit`."""
-        return ridge_fit(self.target, self.gram, start, damping)
+        return ridge_fit(self.cross, self.gram, start, damping)
 
     def error(self, weight: Matrix) -> float:
         """See `Fit`."""
-        return missed(weight, self.target, self.gram)
+        return missed(weight, self.cross, self.gram)
 
 
 @dataclass(frozen=True, slots=True)
 class RegressionColumns(RegressionData):
-    """y: the outputs Y, float64 (blocks, rows, n). z: the columns Z, (blocks, inputs, n)."""
+    """Regression data as the columns themselves.
+
+    Args:
+        y: The targets Y, float64 (blocks, rows, n).
+        z: The inputs Z, float64 (blocks, inputs, n).
+    """
 
     y: Matrix
     z: Matrix
 
     @property
-    def wanted(self) -> Matrix:
+    def target_total(self) -> Matrix:
         """See `RegressionData`."""
         return np.asarray(self.y.sum(axis=2))
 
     @property
-    def repaired(self) -> Matrix:
+    def input_total(self) -> Matrix:
         """See `RegressionData`."""
         return np.asarray(self.z.sum(axis=2))
 
@@ -194,20 +238,22 @@ class RegressionColumns(RegressionData):
 
     def sums(self) -> RegressionSums:
         """See `RegressionData`."""
-        target = np.stack([product(y, z.T) for y, z in zip(self.y, self.z, strict=True)])
-        return RegressionSums(target, np.stack([gram(z) for z in self.z]), self.wanted, self.repaired, self.count)
+        cross = np.stack([product(y, z.T) for y, z in zip(self.y, self.z, strict=True)])
+        return RegressionSums(
+            cross, np.stack([gram(z) for z in self.z]), self.target_total, self.input_total, self.count
+        )
 
     def fits(self, kept: Sequence[Indices], *, centred: bool) -> list[Fit]:
         """See `RegressionData`."""
         y, z = self.y, self.z
         if centred:
             y, z = y - y.mean(axis=2, keepdims=True), z - z.mean(axis=2, keepdims=True)
-        return [_ColumnFit(outputs, columns[left]) for outputs, columns, left in zip(y, z, kept, strict=True)]
+        return [_ColumnFit(targets, inputs[k]) for targets, inputs, k in zip(y, z, kept, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class _ColumnFit:
-    """y: Y, (rows, n). z: Z, (kept, n)."""
+    """A regression problem as columns. y: Y, (rows, n). z: Z, (kept, n)."""
 
     y: Matrix
     z: Matrix

@@ -1,4 +1,4 @@
-"""How what stays is repaired: layer by layer, and once more in the order of the graph."""
+"""The repair step: layer by layer first, then in the order of the graph."""
 
 from __future__ import annotations
 
@@ -12,36 +12,53 @@ from spa_onnx.plan.removal import Removal
 from spa_onnx.repair.layerwise import refit_layers
 from spa_onnx.repair.sequential import refit_in_order
 from spa_onnx.statistics.calibration import Calibration
-from spa_onnx.statistics.collect import View, view_of
-from spa_onnx.statistics.memory import COPIES_IN_ORDER, most_columns
+from spa_onnx.statistics.memory import SEQUENTIAL_MATRIX_COPIES, column_limits
+from spa_onnx.statistics.subsampling import Subsampling, subsampling
 
-MOST_NAMES = 3
-"""Weights that a note names."""
+MOST_NAMED_WEIGHTS = 3
+"""The most weights that a note names."""
 
 
-def refitted(known: Calibration, removal: Removal, settings: Settings) -> dict[str, Array]:
-    """Constant -> its new value, in the shape of the original."""
-    refits = settings.repair == "obs"
+def refitted(calibration: Calibration, removal: Removal, settings: Settings) -> dict[str, Array]:
+    """Repair the model as the settings say.
+
+    Returns:
+        Constant -> new value in the original's shape.
+    """
+    model, refits = calibration.model, settings.repair == "obs"
     values = refit_layers(
-        known.model, known.layers, known.statistics, removal, regularisation=known.regularisation, refits=refits
+        model,
+        calibration.layers,
+        calibration.statistics,
+        removal,
+        regularisation=calibration.regularisation,
+        refits=refits,
     )
-    if refits and known.in_order:
-        free = [c for c in linear_layers(known.model) if not _is_excluded(c, settings) and c.data not in c.node.outputs]
-        feeds = known.first(known.in_order)
-        values = refit_in_order(
-            known.model, free, feeds, removal, values, settings.seed, graph=known.run, look=_look(known, free, feeds)
-        )
-    return values
+    if not refits or not calibration.sequential_samples:
+        return values
+    layers = [
+        layer
+        for layer in linear_layers(model)
+        if not _is_excluded(layer, settings) and layer.data not in layer.node.outputs
+    ]
+    feeds = calibration.first(calibration.sequential_samples)
+    subsample = _subsample(calibration, layers, feeds)
+    return refit_in_order(
+        model, layers, feeds, removal, values, settings.seed, graph=calibration.run, subsample=subsample
+    )
 
 
-def _look(known: Calibration, found: Sequence[LinearLayer], feeds: Sequence[Feed]) -> Callable[[LinearLayer], View]:
-    """What is looked at for each product: as much as memory has room for, and what made-up samples do in detail is not worth the time."""
-    most, samples = most_columns(found, known.memory, COPIES_IN_ORDER), sum(map(feed_size, feeds))
-    return lambda layer: view_of(layer, samples, most.get(layer.key), closely=not known.synthetic)
+def _subsample(
+    calibration: Calibration, layers: Sequence[LinearLayer], feeds: Sequence[Feed]
+) -> Callable[[LinearLayer], Subsampling]:
+    """Return which columns of each layer are used: what fits into memory, and fewer of synthetic samples."""
+    limits = column_limits(layers, calibration.memory, SEQUENTIAL_MATRIX_COPIES)
+    samples = sum(map(feed_size, feeds))
+    return lambda layer: subsampling(layer, samples, limits.get(layer.key), dense=not calibration.synthetic)
 
 
 def _is_excluded(layer: LinearLayer, settings: Settings) -> bool:
-    """Whether its node or weight is to stay what it is."""
+    """Return whether a pattern of `exclude` matches the layer's node, weight or outputs."""
     return any(
         pattern.search(name)
         for pattern in settings.patterns()
@@ -49,13 +66,14 @@ def _is_excluded(layer: LinearLayer, settings: Settings) -> bool:
     )
 
 
-def not_refitted_weights(known: Calibration, removal: Removal, values: Mapping[str, Array]) -> Iterator[str]:
-    """The products that lost inputs and still have their old weights."""
-    lost = [layer for layer in known.layers if layer.axis in removal]
-    kept = sorted({layer.weight for layer in lost if layer.weight not in values})
-    if kept:
-        names = ", ".join(kept[:MOST_NAMES]) + (", ..." if len(kept) > MOST_NAMES else "")
+def not_refitted_weights(calibration: Calibration, removal: Removal, values: Mapping[str, Array]) -> Iterator[str]:
+    """Yield a note about the layers that lost inputs and still have their old weights, if there are any."""
+    pruned = [layer for layer in calibration.layers if layer.axis in removal]
+    unchanged = sorted({layer.weight for layer in pruned if layer.weight not in values})
+    if unchanged:
+        names = ", ".join(unchanged[:MOST_NAMED_WEIGHTS]) + (", ..." if len(unchanged) > MOST_NAMED_WEIGHTS else "")
         yield (
-            f"{len(kept)} of the {len({layer.weight for layer in lost})} weights that lost inputs were not refitted, because others "
-            f"read them, their inputs were not finite, or what fits best is out of their type's range: {names}"
+            f"{len(unchanged)} of the {len({layer.weight for layer in pruned})} weights that lost inputs were not "
+            "refitted, because others read them, their inputs were not finite, or what fits best is out of their "
+            f"type's range: {names}"
         )

@@ -1,7 +1,7 @@
-"""Repair in the order of the graph: every product aims at what the dense model computes, from the inputs that it gets after repair.
+"""Sequential repair: fit each layer's output to the dense model's, from the inputs that the repaired model gives it.
 
-So the errors of the layers before are corrected, not added up (SPA, section 4; the asymmetric form of layer-wise reconstruction,
-He, Zhang & Sun, Channel pruning for accelerating very deep neural networks, 2017).
+Layers are repaired in graph order, so each one corrects the errors of those before it (SPA, section 4; the asymmetric
+form of layer-wise reconstruction, He, Zhang & Sun, Channel pruning for accelerating very deep neural networks, 2017).
 """
 
 from __future__ import annotations
@@ -26,49 +26,62 @@ from spa_onnx.plan.removal import Removal, zeroed
 from spa_onnx.repair.layerwise import in_range, kept_columns
 from spa_onnx.repair.regression import Fit, RegressionCollector, RegressionData
 from spa_onnx.repair.residual import ResidualInput, residual_inputs
-from spa_onnx.statistics.collect import View, finite, sample_keys, view_of
+from spa_onnx.statistics.collect import finite_columns
+from spa_onnx.statistics.subsampling import Subsampling, sample_keys, subsampling
 
 Keys: TypeAlias = NDArray[np.uint32]
 
 DAMPINGS = tuple(DAMPING * 10 ** (half / 2) for half in range(7))
-"""How strongly weights may be held where they were: what is fitted to either half of the samples has to suit the other best."""
+"""Ridge penalties to choose from by two-fold cross-validation, as shares of the mean diagonal."""
 
 
 def refit_in_order(
     model: Model,
-    found: Sequence[LinearLayer],
+    layers: Sequence[LinearLayer],
     feeds: Sequence[Feed],
     removal: Removal,
     prior: Mapping[str, Array],
     seed: int,
     *,
     graph: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda proto: proto,
-    look: Callable[[LinearLayer], View] | None = None,
+    subsample: Callable[[LinearLayer], Subsampling] | None = None,
 ) -> dict[str, Array]:
-    """Constant -> new value in the original's shape, for all products with a weight of their own.
+    """Refit all layers whose weight nothing else reads.
 
-    feeds: the samples, all of which are held while the two models run. prior: values from `refit_layers`, towards which little known
-    directions are drawn and which stay where a weight is shared. graph: what to run in a model's place, with tensors of the same names.
-    look: what is looked at; as usual where nothing is prompt. Raises RefusedError where onnxruntime cannot run the model in parts.
+    Args:
+        model: The dense model.
+        layers: The layers, in graph order.
+        feeds: The samples, in batches. All of them are held in memory while both models run.
+        removal: What is removed.
+        prior: Values from `refit_layers`. The ridge penalty pulls towards them, and shared weights keep them.
+        seed: Seed of the positions that are chosen.
+        graph: Returns the graph to run in a model's place, with the same tensor names.
+        subsample: Returns which columns of a layer are used; by default as `subsampling` says.
+
+    Returns:
+        Constant -> new value in the original's shape, `prior` included.
+
+    Raises:
+        RefusedError: onnxruntime cannot run the model in parts.
     """
-    made = list(feeds)  # they may be decoded or made up anew each time that they are asked for
-    both = _SideBySide(model, made, removal, prior, seed, graph)
-    partners = residual_inputs(model, found)
-    samples = sum(map(feed_size, made))
-    for layer in found:
+    batches = list(feeds)  # feeds may be decoded or generated anew on each iteration
+    models = _SideBySide(model, batches, removal, prior, seed, graph)
+    residuals = residual_inputs(model, layers)
+    samples = sum(map(feed_size, batches))
+    for layer in layers:
         weight = _own_weight(layer, model)
         if weight is not None:
-            view = look(layer) if look else view_of(layer, samples)
-            halves = both.halves(layer, layer.matrix(weight), partners.get(layer.node.index), view)
+            chosen = subsample(layer) if subsample else subsampling(layer, samples)
+            halves = models.halves(layer, layer.matrix(weight), residuals.get(layer.node.index), chosen)
             if halves:
-                both.refit(layer, weight, halves)
-    return both.values
+                models.refit(layer, weight, halves)
+    return models.values
 
 
 class _SideBySide:
-    """The dense model and the one under repair on the same samples. New values of constants enter the second as they are found.
+    """The dense model and the repaired one, run on the same samples. New values enter the repaired one at once.
 
-    values: all of them.
+    values: the new values of constants so far.
     """
 
     def __init__(
@@ -84,82 +97,85 @@ class _SideBySide:
         self._model, self._removal = model, removal
         masked = mask(model, removal)
         self._nodes = list(operators(masked.graph))
-        self._dense, self._repaired = (
-            PartialExecution(graph(model.proto), feeds),
-            PartialExecution(graph(masked), feeds),
-        )
+        self._dense = PartialExecution(graph(model.proto), feeds)
+        self._repaired = PartialExecution(graph(masked), feeds)
         self._keys = [sample_keys(feed, seed) for feed in feeds]
         for name, value in prior.items():
-            self._settle(name, value)
+            self._replace(name, value)
 
     def halves(
-        self, layer: LinearLayer, weight: Matrix, partner: ResidualInput | None, view: View
+        self, layer: LinearLayer, weight: Matrix, residual: ResidualInput | None, chosen: Subsampling
     ) -> list[RegressionData]:
-        """The sums over one half of the samples and over the other, at the same positions of both models.
+        """Return the regression data of each half of the samples, for two-fold cross-validation.
 
-        The key of a sample decides in which half it is, so that batches do not matter. Without columns there is no half, and none at all
-        where nothing has changed yet. weight: of the dense model. partner: what the product is added to. view: what is looked at.
+        The key of a sample decides its half, so the division does not depend on batches. A half without columns is left
+        out, and the list is empty if the layer's inputs are those of the dense model. weight: W of the dense model.
         """
         x, z = self._tensors(layer.data)
-        beside = self._tensors(partner.tensor) if partner is not None else ([], [])
-        if layer.axis not in self._removal and all(map(np.array_equal, [*x, *beside[0]], [*z, *beside[1]])):
+        dense, repaired = self._tensors(residual.tensor) if residual is not None else ([], [])
+        if layer.axis not in self._removal and all(map(np.array_equal, [*x, *dense], [*z, *repaired])):
             return []
-        gathered = RegressionCollector(weight), RegressionCollector(weight)
-        for batch, draw in enumerate(self._keys):
-            both = [layer.numbers(data[batch]) for data in (x, z)]
-            for number, rows, keys in _split(draw, len(both[0]), view):
-                seen = [columns(layer, data[rows], view.positions, keys) for data in both]
-                if partner is not None:
-                    there, left = (outputs(layer, data[batch][rows], view.positions, keys) for data in beside)
-                    seen.append(partner.before(there - left))
-                gathered[number].add(*finite(*seen))
-        return [pairs for pairs in (half.pairs() for half in gathered) if pairs is not None]
+        collectors = RegressionCollector(weight), RegressionCollector(weight)
+        for batch, batch_keys in enumerate(self._keys):
+            inputs = [layer.numbers(data[batch]) for data in (x, z)]
+            for half, rows, keys in _split(batch_keys, len(inputs[0]), chosen):
+                piece = [columns(layer, data[rows], chosen.positions, keys) for data in inputs]
+                if residual is not None:
+                    before, after = (
+                        outputs(layer, data[batch][rows], chosen.positions, keys) for data in (dense, repaired)
+                    )
+                    piece.append(residual.before(before - after))
+                collectors[half].add(*finite_columns(*piece))
+        return [data for data in (collector.data() for collector in collectors) if data is not None]
 
     def refit(self, layer: LinearLayer, weight: Array, halves: Sequence[RegressionData]) -> None:
-        """Take the weight that fits best, and a bias that takes up the means, where their types can hold them."""
+        """Fit the weight, and a bias that absorbs the change of the mean, unless their types cannot hold them."""
         model = self._model
         old = layer.matrix(weight)
         start = (
             layer.matrix(model.numbers(layer.weight, self.values[layer.weight])) if layer.weight in self.values else old
         )
         new = _fitted(layer, halves, start, [kept_columns(layer, self._removal, block) for block in range(len(old))])
-        fitted = in_range(model, layer.weight, layer.tensor(new, weight)) if np.isfinite(new).all() else None
-        if fitted is None:
+        stored = in_range(model, layer.weight, layer.tensor(new, weight)) if np.isfinite(new).all() else None
+        if stored is None:
             return
-        self._settle(layer.weight, fitted)
+        self._replace(layer.weight, stored)
         bias = model.weight(layer.bias) if layer.bias else None
         if bias is not None:
-            lost = sum(half.lost(new) for half in halves) / sum(half.count for half in halves)
-            moved = in_range(model, layer.bias, bias.astype(np.float64) + np.reshape(lost, bias.shape))
-            if moved is not None:
-                self._settle(layer.bias, moved)
+            shift = sum(half.residual(new) for half in halves) / sum(half.count for half in halves)
+            stored_bias = in_range(model, layer.bias, bias.astype(np.float64) + np.reshape(shift, bias.shape))
+            if stored_bias is not None:
+                self._replace(layer.bias, stored_bias)
 
     def _tensors(self, name: str) -> tuple[list[Array], list[Array]]:
-        """A tensor of the dense model and of the other one, one array per batch each."""
+        """Return a tensor of (the dense model, the repaired one), one array per batch."""
         dense, repaired = run_together([self._dense, self._repaired], name)
         return dense, repaired
 
-    def _settle(self, name: str, value: Array) -> None:
-        """Take the value into the repaired model, wherever the constant is read."""
+    def _replace(self, name: str, value: Array) -> None:
+        """Replace a constant of the repaired model in all nodes that read it."""
         self.values[name] = value
         for node in self._model.consumers[name]:
             use = self._nodes[node.index].input[node.inputs.index(name)]
             self._repaired.replace(use, zeroed(self._model, name, value, self._removal.slices(name)))
 
 
-def _split(keys: Keys, rows: int, view: View) -> Iterator[tuple[int, slice | NDArray[np.bool_], Keys]]:
-    """(half, rows of a batch that are in it, keys of their samples); all are in one where rows belong to no sample."""
+def _split(keys: Keys, rows: int, chosen: Subsampling) -> Iterator[tuple[int, slice | NDArray[np.bool_], Keys]]:
+    """Yield (half, its rows of a batch, keys of their samples).
+
+    All rows are in half 0 if they cannot be assigned to samples.
+    """
     if rows % len(keys):
         yield 0, slice(None), keys
         return
-    for number in (0, 1):
-        half = (keys % 2 == number) & view.takes(keys)
-        if half.any():
-            yield number, np.repeat(half, rows // len(keys)), keys[half]
+    for half in (0, 1):
+        members = (keys % 2 == half) & chosen.takes(keys)
+        if members.any():
+            yield half, np.repeat(members, rows // len(keys)), keys[members]
 
 
 def _own_weight(layer: LinearLayer, model: Model) -> Array | None:
-    """The numbers of the weight, if nothing else reads it."""
+    """Return the numbers of the weight, None if anything else reads it."""
     shared = layer.weight in model.source or count_uses(model, layer.weight) != 1
     return None if shared else model.weight(layer.weight)
 
@@ -167,32 +183,34 @@ def _own_weight(layer: LinearLayer, model: Model) -> Array | None:
 def _fitted(
     layer: LinearLayer, halves: Sequence[RegressionData], start: Matrix, kept: Sequence[NDArray[np.int64]]
 ) -> Matrix:
-    """The new weights as a matrix, (blocks, rows, inputs), zero for the inputs that are gone. kept: the inputs that stay of each block."""
-    first = [start[block][:, left] for block, left in enumerate(kept)]
-    damping = _damping(layer, halves, first, kept)
+    """Return the new weights, (blocks, rows, inputs), zero for removed inputs. kept: input numbers for each block."""
+    start_kept = [start[block][:, inputs] for block, inputs in enumerate(kept)]
+    damping = _damping(layer, halves, start_kept, kept)
     whole = sum(halves[1:], halves[0])
     new = np.zeros_like(start)
     for block, fit in enumerate(whole.fits(kept, centred=bool(layer.bias))):
-        new[block][:, kept[block]] = fit.fitted(first[block], damping)
+        new[block][:, kept[block]] = fit.fitted(start_kept[block], damping)
     return new
 
 
 def _damping(
-    layer: LinearLayer, halves: Sequence[RegressionData], first: Sequence[Matrix], kept: Sequence[NDArray[np.int64]]
+    layer: LinearLayer, halves: Sequence[RegressionData], start: Sequence[Matrix], kept: Sequence[NDArray[np.int64]]
 ) -> float:
-    """Of DAMPINGS that with which what is fitted to one half suits the other best.
+    """Return the ridge penalty of DAMPINGS with the smallest error in two-fold cross-validation.
 
-    Where all samples are in one half, a fit to fewer columns than SUPPORT per input is damped the more, since it holds for no others.
+    If only one half has columns, there is nothing to validate on. The penalty is then DAMPING, multiplied by the factor
+    by which the columns fall short of SUPPORT per input.
     """
     if len(halves) == 1:
-        return DAMPING * max(1.0, SUPPORT * int(halves[0].repaired.shape[1]) / halves[0].count)
-    one, other = (half.fits(kept, centred=bool(layer.bias)) for half in halves)
-    missed = [
-        sum(_crossed(a, b, w, damping) for a, b, w in zip(one, other, first, strict=True)) for damping in DAMPINGS
+        return DAMPING * max(1.0, SUPPORT * int(halves[0].input_total.shape[1]) / halves[0].count)
+    first, second = (half.fits(kept, centred=bool(layer.bias)) for half in halves)
+    errors = [
+        sum(_held_out_error(a, b, w, damping) for a, b, w in zip(first, second, start, strict=True))
+        for damping in DAMPINGS
     ]
-    return DAMPINGS[missed.index(min(missed))]
+    return DAMPINGS[errors.index(min(errors))]
 
 
-def _crossed(one: Fit, other: Fit, start: Matrix, damping: float) -> float:
-    """What weights that are fitted to either half miss of the other."""
-    return other.error(one.fitted(start, damping)) + one.error(other.fitted(start, damping))
+def _held_out_error(first: Fit, second: Fit, start: Matrix, damping: float) -> float:
+    """Return the error of the fit to each half on the other half, summed."""
+    return second.error(first.fitted(start, damping)) + first.error(second.fitted(start, damping))

@@ -1,1 +1,1 @@
-"""What the inputs of products look like on samples: moments within a budget of memory."""
+"""Statistics of layer inputs: first and second moments on calibration data or synthetic samples, in bounded memory."""

@@ -1,4 +1,4 @@
-"""Stored statistics of BatchNormalizations: which there are, and how they have to move once the layers before are repaired."""
+"""Stored statistics of BatchNormalization: which nodes have them, and how to correct them after repair."""
 
 from __future__ import annotations
 
@@ -13,34 +13,45 @@ from spa_onnx.model.node import Node
 from spa_onnx.plan.removal import Removal
 from spa_onnx.statistics.collect import ChannelMoments
 
-SMALLEST = 1e-12
-"""A variance below this says nothing about its ratio to another."""
+SMALLEST_VARIANCE = 1e-12
+"""Smaller variances are not divided by."""
 
 
-def normalisations(model: Model) -> list[Node]:
-    """The BatchNormalizations of the main graph whose stored statistics are constants."""
-    found = [node for node in model.nodes if node.op == "BatchNormalization" and not node.inside]
-    return [node for node in found if all(model.is_float(name) for name in node.inputs[3:5])]
+def batch_normalizations(model: Model) -> list[Node]:
+    """Return the BatchNormalization nodes of the main graph whose stored mean and variance are constants."""
+    nodes = [node for node in model.nodes if node.op == "BatchNormalization" and not node.inside]
+    return [node for node in nodes if all(model.is_float(name) for name in node.inputs[3:5])]
 
 
 def corrected_statistics(
     model: Model, dense: Mapping[str, ChannelMoments], pruned: Mapping[str, ChannelMoments], removal: Removal
 ) -> dict[str, Array]:
-    """Move each BatchNormalization's mean, and scale its variance, as its input has moved: constant -> new value.
+    """Correct stored statistics for the change of each BatchNormalization's input.
 
-    dense, pruned: input tensor -> (mean, variance) of its channels on the same samples, before pruning and after repair; those of the
-    pruned model only for the channels that are left. Relative, so that made-up samples serve as well as real ones.
+    Means are shifted and variances are scaled by the change relative to the dense model, so synthetic samples serve as
+    well as real ones. Statistics that several nodes share do not change.
+
+    Args:
+        model: The dense model.
+        dense: Input tensor -> (mean, variance) of its channels in the dense model.
+        pruned: The same after repair, for the kept channels only, on the same samples.
+        removal: What is removed.
+
+    Returns:
+        Constant -> new value in the original's shape.
     """
     values: dict[str, Array] = {}
-    for node in normalisations(model):
+    for node in batch_normalizations(model):
         x, (mean, variance) = node.inputs[0], node.inputs[3:5]
         if x not in dense or x not in pruned:
             continue
         kept = removal.kept(Axis(x, 1))
-        shift = pruned[x][0] - dense[x][0][kept]
-        ratio = np.divide(pruned[x][1], dense[x][1][kept], out=np.ones(len(kept)), where=dense[x][1][kept] > SMALLEST)
+        (dense_mean, dense_variance), (pruned_mean, pruned_variance) = dense[x], pruned[x]
+        shift = pruned_mean - dense_mean[kept]
+        usable = dense_variance[kept] > SMALLEST_VARIANCE
+        ratio = np.divide(pruned_variance, dense_variance[kept], out=np.ones(len(kept)), where=usable)
         for name, scale, offset in ((mean, np.ones(len(kept)), shift), (variance, ratio, np.zeros(len(kept)))):
-            if name not in model.source:  # statistics that several nodes share stay
+            if name not in model.source:  # shared by several nodes
                 array = np.array(model.constant(name))
                 array[kept] = (array[kept].astype(np.float64) * scale + offset).astype(array.dtype)
                 values[name] = array

@@ -1,4 +1,4 @@
-"""What the inputs of every product look like: collected once from the dense model, on given samples or on made-up ones."""
+"""Statistics of the dense model's layer inputs, collected once on calibration data or synthetic samples."""
 
 from __future__ import annotations
 
@@ -17,53 +17,71 @@ from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, has_free_batch
 from spa_onnx.operators.macs import macs
 from spa_onnx.plan.removal import Removal
-from spa_onnx.statistics.batchnorm import corrected_statistics, normalisations
+from spa_onnx.statistics.batchnorm import batch_normalizations, corrected_statistics
 from spa_onnx.statistics.collect import ChannelMoments, Schedule, channel_moments, observe
-from spa_onnx.statistics.memory import ARENA, MEMORY, Room, passes, room, running, sample_bytes, widest_cut
+from spa_onnx.statistics.memory import (
+    ARENA_FACTOR,
+    MEMORY,
+    MemoryBudget,
+    capture_passes,
+    memory_budget,
+    peak_bytes,
+    sample_bytes,
+    widest_cut,
+)
 from spa_onnx.statistics.moments import Moments
 from spa_onnx.synthetic.generate import SyntheticSamples, generate_samples, has_stored_statistics, with_batch_statistics
 
 LARGEST_BATCH = 64
 
 SMALLEST_BATCH = 8
-"""Rather than run fewer samples at a time, which batch statistics could not do with, tensors are looked at in several passes."""
+"""Batch statistics need several samples, so tensors are captured in several passes before batches get smaller."""
 
-USUAL = 256
-"""Samples to look at where nothing is prompt."""
+DEFAULT_SAMPLES = 256
 
-USUAL_FOR_SMALL = 512
-"""Made-up samples where nothing is prompt, with small models: as many of them as cost SMALL_WORK, but no fewer than USUAL."""
+MOST_DEFAULT_SAMPLES = 512
+"""Small models run more synthetic samples by default: as many as DEFAULT_MACS allows, up to this many."""
 
-SMALL_WORK = 20 * 10**9
-"""Multiply-accumulates."""
+DEFAULT_MACS = 20 * 10**9
+"""Multiply-accumulates that a default of more than DEFAULT_SAMPLES may cost."""
 
-WORK = 500 * 10**9
-"""Multiply-accumulates that made-up samples may cost together: of large models and inputs fewer are made, but FEWEST_MADE_UP."""
+MOST_SYNTHETIC_MACS = 500 * 10**9
+"""Multiply-accumulates that synthetic samples may cost; large models run fewer samples than were asked for."""
 
-FEWEST_MADE_UP = 16
+FEWEST_SYNTHETIC_SAMPLES = 16
+"""Synthetic samples that run whatever they cost."""
 
-WALKS = 2
-"""Models that run side by side while one is repaired in the order of the graph: the dense one and it."""
+SEQUENTIAL_MODELS = 2
+"""Models that sequential repair runs side by side: the dense one and the one that is repaired."""
 
-FEWEST_IN_ORDER = 32
-"""Of fewer samples, if more were looked at, repair in the order of the graph would know too little."""
+FEWEST_SEQUENTIAL_SAMPLES = 32
+"""Sequential repair is skipped if memory allows fewer samples than this and more were run."""
 
-DRAWN = 4
-"""So many times as many samples are made up as are asked for, where that costs little, and those are taken that tell most."""
+CANDIDATES_PER_SAMPLE = 4
+"""Synthetic samples that are generated for each one that is used, if they cost little."""
 
-MOST_DRAWN = 8 * 10**8
-"""Bytes that these may take together, as float32, beside what WORK and --memory allow: large pictures take long to make."""
+MOST_CANDIDATE_BYTES = 8 * 10**8
+"""Float32 bytes that these candidates may take: large images take long to generate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """statistics: key of a layer -> moments of its input. synthetic: whether the samples are, with batch statistics.
+    """Samples, and the statistics of the dense model on them.
 
-    consumers: those whose inputs were looked at. feeds: the samples, in batches. samples: how many. uncertain: whether they are made up
-    and inner layers may be stirred otherwise than by real ones. normalised: inputs of BatchNormalizations -> moments of their channels,
-    for made-up samples. passes: which tensors are captured together. in_order: samples of which all that they do in the graph is held,
-    to repair it in its order: as many as memory has room for; none where these are but few, or the model is so large that fewer are made
-    up than were asked for. memory: bytes that looking at samples may take.
+    Args:
+        model: The dense model.
+        layers: The layers whose inputs were observed.
+        statistics: Key of a layer -> moments of its input.
+        feeds: The samples, in batches.
+        samples: Number of samples.
+        synthetic: Whether the samples are synthetic. They run with batch statistics.
+        uncertain: Whether the samples are synthetic and no normalisation makes inner activations similar to real ones.
+        normalisation_inputs: Inputs of BatchNormalization nodes -> moments of their channels, for synthetic samples.
+        passes: The tensors that are captured together, for each pass.
+        sequential_samples: Samples for sequential repair, 0 to skip it. It holds all live tensors of its samples, so
+            memory limits their number. It is skipped if the model is so large that fewer synthetic samples run than
+            were asked for.
+        memory: Bytes that running samples may take.
     """
 
     model: Model
@@ -73,49 +91,62 @@ class Calibration:
     samples: int
     synthetic: bool
     uncertain: bool = False
-    normalised: Mapping[str, ChannelMoments] = field(default_factory=dict)
+    normalisation_inputs: Mapping[str, ChannelMoments] = field(default_factory=dict)
     passes: Sequence[Sequence[str]] = ()
-    in_order: int = 0
+    sequential_samples: int = 0
     memory: int = MEMORY
 
     @property
     def regularisation(self) -> Regularisation:
-        """How far the statistics hold for real samples."""
+        """Return the regularisation for this kind of samples."""
         return UNCERTAIN if self.uncertain else SYNTHETIC if self.synthetic else CALIBRATED
 
     def describe(self) -> str:
-        """How many samples of which kind, for people."""
-        some = f", {self.in_order} of them in the order of the graph" if 0 < self.in_order < self.samples else ""
-        return f"{self.samples} {'made-up' if self.synthetic else 'given'} samples{some}"
+        """Return the number and kind of samples, for reports."""
+        is_part = 0 < self.sequential_samples < self.samples
+        in_order = f", {self.sequential_samples} of them in the order of the graph" if is_part else ""
+        return f"{self.samples} {'made-up' if self.synthetic else 'given'} samples{in_order}"
 
-    def first(self, most: int) -> list[Feed]:
-        """The first feeds that hold as many samples; the last one is shortened where the batch is symbolic."""
-        if most >= self.samples:
+    def first(self, count: int) -> list[Feed]:
+        """Return the first feeds, with at most `count` samples if the batch is symbolic, else with at least as many."""
+        if count >= self.samples:
             return list(self.feeds)
-        free = has_free_batch(self.model)
-        found: list[Feed] = []
+        can_shorten = has_free_batch(self.model)
+        feeds: list[Feed] = []
         for feed in self.feeds:
-            if most <= 0:
+            if count <= 0:
                 break
-            found.append({name: array[:most] for name, array in feed.items()} if free else feed)
-            most -= feed_size(feed)
-        return found
+            feeds.append({name: array[:count] for name, array in feed.items()} if can_shorten else feed)
+            count -= feed_size(feed)
+        return feeds
 
     def run(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """The graph to collect from: with batch statistics where samples are made up and the graph stores statistics."""
+        """Return the graph to run on the samples: with batch statistics if they are synthetic, else `proto` itself."""
         if self.synthetic and has_stored_statistics(self.model):
             return with_batch_statistics(self.model, proto)
         return proto
 
     def correction(self, repaired: onnx.ModelProto, removal: Removal) -> dict[str, Array]:
-        """How stored normalisation statistics have to move after repair: constant -> new value; nothing for real samples."""
-        if not self.normalised:
+        """Correct stored BatchNormalization statistics after repair.
+
+        Args:
+            repaired: The repaired model.
+            removal: What was removed.
+
+        Returns:
+            Constant -> new value in the original's shape; empty for calibration data.
+        """
+        if not self.normalisation_inputs:
             return {}
-        passes = [sorted(set(names) & set(self.normalised)) for names in self.passes]
+        passes = [sorted(set(names) & set(self.normalisation_inputs)) for names in self.passes]
         after = channel_moments(
-            self.model, self.run(repaired), sorted(self.normalised), self.feeds, [names for names in passes if names]
+            self.model,
+            self.run(repaired),
+            sorted(self.normalisation_inputs),
+            self.feeds,
+            [names for names in passes if names],
         )
-        return corrected_statistics(self.model, self.normalised, after, removal)
+        return corrected_statistics(self.model, self.normalisation_inputs, after, removal)
 
 
 def calibrate(
@@ -128,82 +159,109 @@ def calibrate(
     memory: int = MEMORY,
     of: Container[Axis] | None = None,
 ) -> Calibration:
-    """Run the dense model on at most `count` samples, given or made up, and collect the moments of every layer's input.
+    """Run the dense model on calibration data or synthetic samples, and collect the moments of every layer's input.
 
-    count: None for what is usual. memory: bytes that all this may hold. of: only consumers that sum over one of these axes. Raises
-    RefusedError where the model does not run, or matrices that memory has no room for do not fit into the folder for temporary files
-    either.
+    Args:
+        model: The dense model.
+        dims: Symbolic dimension -> size.
+        samples: Calibration data, None for synthetic samples.
+        count: The most samples, None for the default.
+        seed: Seed of positions and of synthetic samples.
+        memory: Bytes that all this may take.
+        of: Observe only layers that sum over one of these axes; by default all.
+
+    Raises:
+        RefusedError: The model does not run, or its matrices fit neither into memory nor into the folder for temporary
+            files.
     """
-    found = tuple(layer for layer in linear_layers(model) if of is None or layer.axis in of)
-    names = {node.inputs[0] for node in normalisations(model)} if samples is None else set()
-    sizes = {name: sample_bytes(model, name) for name in {*names, *(layer.data for layer in found)}}
-    each = max(macs(model), 1)
-    affordable = WORK // each
-    if count is None:
-        count = USUAL if samples is not None else min(max(SMALL_WORK // each, USUAL), USUAL_FOR_SMALL)
-    wanted = count if samples is not None else min(count, max(affordable, FEWEST_MADE_UP))
-    space = room(model, found, memory, wanted)
-    most = space.tensors // max(sizes.values(), default=1)
-    fullest = ARENA * max(running(model, sizes), 1)
-    batch = max(1, min(LARGEST_BATCH, max(space.tensors // fullest, SMALLEST_BATCH), most))
+    layers = tuple(layer for layer in linear_layers(model) if of is None or layer.axis in of)
+    channels = {node.inputs[0] for node in batch_normalizations(model)} if samples is None else set()
+    sizes = {name: sample_bytes(model, name) for name in {*channels, *(layer.data for layer in layers)}}
+    count, affordable = _sample_counts(model, count, synthetic=samples is None)
+    wanted = count if samples is not None else min(count, max(affordable, FEWEST_SYNTHETIC_SAMPLES))
+    budget = memory_budget(model, layers, memory, wanted)
+    batch = _batch_size(model, sizes, budget)
     chosen = None if samples is None else samples.head(count, batch)
-    together = tuple(passes(model, sizes, chosen.batch if chosen else batch, space))
-    collection = _Collection(model, found, names, space, together, seed)
+    passes = tuple(capture_passes(model, sizes, chosen.batch if chosen else batch, budget))
+    collection = _Collection(model, layers, channels, budget, passes, seed)
     if chosen is not None:
-        known = collection.over(chosen.feeds(), len(chosen))
+        calibration = collection.over(chosen.feeds(), len(chosen))
     else:
-        held = min(space.tensors, MOST_DRAWN) // max(sum(sample_bytes(model, name) for name in model.inputs), 1)
-        known = _on_synthetic(collection, dims, wanted, min(batch, wanted), min(DRAWN * wanted, affordable, held))
-    cut = WALKS * max(widest_cut(model, {layer.data for layer in found}), 1)
-    walked = space.in_order // cut - ARENA * max(
-        map(feed_size, known.feeds), default=0
-    )  # a batch that runs takes as much again
-    return replace(known, memory=memory, in_order=_in_order(known.samples, walked) if wanted == count else 0)
+        sample_size = max(sum(sample_bytes(model, name) for name in model.inputs), 1)
+        held = min(budget.tensors, MOST_CANDIDATE_BYTES) // sample_size
+        drawn = min(CANDIDATES_PER_SAMPLE * wanted, affordable, held)
+        calibration = _on_synthetic(collection, dims, wanted, min(batch, wanted), drawn)
+    sequential = _sequential_samples(calibration, budget) if wanted == count else 0
+    return replace(calibration, memory=memory, sequential_samples=sequential)
 
 
-def _in_order(samples: int, most: int) -> int:
-    """How many samples to repair with in the order of the graph, where memory has room for so many at most."""
-    return min(samples, most) if most >= min(samples, FEWEST_IN_ORDER) else 0
+def _sample_counts(model: Model, count: int | None, *, synthetic: bool) -> tuple[int, int]:
+    """Return (`count` or its default, synthetic samples that MOST_SYNTHETIC_MACS allows)."""
+    cost = max(macs(model), 1)
+    if count is None:
+        small_model = min(max(DEFAULT_MACS // cost, DEFAULT_SAMPLES), MOST_DEFAULT_SAMPLES)
+        count = small_model if synthetic else DEFAULT_SAMPLES
+    return count, MOST_SYNTHETIC_MACS // cost
+
+
+def _batch_size(model: Model, sizes: Mapping[str, int], budget: MemoryBudget) -> int:
+    """Return how many samples to run at a time. sizes: captured tensor -> bytes of one sample."""
+    peak = ARENA_FACTOR * max(peak_bytes(model, sizes), 1)
+    most = budget.tensors // max(sizes.values(), default=1)
+    return max(1, min(LARGEST_BATCH, max(budget.tensors // peak, SMALLEST_BATCH), most))
+
+
+def _sequential_samples(calibration: Calibration, budget: MemoryBudget) -> int:
+    """Return how many samples sequential repair uses; 0 if memory allows too few."""
+    inputs = {layer.data for layer in calibration.layers}
+    sample_size = SEQUENTIAL_MODELS * max(widest_cut(calibration.model, inputs), 1)
+    running_samples = ARENA_FACTOR * max(map(feed_size, calibration.feeds), default=0)
+    most = budget.sequential_tensors // sample_size - running_samples
+    return min(calibration.samples, most) if most >= min(calibration.samples, FEWEST_SEQUENTIAL_SAMPLES) else 0
 
 
 def _on_synthetic(
     collection: _Collection, dims: Mapping[str, int], samples: int, batch: int, drawn: int
 ) -> Calibration:
-    """What is found on made-up samples, the most telling of those drawn. Raises RefusedError where the model runs on none."""
+    """Collect on the most informative of `drawn` synthetic samples. Raises RefusedError if the model runs on none."""
     model, seed = collection.model, collection.seed
     try:
-        made = generate_samples(model, dims, samples, batch, seed, drawn=drawn)
-        return collection.over(made.feeds, sum(map(feed_size, made.feeds)), made)
-    except RefusedError:  # a state has room for one sample alone, or lengths do not fit
-        made = generate_samples(model, dims, samples, 0, seed)
+        synthetic = generate_samples(model, dims, samples, batch, seed, drawn=drawn)
+        return collection.over(synthetic.feeds, sum(map(feed_size, synthetic.feeds)), synthetic)
+    except RefusedError:  # the model may need a fixed batch size, or other lengths
+        synthetic = generate_samples(model, dims, samples, 0, seed)
         session = open_session(model.proto)
-        feeds = [feed for feed in made.feeds if _runs(session, feed)]
+        feeds = [feed for feed in synthetic.feeds if _runs(session, feed)]
         if not feeds:
             raise
-        return collection.over(feeds, sum(map(feed_size, feeds)), made)
+        return collection.over(feeds, sum(map(feed_size, feeds)), synthetic)
 
 
 @dataclass(frozen=True, slots=True)
 class _Collection:
-    """What is to be collected: the inputs of products, and the channels of the tensors named, which enter BatchNormalizations.
+    """What to collect.
 
-    space: what there is room for. passes: which tensors are captured together. seed: of positions.
+    layers: those whose inputs are observed. channels: tensors whose channels are observed: inputs of
+    BatchNormalization. passes: tensors that are captured together. seed: of positions.
     """
 
     model: Model
-    found: tuple[LinearLayer, ...]
-    names: Collection[str]
-    space: Room
+    layers: tuple[LinearLayer, ...]
+    channels: Collection[str]
+    budget: MemoryBudget
     passes: tuple[tuple[str, ...], ...]
     seed: int
 
-    def over(self, feeds: Sequence[Feed], samples: int, made: SyntheticSamples | None = None) -> Calibration:
-        """What is found on these feeds, all or some of those made up. Raises RefusedError where the model does not run on them."""
-        uncertain = made is not None and made.uncertain
-        bare = Calibration(self.model, self.found, {}, feeds, samples, made is not None, uncertain)
-        schedule = Schedule(samples, self.seed, self.passes, self.space.most, self.space.stored)
-        seen = observe(self.model, bare.run(self.model.proto), self.found, sorted(self.names), feeds, schedule)
-        return replace(bare, statistics=seen.products, normalised=seen.channels, passes=self.passes)
+    def over(self, feeds: Sequence[Feed], samples: int, synthetic: SyntheticSamples | None = None) -> Calibration:
+        """Collect on these feeds, all or some of `synthetic`. Raises RefusedError if the model does not run on them."""
+        uncertain = synthetic is not None and synthetic.uncertain
+        calibration = Calibration(self.model, self.layers, {}, feeds, samples, synthetic is not None, uncertain)
+        schedule = Schedule(samples, self.seed, self.passes, self.budget.column_limits, self.budget.on_disk)
+        graph = calibration.run(self.model.proto)
+        observed = observe(self.model, graph, self.layers, sorted(self.channels), feeds, schedule)
+        return replace(
+            calibration, statistics=observed.layers, normalisation_inputs=observed.channels, passes=self.passes
+        )
 
 
 def _runs(session: Session, feed: Feed) -> bool:

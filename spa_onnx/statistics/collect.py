@@ -1,11 +1,9 @@
-"""What is known of the inputs of every layer: sums over samples, collected batch by batch, that can be added up."""
+"""Collect the moments of the inputs of every linear layer, batch by batch."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -13,48 +11,45 @@ import onnx
 from numpy.typing import NDArray
 
 from spa_onnx.execution.session import Feed, Session, feed_size, open_session
-from spa_onnx.layers import Columns as ColumnKind
 from spa_onnx.layers import LayerKey, LinearLayer, columns
 from spa_onnx.linalg.blas import Matrix, add_gram
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
-from spa_onnx.statistics.moments import Columns, Moments, Sums, are_few
+from spa_onnx.statistics.moments import MomentColumns, Moments, MomentSums, are_few
+from spa_onnx.statistics.subsampling import sample_keys, subsampling
 
-BASE = 2048
-"""Columns that even a product with few inputs is given; every further input asks for PER_INPUT more."""
+CHANNEL_SAMPLES = 128
+"""Samples from which the moments of channels are computed.
 
-PER_INPUT = 8
-
-MANY = 2048
-"""Samples from which on BASE will do. Positions of one sample are alike, so that fewer samples are looked at more closely: MANY / k of
-them at k times BASE columns, k at most MOST_MORE.
+A few are enough: each sample has many positions, and the dense and the pruned model are compared on the same samples.
 """
 
-MOST_MORE = 8
+LARGEST_SQUARABLE = 1e140
+"""Squares of larger numbers, or sums of such squares, may overflow in float64."""
 
-FOR_CHANNELS = 128
-"""Samples that are enough for the moments of channels: they have many positions, and are compared on the same samples."""
-
-LARGEST = 1e140
-"""Beyond this, squares and their sums leave the range of float64."""
-
-AT_ONCE = 32 * 2**20
+PORTION_BYTES = 32 * 2**20
 """Bytes of columns that are unfolded at a time."""
 
 ChannelMoments: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 """(mean, variance) of each channel."""
 
 
-def finite(*parts: Matrix) -> list[Matrix]:
-    """The columns, float64 (blocks, inputs, n) each, at which no part holds a number that is not finite, or too large to be squared."""
+def finite_columns(*parts: Matrix) -> list[Matrix]:
+    """Drop the columns at which any part has a number that is not finite, or too large to be squared.
+
+    Args:
+        parts: float64 (blocks, inputs, n) each, all with the same n.
+    """
     if all(np.isfinite(part.sum()) for part in parts):
         return list(parts)
-    usable = np.logical_and.reduce([(np.isfinite(part) & (np.abs(part) < LARGEST)).all(axis=(0, 1)) for part in parts])
+    usable = np.logical_and.reduce(
+        [(np.isfinite(part) & (np.abs(part) < LARGEST_SQUARABLE)).all(axis=(0, 1)) for part in parts]
+    )
     return [part[:, :, usable] for part in parts]
 
 
-class _Gathered:
-    """What columns show while they come: the columns themselves as long as they are few, then sums, in place, as matrices are large."""
+class _MomentAccumulator:
+    """Accumulates moments. It keeps the columns while they are few, then sums them up in place to save memory."""
 
     def __init__(self, blocks: int, inputs: int) -> None:
         self._columns: list[Matrix] = []
@@ -63,8 +58,8 @@ class _Gathered:
         self.count = 0
 
     def add(self, x: Matrix) -> None:
-        """More columns, float64 (blocks, inputs, n); those that are not finite are left out."""
-        (x,) = finite(x)
+        """Add columns, float64 (blocks, inputs, n), except those that are not finite."""
+        (x,) = finite_columns(x)
         if not x.shape[2]:
             return
         self.count += x.shape[2]
@@ -76,24 +71,24 @@ class _Gathered:
         blocks, inputs = self._total.shape
         self._grams = self._grams or [np.zeros((inputs, inputs), order="F") for _ in range(blocks)]
         for x in self._columns:
-            for number, columns_ in enumerate(x):
-                self._grams[number] = add_gram(self._grams[number], columns_)
+            for block, block_columns in enumerate(x):
+                self._grams[block] = add_gram(self._grams[block], block_columns)
             self._total += x.sum(axis=2)
         self._columns = []
 
     def moments(self) -> Moments:
-        """All of it; only one triangle of each symmetric matrix was computed."""
+        """Return the moments of all columns, with both triangles of each Gram matrix filled in."""
         if not self._grams:
-            return Columns(np.concatenate(self._columns, axis=2))
-        grams = [gram.T for gram in self._grams]  # row by row, as all others expect it
+            return MomentColumns(np.concatenate(self._columns, axis=2))
+        grams = [gram.T for gram in self._grams]  # row-major, as the callers expect
         for gram in grams:
             for row in range(len(gram)):
                 gram[row, row + 1 :] = gram[row + 1 :, row]
-        return Sums(np.stack(grams) if len(grams) > 1 else grams[0][None], self._total, self.count)
+        return MomentSums(np.stack(grams) if len(grams) > 1 else grams[0][None], self._total, self.count)
 
 
 def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """A copy of the model whose outputs are these tensors, in this order."""
+    """Return a copy of the model whose outputs are the named tensors, in this order."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     del copy.graph.output[:]
@@ -103,99 +98,42 @@ def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What one pass over the samples shows.
+    """Moments from one run over the samples.
 
-    products: key of a layer -> moments of its input. channels: tensor -> moments of its channels (axis 1).
+    Args:
+        layers: Key of a layer -> moments of its input.
+        channels: Tensor -> moments of its channels (axis 1).
     """
 
-    products: Mapping[LayerKey, Moments]
+    layers: Mapping[LayerKey, Moments]
     channels: Mapping[str, ChannelMoments]
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How to look: samples that the feeds hold, a seed for positions, and the tensors that are captured together, pass by pass.
+    """How tensors are captured and columns are chosen.
 
-    most: key of a layer -> columns of which memory has room for no more. stored: whether matrices are put into files.
+    Args: samples: Number of samples in the feeds. seed: Seed of the positions that are chosen. passes: The tensors
+    that are captured together, for each pass over the feeds. column_limits: Key of a layer -> the most columns that
+    memory has room for; layers without a limit are not in it. on_disk: Whether matrices are moved to temporary files.
     """
 
     samples: int
     seed: int
     passes: Sequence[Sequence[str]]
-    most: Mapping[LayerKey, int] = field(default_factory=dict)
-    stored: bool = False
-
-
-def positions_of(layer: LinearLayer, samples: int, *, closely: bool = True) -> int:
-    """How many positions of each sample are looked at. closely: at more of them where samples are few."""
-    more = min(max(MANY / samples, 1), MOST_MORE) if closely else 1
-    return -(-round(max(BASE * more, BASE + PER_INPUT * layer.inputs)) // samples)
-
-
-def places_of(layer: LinearLayer, model: Model) -> int | None:
-    """Positions that there are in one sample, None where that is not known."""
-    image = layer.form.columns is not ColumnKind.VECTORS
-    shape = model.shape(layer.node.outputs[0] if layer.form.columns is ColumnKind.WINDOWS else layer.data)
-    if not shape or min(shape) < 1:
-        return None
-    return prod(shape[2:]) if image else max(prod(shape) // (layer.blocks * layer.inputs) // max(model.batch, 1), 1)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What is looked at: so many positions of one sample in `every`."""
-
-    positions: int
-    every: int = 1
-
-    def takes(self, keys: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Which samples are looked at; those of either half alike, which the last bit of a key tells apart."""
-        return np.asarray(keys // 2 % self.every == 0)
-
-    def of(self, data: Array, keys: NDArray[np.uint32]) -> tuple[Array, NDArray[np.uint32]]:
-        """The rows of data that are looked at, and the keys of their samples."""
-        rows, rest = divmod(len(data), len(keys))
-        chosen = self.takes(keys)
-        return (data, keys) if rest or chosen.all() else (data[np.repeat(chosen, rows)], keys[chosen])
-
-
-def view_of(layer: LinearLayer, samples: int, most: int | None = None, *, closely: bool = True) -> View:
-    """What is looked at of so many samples. most: columns at most. closely: as in `positions_of`."""
-    positions = positions_of(layer, samples, closely=closely)
-    if most is None:
-        return View(positions)
-    return View(max(min(positions, most // samples), 1), max(-(-samples // most), 1))
-
-
-def columns_of(layer: LinearLayer, model: Model, samples: int) -> int:
-    """How many columns so many samples have, as far as is known."""
-    places = places_of(layer, model)
-    positions = positions_of(layer, samples)
-    return samples * (positions if places is None else min(positions, places))
-
-
-def sample_keys(feed: Feed, seed: int) -> NDArray[np.uint32]:
-    """A number for each sample that depends on what it holds and on nothing else, uint32 (samples,)."""
-    size = feed_size(feed)
-    arrays = [np.ascontiguousarray(array) for array in feed.values() if array.ndim and len(array) == size]
-    keys = []
-    for number in range(size):
-        key = seed
-        for array in arrays:
-            key = zlib.crc32(array[number].tobytes(), key)
-        keys.append(key)
-    return np.asarray(keys, np.uint32)
+    column_limits: Mapping[LayerKey, int] = field(default_factory=dict)
+    on_disk: bool = False
 
 
 def _portions(data: Array, keys: NDArray[np.uint32], values: int) -> Iterator[tuple[Array, NDArray[np.uint32]]]:
-    """(data, keys) of so many samples that their columns stay below AT_ONCE. values: in the columns of one sample."""
-    rows, rest = divmod(len(data), max(len(keys), 1))
-    step = len(keys) if rest else max(1, AT_ONCE // (8 * values))
+    """Yield (data, keys) of as many samples as PORTION_BYTES allows; a sample has `values` numbers in its columns."""
+    rows, remainder = divmod(len(data), max(len(keys), 1))
+    step = len(keys) if remainder else max(1, PORTION_BYTES // (8 * values))
     for start in range(0, len(keys), step):
-        yield (data if rest else data[start * rows : (start + step) * rows]), keys[start : start + step]
+        yield (data if remainder else data[start * rows : (start + step) * rows]), keys[start : start + step]
 
 
-def _opened(proto: onnx.ModelProto, names: Sequence[str]) -> Session | None:
+def _session_with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> Session | None:
     return (
         open_session(with_outputs(proto, names), optimise=True, what="the model with its inner tensors as outputs")
         if names
@@ -203,89 +141,113 @@ def _opened(proto: onnx.ModelProto, names: Sequence[str]) -> Session | None:
     )
 
 
-def _captured(opened: Session | None, feed: Feed, names: Sequence[str]) -> Feed:
-    """Inner tensors, by name."""
-    return dict(zip(names, opened.run(feed, names, release=True), strict=True)) if opened and names else {}
+def _captured(session: Session | None, feed: Feed, names: Sequence[str]) -> Feed:
+    """Return the inner tensors by name."""
+    return dict(zip(names, session.run(feed, names, release=True), strict=True)) if session and names else {}
 
 
 def observe(
     model: Model,
     proto: onnx.ModelProto,
-    found: Sequence[LinearLayer],
+    layers: Sequence[LinearLayer],
     channels: Sequence[str],
     feeds: Iterable[Feed],
     schedule: Schedule,
 ) -> Observed:
-    """Run the feeds, and sum up the inputs of products and the channels of other tensors.
+    """Run the feeds, and collect the moments of the inputs of layers and of the channels of other tensors.
 
-    proto: the graph to run, which computes the model's tensors (itself, or with other normalisation). Consumers whose input is a graph
-    input are read from the feeds. What is found depends neither on the order of the samples nor on how they are put into feeds.
+    The result depends neither on the order of the samples nor on their division into feeds.
+
+    Args:
+        model: The model that the layers belong to.
+        proto: The graph to run, with the same tensor names as `model`: the model itself, or a copy with other
+            normalisation.
+        layers: Layers whose inputs are observed. Inputs of the graph are read from the feeds.
+        channels: Tensors whose channels (axis 1) are observed.
+        feeds: The samples, in batches. They are iterated over once per pass.
+        schedule: How tensors are captured and columns are chosen.
     """
     moments: dict[LayerKey, Moments] = {}
     sums: dict[str, ChannelSums] = {}
     for names in schedule.passes:
         inner = [name for name in names if name not in model.inputs]
-        here, seen = [c for c in found if c.data in names], [name for name in channels if name in names]
-        products = {c.key: _Gathered(c.blocks, c.inputs) for c in here}
-        views = {c.key: view_of(c, schedule.samples, schedule.most.get(c.key)) for c in here}
-        opened = _opened(proto, inner)
-        looked_at = {layer.data for layer in here}
+        pass_layers = [layer for layer in layers if layer.data in names]
+        pass_channels = [name for name in channels if name in names]
+        accumulators = {layer.key: _MomentAccumulator(layer.blocks, layer.inputs) for layer in pass_layers}
+        session = _session_with_outputs(proto, inner)
+        layer_inputs = {layer.data for layer in pass_layers}
         count = 0
         for feed in feeds:
-            if count >= FOR_CHANNELS:
-                seen, inner = [], [name for name in inner if name in looked_at]
-                if not looked_at:
+            if count >= CHANNEL_SAMPLES:
+                pass_channels, inner = [], [name for name in inner if name in layer_inputs]
+                if not layer_inputs:
                     break
-            tensors = {**feed, **_captured(opened, feed, inner)}
+            tensors = {**feed, **_captured(session, feed, inner)}
             count += feed_size(feed)
             keys = sample_keys(feed, schedule.seed)
-            for layer in here:
-                view = views[layer.key]
-                data, chosen = view.of(layer.numbers(np.asarray(tensors[layer.data])), keys)
-                for part, some in _portions(data, chosen, view.positions * layer.inputs):
-                    products[layer.key].add(columns(layer, part, view.positions, some))
-            for name in seen:
-                more = ChannelSums.of(tensors[name])
-                sums[name] = sums[name] + more if name in sums else more
-            del tensors  # else they would stay until the next batch has been run
-        for index, gathered in products.items():
-            if gathered.count:
-                moments[index] = gathered.moments().stored() if schedule.stored else gathered.moments()
+            for layer in pass_layers:
+                _accumulate(accumulators[layer.key], layer, np.asarray(tensors[layer.data]), keys, schedule)
+            for name in pass_channels:
+                channel_sums = ChannelSums.of(tensors[name])
+                sums[name] = sums[name] + channel_sums if name in sums else channel_sums
+            del tensors  # frees memory before the next batch runs
+        for key, accumulator in accumulators.items():
+            if accumulator.count:
+                moments[key] = accumulator.moments().offloaded() if schedule.on_disk else accumulator.moments()
     return Observed(moments, {name: total.moments() for name, total in sums.items()})
 
 
+def _accumulate(
+    accumulator: _MomentAccumulator, layer: LinearLayer, data: Array, keys: NDArray[np.uint32], schedule: Schedule
+) -> None:
+    """Add the columns of one batch."""
+    chosen = subsampling(layer, schedule.samples, schedule.column_limits.get(layer.key))
+    rows, row_keys = chosen.of(layer.numbers(data), keys)
+    for portion, portion_keys in _portions(rows, row_keys, chosen.positions * layer.inputs):
+        accumulator.add(columns(layer, portion, chosen.positions, portion_keys))
+
+
 def collect(
-    model: Model, proto: onnx.ModelProto, found: Sequence[LinearLayer], feeds: Sequence[Feed], seed: int
+    model: Model, proto: onnx.ModelProto, layers: Sequence[LinearLayer], feeds: Sequence[Feed], seed: int
 ) -> Mapping[LayerKey, Moments]:
-    """Only the moments of each layer's input, by its key, in one pass; arguments as in `observe`."""
-    schedule = Schedule(sum(map(feed_size, feeds)), seed, [sorted({layer.data for layer in found})])
-    return observe(model, proto, found, (), feeds, schedule).products
+    """Return the moments of each layer's input by the layer's key, in one pass; see `observe` for the arguments."""
+    schedule = Schedule(sum(map(feed_size, feeds)), seed, [sorted({layer.data for layer in layers})])
+    return observe(model, proto, layers, (), feeds, schedule).layers
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelSums:
-    """Sums of the elements of each channel, and of their squares: float64 (channels,). count: elements of one channel."""
+    """Sums over the elements of each channel.
 
-    first: NDArray[np.float64]
-    second: NDArray[np.float64]
+    Args:
+        total: Sum of the elements, float64 (channels,).
+        squares: Sum of the squares of the elements, float64 (channels,).
+        count: Number of elements of each channel.
+    """
+
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
     count: int
 
     @classmethod
     def of(cls, tensor: Array) -> ChannelSums:
-        """Of a tensor (samples, channels, ...). Each sample is summed in its own precision, samples in float64."""
+        """Return the sums of a tensor (samples, channels, ...).
+
+        Each sample is summed in the tensor's own precision (at least float32), and samples in float64.
+        """
         flat = tensor.reshape(*tensor.shape[:2], -1).astype(np.promote_types(tensor.dtype, np.float32), copy=False)
-        first, second = flat.sum(axis=2), np.einsum("ncp,ncp->nc", flat, flat)
+        total, squares = flat.sum(axis=2), np.einsum("ncp,ncp->nc", flat, flat)
         return cls(
-            first.sum(axis=0, dtype=np.float64), second.sum(axis=0, dtype=np.float64), flat.shape[0] * flat.shape[2]
+            total.sum(axis=0, dtype=np.float64), squares.sum(axis=0, dtype=np.float64), flat.shape[0] * flat.shape[2]
         )
 
     def __add__(self, other: ChannelSums) -> ChannelSums:
-        return ChannelSums(self.first + other.first, self.second + other.second, self.count + other.count)
+        return ChannelSums(self.total + other.total, self.squares + other.squares, self.count + other.count)
 
     def moments(self) -> ChannelMoments:
-        """(mean, variance) of each channel."""
-        mean = self.first / self.count
-        return mean, np.maximum(self.second / self.count - np.square(mean), 0.0)
+        """Return (mean, variance) of each channel."""
+        mean = self.total / self.count
+        return mean, np.maximum(self.squares / self.count - np.square(mean), 0.0)
 
 
 def channel_moments(
@@ -295,8 +257,13 @@ def channel_moments(
     feeds: Iterable[Feed],
     passes: Sequence[Sequence[str]] = (),
 ) -> Mapping[str, ChannelMoments]:
-    """(mean, variance) of every channel (axis 1) of these tensors over samples and positions, float64 (channels,).
+    """Return (mean, variance) of every channel (axis 1) of tensors over samples and positions, float64 (channels,).
 
-    passes: which of them are captured together; all where nothing is prompt.
+    Args:
+        model: See `observe`.
+        proto: See `observe`.
+        names: The tensors.
+        feeds: The samples, in batches.
+        passes: The tensors that are captured together, for each pass; by default all in one pass.
     """
     return observe(model, proto, (), names, feeds, Schedule(0, 0, passes or [names])).channels

@@ -1,4 +1,4 @@
-"""What looking at samples may hold: bytes of matrices and of tensors, and which tensors fit together."""
+"""Memory of collecting statistics: bytes of matrices and tensors, and which tensors fit into memory together."""
 
 from __future__ import annotations
 
@@ -11,95 +11,121 @@ from numpy.typing import NDArray
 
 from spa_onnx.layers import LayerKey, LinearLayer
 from spa_onnx.model.model import Model
-from spa_onnx.statistics.collect import columns_of
-from spa_onnx.statistics.moments import FEW, are_few
+from spa_onnx.statistics.moments import MIN_INPUTS_PER_COLUMN, are_few
+from spa_onnx.statistics.subsampling import column_count
 
 MEMORY = 25 * 10**8
-"""Bytes that collecting may take if nothing is prompt."""
+"""The default for the bytes that collecting statistics may take."""
 
-COPIES = 4
-"""A matrix takes up to so many times its size while it is worked on."""
+MATRIX_COPIES = 4
+"""Working with a matrix takes up to this many times its size."""
 
-COPIES_IN_ORDER = 8
-"""The same while a product is repaired in the order of the graph: matrices of two halves, of the whole, and what is solved with them."""
+SEQUENTIAL_MATRIX_COPIES = 8
+"""The same for a layer in sequential repair: matrices of both halves of the samples and of all, and of the solver."""
 
-ARENA = 2
-"""A batch takes up to so many times the size of the tensors that are held: the arena of onnxruntime grows in steps that double."""
+ARENA_FACTOR = 2
+"""A batch takes up to this many times the size of its live tensors: onnxruntime's arena grows by doubling."""
 
 
 def sample_bytes(model: Model, name: str) -> int:
-    """Bytes that one sample of a tensor takes, as float32."""
+    """Return the bytes of one sample of a tensor, as float32."""
     return 4 * abs(prod(model.shape(name) or ())) // max(model.batch, 1)
 
 
-def most_columns(found: Iterable[LinearLayer], memory: int, copies: int) -> dict[LayerKey, int]:
-    """Columns at most, of products whose matrix of all inputs there is no room for: key -> how many.
+def column_limits(layers: Iterable[LinearLayer], memory: int, copies: int) -> dict[LayerKey, int]:
+    """Limit the columns of the layers for which a matrix over all inputs is too large.
 
-    copies: of the matrix, or of the columns, that have to fit.
+    Args:
+        layers: The layers.
+        memory: Bytes that may be taken.
+        copies: How many copies of the matrix, or of the columns, have to fit.
+
+    Returns:
+        Key of a layer -> the most columns; layers whose matrix fits are not in it.
     """
-    most = {}
-    for layer in found:
+    limits = {}
+    for layer in layers:
         inputs = layer.inputs
         if copies * 8 * inputs**2 > memory:
-            most[layer.key] = max(min(inputs // FEW, memory // (copies * 8 * inputs)), 1)
-    return most
+            limits[layer.key] = max(min(inputs // MIN_INPUTS_PER_COLUMN, memory // (copies * 8 * inputs)), 1)
+    return limits
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What there is room for, in bytes.
+class MemoryBudget:
+    """How the memory is divided, in bytes.
 
-    tensors: those of a batch. collected: tensor -> the matrices that are collected of it; matrices: of all those of one pass. stored:
-    whether they are put into files after it, since not all fit. most: as `most_columns`. in_order: tensors of all samples while the graph
-    is repaired in its order.
+    Args:
+        tensors: For the tensors of a batch.
+        matrix_bytes: Tensor -> size of the matrices that are collected from it.
+        pass_matrices: For all matrices of one pass.
+        on_disk: Whether matrices are moved to temporary files after each pass, because they do not all fit.
+        column_limits: See the function `column_limits`.
+        sequential_tensors: For the tensors of all samples during sequential repair.
     """
 
     tensors: int
-    collected: Mapping[str, int]
-    matrices: int
-    stored: bool
-    most: Mapping[LayerKey, int]
-    in_order: int
+    matrix_bytes: Mapping[str, int]
+    pass_matrices: int
+    on_disk: bool
+    column_limits: Mapping[LayerKey, int]
+    sequential_tensors: int
 
 
-def room(model: Model, found: Sequence[LinearLayer], memory: int, samples: int) -> Room:
-    """What so many samples may take."""
-    most = most_columns(found, memory, COPIES)
-    sizes = [matrix_bytes(layer, model, samples, most.get(layer.key)) for layer in found]
-    largest = max((size // layer.blocks for size, layer in zip(sizes, found, strict=True)), default=0)
-    left = max(memory - COPIES * largest, 0)
-    stored = sum(sizes) > left
-    held = 0 if stored else sum(sizes)
-    collected = dict.fromkeys((layer.data for layer in found), 0)
-    for size, layer in zip(sizes, found, strict=True):
-        collected[layer.data] += size
-    return Room(
-        max(left // 2 if stored else left - held, memory // 8),
-        collected,
-        left // 2 if stored else held,
-        stored,
-        most,
-        max(memory - held - min(COPIES_IN_ORDER * largest, memory // 2), memory // 8),
+def memory_budget(model: Model, layers: Sequence[LinearLayer], memory: int, samples: int) -> MemoryBudget:
+    """Divide `memory` bytes for collecting statistics of the layers on this many samples."""
+    limits = column_limits(layers, memory, MATRIX_COPIES)
+    sizes = [statistics_bytes(layer, model, samples, limits.get(layer.key)) for layer in layers]
+    largest = max((size // layer.blocks for size, layer in zip(sizes, layers, strict=True)), default=0)
+    available = max(memory - MATRIX_COPIES * largest, 0)
+    on_disk = sum(sizes) > available
+    in_memory = 0 if on_disk else sum(sizes)
+    matrix_bytes = dict.fromkeys((layer.data for layer in layers), 0)
+    for size, layer in zip(sizes, layers, strict=True):
+        matrix_bytes[layer.data] += size
+    return MemoryBudget(
+        max(available // 2 if on_disk else available - in_memory, memory // 8),
+        matrix_bytes,
+        available // 2 if on_disk else in_memory,
+        on_disk,
+        limits,
+        max(memory - in_memory - min(SEQUENTIAL_MATRIX_COPIES * largest, memory // 2), memory // 8),
     )
 
 
-def matrix_bytes(layer: LinearLayer, model: Model, samples: int, most: int | None = None) -> int:
-    """Bytes that are kept of a layer's inputs in so many samples, all products side by side together. most: columns at most."""
-    inputs, columns = layer.inputs, columns_of(layer, model, samples)
-    columns = columns if most is None else min(columns, most)
+def statistics_bytes(layer: LinearLayer, model: Model, samples: int, limit: int | None = None) -> int:
+    """Return the bytes of the moments of a layer's inputs, of all blocks together.
+
+    Args:
+        layer: The layer.
+        model: The model that it belongs to.
+        samples: Number of samples.
+        limit: The most columns, None for no limit.
+    """
+    inputs, columns = layer.inputs, column_count(layer, model, samples)
+    columns = columns if limit is None else min(columns, limit)
     return layer.blocks * 8 * inputs * (columns if are_few(columns, inputs) else inputs)
 
 
-def passes(model: Model, sizes: Mapping[str, int], samples: int, space: Room) -> Iterator[tuple[str, ...]]:
-    """Tensors that fit together, and so do their matrices, in the order of the graph. sizes: bytes per sample. samples: of a batch."""
-    order = {
-        name: number for number, name in enumerate((*model.inputs, *(o for node in model.nodes for o in node.outputs)))
-    }
+def capture_passes(
+    model: Model, sizes: Mapping[str, int], batch: int, budget: MemoryBudget
+) -> Iterator[tuple[str, ...]]:
+    """Yield the tensors to capture in each pass: in graph order, as many as fit with their matrices.
+
+    Args:
+        model: The model.
+        sizes: Tensor -> bytes of one sample.
+        batch: Samples of a batch.
+        budget: The memory that there is.
+    """
+    tensors = (*model.inputs, *(output for node in model.nodes for output in node.outputs))
+    order = {name: number for number, name in enumerate(tensors)}
     names: list[str] = []
     for name in sorted(sizes, key=lambda tensor: order.get(tensor, -1)):
-        more = (*names, name)
-        held = sum(space.collected.get(other, 0) for other in more)
-        if names and (samples * sum(sizes[other] for other in more) > space.tensors or held > space.matrices):
+        candidates = (*names, name)
+        matrices = sum(budget.matrix_bytes.get(candidate, 0) for candidate in candidates)
+        size = batch * sum(sizes[candidate] for candidate in candidates)
+        if names and (size > budget.tensors or matrices > budget.pass_matrices):
             yield tuple(names)
             names = []
         names.append(name)
@@ -107,29 +133,29 @@ def passes(model: Model, sizes: Mapping[str, int], samples: int, space: Room) ->
         yield tuple(names)
 
 
-def widest_cut(model: Model, asked: Collection[str]) -> int:
-    """Bytes of one sample in the tensors that are still to be read when one of those asked for is known, where these are the most."""
-    made, held = _held(model, (), 0)
-    return int(max((held[made[name]] for name in asked if name in made), default=0))
+def widest_cut(model: Model, names: Collection[str]) -> int:
+    """Return the most bytes of one sample that partial execution holds when it stops at each of the named tensors."""
+    producer, live = _live_bytes(model, (), 0)
+    return int(max((live[producer[name]] for name in names if name in producer), default=0))
 
 
-def running(model: Model, kept: Collection[str]) -> int:
-    """Bytes of one sample that a forward pass holds at its fullest. kept: tensors that are held to the end."""
-    return int(_held(model, kept, 1)[1].max(initial=0))
+def peak_bytes(model: Model, kept: Collection[str]) -> int:
+    """Return the most bytes of one sample that are live during a forward pass; `kept` tensors stay live to its end."""
+    return int(_live_bytes(model, kept, 1)[1].max(initial=0))
 
 
-def _held(model: Model, kept: Collection[str], longer: int) -> tuple[dict[str, int], NDArray[np.int64]]:
-    """(place of the node that makes each tensor, bytes of one sample that are held at each place).
+def _live_bytes(model: Model, kept: Collection[str], delay: int) -> tuple[dict[str, int], NDArray[np.int64]]:
+    """Return (tensor -> number of its node, bytes of one sample that are live at each node).
 
-    longer: 1 where what a node reads for the last time still counts at its place, else 0.
+    delay: 1 if the inputs of a node are still live at the node that reads them last, else 0.
     """
-    place = {node.index: number for number, node in enumerate(model.nodes)}
-    made = {name: number for number, node in enumerate(model.nodes) for name in node.outputs}
-    change = np.zeros(len(place) + 1 + longer, np.int64)
+    position = {node.index: number for number, node in enumerate(model.nodes)}
+    producer = {name: number for number, node in enumerate(model.nodes) for name in node.outputs}
+    change = np.zeros(len(position) + 1 + delay, np.int64)
     for name, readers in model.consumers.items():
         if not model.is_constant(name):
             size = sample_bytes(model, name)
-            change[made.get(name, 0)] += size
+            change[producer.get(name, 0)] += size
             if name not in kept:
-                change[max(place[reader.index] for reader in readers) + longer] -= size
-    return made, np.cumsum(change)
+                change[max(position[reader.index] for reader in readers) + delay] -= size
+    return producer, np.cumsum(change)

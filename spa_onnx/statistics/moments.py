@@ -1,4 +1,8 @@
-"""What is known of the inputs of one product: sums over its columns that can be added up, or the columns themselves where they are few."""
+"""First and second moments of the inputs of one linear layer.
+
+Two classes hold them: `MomentSums` holds sums over columns, `MomentColumns` the columns themselves, which take less
+memory than a matrix over all inputs when there are few of them.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +18,34 @@ from spa_onnx.linalg.blas import Matrix, add_square, gram, product
 from spa_onnx.linalg.hessian import Factored, Full, Hessian
 from spa_onnx.linalg.obs import SUPPORT
 
-ROUNDING = 1e-12
-"""A variance below this share of the mean square is what rounding leaves of zero."""
+ZERO_VARIANCE_SHARE = 1e-12
+"""A variance up to this share of the mean square counts as zero: the rest is rounding error."""
 
-FEW = 4
-"""Columns are few where there are at least so many times as many inputs."""
+MIN_INPUTS_PER_COLUMN = 4
+"""Columns are few if there are at least this many inputs per column."""
 
 
 def are_few(columns: int, inputs: int) -> bool:
-    """Whether so many columns take less room, and less time, than a matrix of all inputs."""
-    return FEW * columns <= inputs
+    """Return whether this many columns take less memory and time than a matrix over all inputs."""
+    return MIN_INPUTS_PER_COLUMN * columns <= inputs
 
 
 def centre(second: Matrix, mean: Matrix) -> NDArray[np.bool_]:
-    """Take the means out of second moments, in place: X X' / n becomes the covariance, exactly zero for inputs that are constant.
+    """Turn second moments into covariances, in place, by subtracting the products of the means.
 
-    second: float64 (blocks, inputs, inputs). mean: (blocks, inputs). Returns which inputs are constant, (blocks, inputs).
+    Rows and columns of constant inputs become exactly zero.
+
+    Args:
+        second: Second moments X X' / n, float64 (blocks, inputs, inputs).
+        mean: Means, float64 (blocks, inputs).
+
+    Returns:
+        Whether each input is constant, bool (blocks, inputs).
     """
     energy = np.einsum("bii->bi", second).copy()
     for matrix, vector in zip(second, mean, strict=True):
         add_square(matrix, vector, -1.0)
-    constant = np.einsum("bii->bi", second) <= ROUNDING * energy
+    constant = np.einsum("bii->bi", second) <= ZERO_VARIANCE_SHARE * energy
     for block, inputs in zip(second, constant, strict=True):
         block[inputs] = 0.0
         block[:, inputs] = 0.0
@@ -42,100 +53,135 @@ def centre(second: Matrix, mean: Matrix) -> NDArray[np.bool_]:
 
 
 def on_disk(array: Matrix) -> Matrix:
-    """The array in a temporary file, from which it is read page by page. Raises RefusedError where there is no room for it."""
+    """Return a memory-mapped copy of the array in a temporary file.
+
+    Raises:
+        RefusedError: The folder for temporary files is full.
+    """
     try:
         with TemporaryFile() as file:
             array.tofile(file)
             return np.asarray(np.memmap(file, array.dtype, "r", shape=array.shape))
     except OSError as error:
         raise RefusedError(
-            f"a matrix of {array.nbytes / 1e9:.2f} GB does not fit into the folder for temporary files, {gettempdir()} ({error}); allow "
-            "more --memory, or name a larger folder in the environment variable TMPDIR"
+            f"a matrix of {array.nbytes / 1e9:.2f} GB does not fit into the folder for temporary files, "
+            f"{gettempdir()} ({error}); allow more --memory, or name a larger folder in the environment variable TMPDIR"
         ) from error
 
 
 class Moments(ABC):
-    """What columns X (inputs, n) of one layer's input show, for each of its products side by side."""
+    """Moments of the columns X (inputs, n) of one layer's input, for each of the layer's blocks."""
 
     __slots__ = ()
 
     @property
     @abstractmethod
     def total(self) -> Matrix:
-        """Sum of the columns, float64 (blocks, inputs)."""
+        """Return the sum of the columns, float64 (blocks, inputs)."""
 
     @property
     @abstractmethod
     def count(self) -> int:
-        """How many columns there were."""
+        """Return the number of columns, n."""
 
     def __add__(self, other: Moments) -> Moments:
-        """What the columns of both show."""
+        """Return the moments of the columns of both."""
         if (
-            isinstance(self, Columns)
-            and isinstance(other, Columns)
+            isinstance(self, MomentColumns)
+            and isinstance(other, MomentColumns)
             and are_few(self.count + other.count, self.x.shape[1])
         ):
-            return Columns(np.concatenate([self.x, other.x], axis=2))
+            return MomentColumns(np.concatenate([self.x, other.x], axis=2))
         first, second = self.sums(), other.sums()
-        return Sums(first.gram + second.gram, first.total + second.total, first.count + second.count)
+        return MomentSums(first.gram + second.gram, first.total + second.total, first.count + second.count)
 
     @property
     def mean(self) -> Matrix:
-        """Mean of every input, (blocks, inputs)."""
+        """Return the mean of every input, float64 (blocks, inputs)."""
         return self.total / max(self.count, 1)
 
     @abstractmethod
-    def sums(self) -> Sums:
-        """The same with all sums at hand."""
+    def sums(self) -> MomentSums:
+        """Return the same moments as sums over columns."""
 
     @abstractmethod
-    def stored(self) -> Moments:
-        """The same with matrices in temporary files, which go when nothing refers to them. Raises RefusedError where these do not fit."""
+    def offloaded(self) -> Moments:
+        """Return the same moments with matrices in temporary files.
+
+        The files are deleted with the last reference to them.
+
+        Raises:
+            RefusedError: The folder for temporary files is full.
+        """
 
     @abstractmethod
     def mean_square(self) -> Matrix:
-        """Mean of the squares of every input, float64 (blocks, inputs)."""
+        """Return the mean of the squares of every input, float64 (blocks, inputs)."""
 
     @abstractmethod
     def rows(self, block: int, inputs: NDArray[np.int64]) -> Matrix:
-        """Rows of X X' / n of one product, float64 (as many as are asked for, inputs)."""
+        """Return some rows of X X' / n of one block.
+
+        Args:
+            block: Number of the block.
+            inputs: Input numbers of the rows, (rows,).
+
+        Returns:
+            float64 (rows, inputs).
+        """
 
     @abstractmethod
     def energy(self, weight: Matrix) -> NDArray[np.float64]:
-        """Mean square of each product's output W X, summed over its rows, float64 (blocks,). weight: (blocks, rows, inputs)."""
+        """Return the mean square of each block's output W X, summed over its rows.
+
+        Args:
+            weight: W, float64 (blocks, rows, inputs).
+
+        Returns:
+            float64 (blocks,).
+        """
 
     @abstractmethod
     def hessians(self, mean: float, damping: float) -> list[Hessian]:
-        """What inputs have in common, as far as so many columns tell, for each product: covariance + mean m m' + lambda I.
+        """Return a regularised second-moment matrix for each block.
 
-        mean: 1 where the means m count like all else (the matrix is that about zero), 0 where a bias takes them up. damping: lambda as a
-        share of the mean diagonal. With fewer than SUPPORT columns per input, covariances are drawn towards zero by inputs / (inputs +
-        columns): few columns make inputs look as if they could replace each other (Ledoit & Wolf, A well-conditioned estimator for
-        large-dimensional covariance matrices, 2004, with a fixed share). Variances and means stay.
+        It is the covariance + mean * m m' + lambda I, where m are the means of the inputs. With fewer than SUPPORT
+        columns per input, covariances are shrunk towards zero by inputs / (inputs + columns), because few columns
+        make inputs look as if they could replace each other (Ledoit & Wolf, A well-conditioned estimator for
+        large-dimensional covariance matrices, 2004, with a fixed share). Variances and means are not shrunk.
+
+        Args:
+            mean: Weight of the means. 1 gives second moments about zero; 0 is for layers whose bias absorbs the means.
+            damping: The ridge penalty lambda as a share of the mean diagonal.
         """
 
 
 @dataclass(frozen=True, slots=True)
-class Sums(Moments):
-    """gram: sum of x x', float64 (blocks, inputs, inputs)."""
+class MomentSums(Moments):
+    """Moments as sums over columns.
+
+    Args:
+        gram: Sum of x x', float64 (blocks, inputs, inputs).
+        total: Sum of x, float64 (blocks, inputs).
+        count: Number of columns.
+    """
 
     gram: Matrix
     total: Matrix
     count: int
 
     @classmethod
-    def of(cls, x: Matrix) -> Sums:
-        """The sums of these columns, float64 (blocks, inputs, n)."""
+    def of(cls, x: Matrix) -> MomentSums:
+        """Return the sums of columns x, float64 (blocks, inputs, n)."""
         return cls(np.stack([gram(columns) for columns in x]), x.sum(axis=2), x.shape[2])
 
-    def sums(self) -> Sums:
+    def sums(self) -> MomentSums:
         """See `Moments`."""
         return self
 
-    def stored(self) -> Sums:
+    def offloaded(self) -> MomentSums:
         """See `Moments`."""
-        return Sums(on_disk(self.gram), self.total, self.count)
+        return MomentSums(on_disk(self.gram), self.total, self.count)
 
     def mean_square(self) -> Matrix:
         """See `Moments`."""
@@ -151,13 +197,13 @@ class Sums(Moments):
         return np.asarray(sums) / max(self.count, 1)
 
     def covariance(self) -> Matrix:
-        """Gram matrix of the centred columns over their number, (blocks, inputs, inputs); exactly zero for constant inputs."""
+        """Return the covariance of the inputs, float64 (blocks, inputs, inputs); exactly zero for constant inputs."""
         result = self.gram / max(self.count, 1)
         centre(result, self.mean)
         return result
 
     def hessian(self, *, mean: float) -> Matrix:
-        """The matrices of `hessians` without lambda, (blocks, inputs, inputs)."""
+        """Return the matrices of `hessians` without lambda, float64 (blocks, inputs, inputs)."""
         inputs = self.gram.shape[1]
         enough = self.count >= SUPPORT * inputs
         if enough and mean == 1:
@@ -178,8 +224,12 @@ class Sums(Moments):
 
 
 @dataclass(frozen=True, slots=True)
-class Columns(Moments):
-    """x: the columns X, float64 (blocks, inputs, n)."""
+class MomentColumns(Moments):
+    """Moments as the columns themselves.
+
+    Args:
+        x: The columns X, float64 (blocks, inputs, n).
+    """
 
     x: Matrix
 
@@ -193,12 +243,12 @@ class Columns(Moments):
         """See `Moments`."""
         return int(self.x.shape[2])
 
-    def sums(self) -> Sums:
+    def sums(self) -> MomentSums:
         """See `Moments`."""
-        return Sums.of(self.x)
+        return MomentSums.of(self.x)
 
-    def stored(self) -> Columns:
-        """See `Moments`: they are small beside a matrix."""
+    def offloaded(self) -> MomentColumns:
+        """See `Moments`. Columns stay in memory: they are smaller than the matrix."""
         return self
 
     def mean_square(self) -> Matrix:
@@ -215,13 +265,16 @@ class Columns(Moments):
         return np.asarray(sums) / max(self.count, 1)
 
     def hessians(self, mean: float, damping: float) -> list[Hessian]:
-        """See `Moments`: all but the diagonal of a covariance that is drawn towards zero is an outer product of columns."""
-        count, middle = max(self.count, 1), self.mean
-        centred = self.x - middle[:, :, None]
+        """See `Moments`. The matrix is a diagonal plus an outer product of the columns."""
+        count, means = max(self.count, 1), self.mean
+        centred = self.x - means[:, :, None]
         variance = np.einsum("bin,bin->bi", centred, centred) / count
-        constant = variance <= ROUNDING * self.mean_square()
+        constant = variance <= ZERO_VARIANCE_SHARE * self.mean_square()
         centred[constant], variance[constant] = 0.0, 0.0
         share = self.count / (self.count + self.x.shape[1])
         centred *= np.sqrt(share / count)
-        factors = np.concatenate([centred, np.sqrt(mean) * middle[:, :, None]], axis=2) if mean else centred
-        return [Factored((1 - share) * rest, factor, damping) for rest, factor in zip(variance, factors, strict=True)]
+        factors = np.concatenate([centred, np.sqrt(mean) * means[:, :, None]], axis=2) if mean else centred
+        return [
+            Factored((1 - share) * diagonal, factor, damping)
+            for diagonal, factor in zip(variance, factors, strict=True)
+        ]

@@ -51,8 +51,8 @@ def test_fits_are_the_same(sizes, with_lost, centred, damping):
             assert fit.error(near) - fit.error(far) == pytest.approx(
                 first.error(near) - first.error(far), rel=1e-6, abs=1e-8
             )
-    np.testing.assert_allclose(columns.lost(weight), columns.sums().lost(weight), atol=1e-9)
-    np.testing.assert_allclose(columns.lost(weight), (y - weight @ z).sum(axis=2), atol=1e-9)
+    np.testing.assert_allclose(columns.residual(weight), columns.sums().residual(weight), atol=1e-9)
+    np.testing.assert_allclose(columns.residual(weight), (y - weight @ z).sum(axis=2), atol=1e-9)
 
 
 @settings(max_examples=50, deadline=None)
@@ -77,7 +77,9 @@ def test_columns_are_merged_while_they_are_few():
     first, second = (regression_data(weight, x[:, :, some], z[:, :, some]) for some in (slice(5), slice(5, None)))
     assert isinstance(first + second, RegressionColumns)
     assert isinstance(first + second + second, RegressionSums)
-    np.testing.assert_allclose((first + second + second).wanted, (first.sums() + second.sums() + second.sums()).wanted)
+    np.testing.assert_allclose(
+        (first + second + second).target_total, (first.sums() + second.sums() + second.sums()).target_total
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -88,10 +90,10 @@ def test_pieces_of_any_size_show_what_all_columns_show(sizes, cuts, with_lost):
     gathered = RegressionCollector(weight)
     for piece in zip(*(np.split(part, sorted(cuts), axis=2) for part in parts), strict=True):
         gathered.add(*piece)
-    found, whole = gathered.pairs().sums(), regression_data(weight, *parts).sums()
-    for name in ("target", "gram", "wanted", "repaired", "count"):
+    found, whole = gathered.data().sums(), regression_data(weight, *parts).sums()
+    for name in ("cross", "gram", "target_total", "input_total", "count"):
         np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-9, atol=1e-9)
-    assert RegressionCollector(weight).pairs() is None
+    assert RegressionCollector(weight).data() is None
 
 
 def test_a_network_is_pruned_alike_whichever_form_is_taken(monkeypatch):
@@ -99,7 +101,7 @@ def test_a_network_is_pruned_alike_whichever_form_is_taken(monkeypatch):
     data = np.load(MODELS / "digits_resnet.npz")
     weights = []
     for few in (4, 10**9):
-        monkeypatch.setattr(moments, "FEW", few)
+        monkeypatch.setattr(moments, "MIN_INPUTS_PER_COLUMN", few)
         cut = spa_onnx.prune(
             MODELS / "digits_resnet.onnx", 0.4, data={"image": data["x"][:12]}, samples=12, check=False
         )

@@ -109,7 +109,7 @@ def test_sums_do_not_depend_on_how_columns_are_split(rows):
         np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
     wanted = weight[1] @ x[1] + lost[1]
     np.testing.assert_allclose(whole.centred()[0][1], np.cov(wanted, z[1], bias=True)[:rows, rows:], atol=1e-12)
-    np.testing.assert_allclose(whole.wanted[1], wanted.sum(axis=1), atol=1e-12)
+    np.testing.assert_allclose(whole.target_total[1], wanted.sum(axis=1), atol=1e-12)
 
 
 def test_little_known_directions_stay_what_they_were():
@@ -152,7 +152,9 @@ def test_a_few_samples_move_weights_less():
     (layer,) = linear_layers(Model.of(net("float[N,20] x", "float[20,4] w1", "y = MatMul(x, w1)", "float[N,4] y")()))
     z, y, start = rng.standard_normal((1, 20, 10)), rng.standard_normal((1, 4, 10)), np.zeros((1, 4, 20))
     few = regression_data(start, z, z, y).sums()
-    many = RegressionSums(1000 * few.target, 1000 * few.gram, 1000 * few.wanted, 1000 * few.repaired, 1000 * few.count)
+    many = RegressionSums(
+        1000 * few.cross, 1000 * few.gram, 1000 * few.target_total, 1000 * few.input_total, 1000 * few.count
+    )
     moved = [np.square(sequential._fitted(layer, [known], start, [np.arange(20)])).sum() for known in (few, many)]
     assert moved[0] < 0.6 * moved[1]
 
@@ -202,7 +204,7 @@ def test_large_models_are_refitted_layer_by_layer_only_with_made_up_samples(monk
     monkeypatch.setattr(refit, "refit_in_order", lambda *given, **_: called.append(given) or given[4])
     spa_onnx.prune(CONV(), 0.4, samples=32)
     assert len(called) == 1
-    monkeypatch.setattr(calibration, "WORK", 20 * macs(Model.of(CONV())))
+    monkeypatch.setattr(calibration, "MOST_SYNTHETIC_MACS", 20 * macs(Model.of(CONV())))
     spa_onnx.prune(CONV(), 0.4, samples=32)
     assert len(called) == 1
     spa_onnx.prune(CONV(), 0.4, samples=32, data={"x": samples((3, 6, 6), 32)})

@@ -23,9 +23,10 @@ from spa_onnx.model.model import Model
 from spa_onnx.operators.macs import macs
 from spa_onnx.statistics import calibration, moments
 from spa_onnx.statistics.calibration import calibrate
-from spa_onnx.statistics.collect import Schedule, View, channel_moments, collect, observe, positions_of, with_outputs
-from spa_onnx.statistics.memory import ARENA, COPIES, room, running, widest_cut
-from spa_onnx.statistics.moments import Columns, Sums
+from spa_onnx.statistics.collect import Schedule, channel_moments, collect, observe, with_outputs
+from spa_onnx.statistics.memory import ARENA_FACTOR, MATRIX_COPIES, memory_budget, peak_bytes, widest_cut
+from spa_onnx.statistics.moments import MomentColumns, MomentSums
+from spa_onnx.statistics.subsampling import Subsampling, positions_per_sample
 from spa_onnx.synthetic.generate import generate_samples, has_stored_statistics, with_batch_statistics
 
 MIXED = net(
@@ -72,7 +73,7 @@ def test_neither_batch_size_nor_order_matters(sizes, seed):
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 20), st.integers(1, 20), st.integers(0, 1000))
 def test_addition_is_merging(blocks, inputs, first, second, seed):
     x = np.random.default_rng(seed).standard_normal((blocks, inputs, first + second)) + 1
-    both, whole = Sums.of(x[:, :, :first]) + Sums.of(x[:, :, first:]), Sums.of(x)
+    both, whole = MomentSums.of(x[:, :, :first]) + MomentSums.of(x[:, :, first:]), MomentSums.of(x)
     assert both.count == whole.count == first + second
     np.testing.assert_allclose(both.gram, whole.gram, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(both.mean, x.mean(axis=2), rtol=1e-12, atol=1e-12)
@@ -85,7 +86,7 @@ def test_addition_is_merging(blocks, inputs, first, second, seed):
 @pytest.mark.parametrize("mean", [0.0, 1.0, 3.0])
 def test_few_columns_say_little_of_what_inputs_have_in_common(mean):
     x = np.random.default_rng(0).standard_normal((1, 20, 20 * SUPPORT)) + 1
-    many, few = Sums.of(x), Sums.of(x[:, :, :10])
+    many, few = MomentSums.of(x), MomentSums.of(x[:, :, :10])
     np.testing.assert_allclose(
         many.hessian(mean=mean)[0], np.cov(x[0], bias=True) + mean * np.outer(many.mean, many.mean)
     )
@@ -100,7 +101,7 @@ def test_few_columns_say_little_of_what_inputs_have_in_common(mean):
 def test_the_covariance_of_a_constant_is_zero():
     x = np.random.default_rng(0).standard_normal((1, 3, 50))
     x[0, 1] = 1000.1
-    covariance = Sums.of(x).covariance()[0]
+    covariance = MomentSums.of(x).covariance()[0]
     assert not covariance[1].any()
     assert not covariance[:, 1].any()
     assert covariance[0, 0] > 0.1
@@ -281,7 +282,7 @@ def test_images_are_smooth_whether_statistics_are_stored_or_not():
 @pytest.mark.parametrize(("work", "made"), [(0, 16), (10**6, 20), (10**12, 40)])
 def test_large_models_are_shown_fewer_made_up_samples(monkeypatch, work, made):
     model = Model.of(BIG())
-    monkeypatch.setattr(calibration, "WORK", work * 20 * macs(model) // 10**6)
+    monkeypatch.setattr(calibration, "MOST_SYNTHETIC_MACS", work * 20 * macs(model) // 10**6)
     assert calibrate(model, {"N": 8}, None, 40, 0).samples == made
 
 
@@ -304,11 +305,11 @@ def test_neither_batches_nor_order_nor_passes_matter_where_positions_are_drawn(s
     count = sum(sizes)
     x = np.random.default_rng(seed).standard_normal((count, 3, 24, 24)).astype(np.float32)
     found = list(linear_layers(model))
-    assert all(positions_of(layer, 100 * count) < 24 * 24 for layer in found)
+    assert all(positions_per_sample(layer, 100 * count) < 24 * 24 for layer in found)
 
     def seen(feeds, passes):
         found_there = observe(model, model.proto, found, ["a"], feeds, Schedule(100 * count, seed, passes))
-        return {c.weight: found_there.products[c.key] for c in found}, found_there.channels["a"]
+        return {c.weight: found_there.layers[c.key] for c in found}, found_there.channels["a"]
 
     together = ["a", "b", "d", "f", "x"]
     whole, channels = seen([{"x": x}], [together])
@@ -338,10 +339,10 @@ def test_rows_of_a_sequence_belong_to_their_sample():
     model = Model.of(net("float[N,50,6] x", "float[6,4] w", "y = MatMul(x, w)", "float[N,50,4] y")())
     x = np.random.default_rng(0).standard_normal((8, 50, 6)).astype(np.float32)
     found = list(linear_layers(model))
-    whole = observe(model, model.proto, found, (), [{"x": x}], Schedule(400, 0, [["x"]])).products
-    parts = observe(model, model.proto, found, (), batches(x[::-1], [3, 1, 4]), Schedule(400, 0, [["x"]])).products
+    whole = observe(model, model.proto, found, (), [{"x": x}], Schedule(400, 0, [["x"]])).layers
+    parts = observe(model, model.proto, found, (), batches(x[::-1], [3, 1, 4]), Schedule(400, 0, [["x"]])).layers
     for key, sums in whole.items():
-        assert sums.count == parts[key].count == 8 * positions_of(found[0], 400)
+        assert sums.count == parts[key].count == 8 * positions_per_sample(found[0], 400)
         np.testing.assert_allclose(sums.gram, parts[key].gram, rtol=1e-12)
 
 
@@ -381,18 +382,22 @@ def test_a_forward_pass_holds_what_is_kept_and_what_is_still_to_be_read(kept, ch
     )
     weights = "float[8,3,1,1] w1, float[6,8,1,1] w2, float[3,14,1,1] w3"
     model = Model.of(net("float[N,3,24,24] x", weights, body, "float[N,3,24,24] y")())
-    assert running(model, set(kept)) == 4 * 24 * 24 * sum(channels)
+    assert peak_bytes(model, set(kept)) == 4 * 24 * 24 * sum(channels)
 
 
 @pytest.mark.parametrize(("room_for", "fit"), [(100, 40), (40, 40), (36, 36), (20, 0)])
 def test_as_many_samples_are_repaired_in_the_order_of_the_graph_as_memory_holds(room_for, fit, monkeypatch):
     model = Model.of(BIG())
-    held = 2 * widest_cut(model, {"x", "b", "d", "f"}) * (room_for + ARENA * 40)  # and for a batch of all 40 that runs
-    monkeypatch.setattr(calibration, "room", lambda *given: replace(room(*given), in_order=held))
+    held = (
+        2 * widest_cut(model, {"x", "b", "d", "f"}) * (room_for + ARENA_FACTOR * 40)
+    )  # and for a batch of all 40 that runs
+    monkeypatch.setattr(
+        calibration, "memory_budget", lambda *given: replace(memory_budget(*given), sequential_tensors=held)
+    )
     x = np.random.default_rng(0).standard_normal((40, 3, 24, 24)).astype(np.float32)
     known = calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), 40, 0)
-    assert (known.samples, known.in_order) == (40, fit)
-    assert sum(len(feed["x"]) for feed in known.first(known.in_order)) == fit
+    assert (known.samples, known.sequential_samples) == (40, fit)
+    assert sum(len(feed["x"]) for feed in known.first(known.sequential_samples)) == fit
     assert known.describe() == "40 given samples" + (", 36 of them in the order of the graph" if fit == 36 else "")
 
 
@@ -445,18 +450,18 @@ def test_a_folder_for_temporary_files_that_is_full_is_named(monkeypatch):
 @pytest.mark.parametrize("samples", [20, 200])
 def test_of_what_is_too_wide_for_a_matrix_as_many_columns_are_looked_at_as_fit(samples):
     """One in some samples where even one position of each is too much."""
-    model, memory = wide(400), COPIES * 8 * 400 * 90
+    model, memory = wide(400), MATRIX_COPIES * 8 * 400 * 90
     known = known_of(model, samples, memory)
     for layer in known.layers:
         found = known.statistics[layer.key]
-        assert isinstance(found, Columns)
+        assert isinstance(found, MomentColumns)
         assert 10 <= found.count <= 130
-    assert all(isinstance(found, Sums) for found in known_of(model, samples).statistics.values())
+    assert all(isinstance(found, MomentSums) for found in known_of(model, samples).statistics.values())
 
 
 def test_either_half_has_samples_where_not_all_are_looked_at():
     keys = np.random.default_rng(0).integers(0, 2**32, 1000, np.uint32)
-    taken = keys[View(1, 4).takes(keys)]
+    taken = keys[Subsampling(1, 4).takes(keys)]
     assert 200 < len(taken) < 300
     assert 0.4 < (taken % 2).mean() < 0.6
 

@@ -11,8 +11,8 @@ from spa_onnx.linalg import hessian
 from spa_onnx.linalg.hessian import Factored, Full
 from spa_onnx.linalg.obs import CALIBRATED, SUPPORT, SYNTHETIC, UNCERTAIN
 from spa_onnx.statistics import collect as statistics
-from spa_onnx.statistics.collect import _Gathered
-from spa_onnx.statistics.moments import Columns, Sums, are_few
+from spa_onnx.statistics.collect import _MomentAccumulator
+from spa_onnx.statistics.moments import MomentColumns, MomentSums, are_few
 
 CLOSE = 1e-8
 
@@ -42,14 +42,14 @@ def problem(blocks, rows, channels, size, columns, seed):
 
 def both(x, regularisation, *, biased):
     mean, damping = regularisation.of(biased=biased)
-    return [moments.hessians(mean, damping) for moments in (Sums.of(x), Columns(x))]
+    return [moments.hessians(mean, damping) for moments in (MomentSums.of(x), MomentColumns(x))]
 
 
 @settings(max_examples=50, deadline=None)
 @given(SIZES)
 def test_moments_are_the_same(sizes):
     weight, x, _ = problem(*sizes)
-    sums, columns = Sums.of(x), Columns(x)
+    sums, columns = MomentSums.of(x), MomentColumns(x)
     assert sums.count == columns.count == x.shape[2]
     np.testing.assert_allclose(columns.total, sums.total, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(columns.mean, x.mean(axis=2), rtol=1e-12, atol=1e-12)
@@ -97,7 +97,7 @@ def test_refitted_weights_are_the_same(sizes, regularisation, biased):
 
 def test_weights_are_looked_at_in_portions(monkeypatch):
     weight, x, owned = problem(1, 4, 6, 3, 5, 0)
-    (factored,) = Columns(x).hessians(1.0, 0.01)
+    (factored,) = MomentColumns(x).hessians(1.0, 0.01)
     whole = factored.surgeon(weight[0], owned, np.arange(6), 6).saliency()
     monkeypatch.setattr(hessian, "AT_ONCE", 2 * 4 * 3)
     np.testing.assert_allclose(factored.surgeon(weight[0], owned, np.arange(6), 6).saliency(), whole)
@@ -109,7 +109,7 @@ def test_weights_are_looked_at_in_portions(monkeypatch):
 @pytest.mark.parametrize("mean", [0.0, 1.0])
 def test_inputs_that_tell_nothing_are_no_reason_to_fail(x, mean):
     weight = np.random.default_rng(0).standard_normal((2, 6))
-    for moments in (Sums.of(x), Columns(x)):
+    for moments in (MomentSums.of(x), MomentColumns(x)):
         (form,) = moments.hessians(mean, 0.01)
         surgeon = form.surgeon(weight, np.arange(6).reshape(3, 2), np.arange(3), 3)
         for number in range(3):
@@ -124,16 +124,16 @@ def test_columns_become_sums_when_they_are_many(blocks, inputs, counts, seed):
     """Whatever the portions in which they come, and whether they are merged or gathered."""
     rng = np.random.default_rng(seed)
     parts = [rng.standard_normal((blocks, inputs, count)) + 1 for count in counts]
-    gathered = _Gathered(blocks, inputs)
+    gathered = _MomentAccumulator(blocks, inputs)
     for part in parts:
         gathered.add(part.copy())
     x = np.concatenate(parts, axis=2)
     if not x.size:
         assert gathered.count == 0
         return
-    merged = sum((Columns(part) for part in parts[1:]), Columns(parts[0]))
+    merged = sum((MomentColumns(part) for part in parts[1:]), MomentColumns(parts[0]))
     for moments in (gathered.moments(), merged):
-        assert isinstance(moments, Columns) == are_few(x.shape[2], inputs) or len(parts) == 1
+        assert isinstance(moments, MomentColumns) == are_few(x.shape[2], inputs) or len(parts) == 1
         assert moments.count == x.shape[2]
         np.testing.assert_allclose(moments.sums().gram, x @ x.transpose(0, 2, 1), rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(moments.total, x.sum(axis=2), rtol=1e-12, atol=1e-12)
@@ -144,7 +144,7 @@ def test_no_matrix_of_all_inputs_is_made_of_few_columns(monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(statistics, "add_gram", refuse)
-    gathered = _Gathered(1, 100_000)
+    gathered = _MomentAccumulator(1, 100_000)
     gathered.add(np.random.default_rng(0).standard_normal((1, 100_000, 3)))
     (form,) = gathered.moments().hessians(1.0, 0.01)
     weight = np.ones((2, 100_000))
