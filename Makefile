@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := .venv-demo
 SHARED_MODELS ?= ../shared/models
 
-.PHONY: demo test test-all test-lowest lint docs clean
+.PHONY: demo test test-all test-lowest lint mutants docs clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,8 +38,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+mutants: $(VENV)/.installed
+	nice $(BIN)/python tests/mutation/run.py
+
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) .venv-* digits_resnet.pruned.onnx build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-* .mutants digits_resnet.pruned.onnx build dist .mypy_cache .ruff_cache .pytest_cache

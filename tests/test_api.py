@@ -91,7 +91,7 @@ def test_the_figures_are_those_of_the_models(result):
 
 def test_a_plan_is_json_that_tells_every_cut(result):
     plan = json.loads(json.dumps(result.plan))
-    assert plan["format"] == 1
+    assert plan["format"] == 2
     assert plan["repaired"] is False
     assert plan["settings"]["ratio"] == 0.4
     source = {tensor.name: tensor for tensor in onnx.load(RESNET).graph.initializer}

@@ -204,6 +204,14 @@ def test_ranks_take_the_lowest_of_every_part():
     assert group.steps == 3
 
 
+def test_a_plan_says_how_many_parts_a_group_has():
+    proto = CONVOLUTIONS["conv_grouped_in_turn"]()
+    result = spa_onnx.prune(proto, 0.5, criterion="l1", check=False)
+    free = {group.name: group.parts for group in analyse(Model.of(proto)).prunable()}
+    assert {group["name"]: group.get("parts", 1) for group in result.plan["groups"]} == free
+    assert 2 in free.values()
+
+
 @pytest.mark.parametrize("criterion", ["l1", "obspa"])
 @pytest.mark.parametrize("name", NETS)
 def test_a_plan_with_parts_is_read_and_applied_again(name, criterion, tmp_path):

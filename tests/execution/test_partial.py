@@ -49,11 +49,11 @@ def test_inputs_are_there_from_the_start_and_can_be_asked_for_again():
 def test_nothing_is_kept_that_nobody_ahead_reads():
     walk = PartialExecution(RESIDUAL(), feeds(1))
     walk.tensor("b")
-    assert set(walk._known[0]) == {"b"}
+    assert set(walk.batches[0]) == {"b"}
     walk.tensor("d")
-    assert set(walk._known[0]) == {"b", "d"}
+    assert set(walk.batches[0]) == {"b", "d"}
     walk.tensor("y")
-    assert set(walk._known[0]) == {"y"}
+    assert set(walk.batches[0]) == {"y"}
 
 
 def test_no_node_runs_twice(monkeypatch):

@@ -7,6 +7,16 @@ def _grouped(op: str, weight: str, nodes_attributes: str, into: int = 8, bias: i
     return image(f"z = {op}<{nodes_attributes}>(a, w2, b2)", f"float[{weight}] w2, float[{bias}] b2", into=into)
 
 
+def _resized_rows(nodes: str, weights: str, opset: int = 17) -> Build:
+    """A linear layer makes `m` of the rows of an image, which `nodes` resize, another reads them."""
+    return net(
+        "float[2,3,6,6] x",
+        f"float[6,8] w1, {weights}, float[8,4] w9",
+        f"m = MatMul(x, w1) {nodes} y = MatMul(z, w9)",
+        opset=opset,
+    )
+
+
 NETS: dict[str, Build] = {
     "conv": image(
         "b = Conv<pads=[1,1,1,1], strides=[2,2]>(a, w2, b2) r = LeakyRelu(b) z = Conv(r, w3)",
@@ -101,6 +111,11 @@ NETS: dict[str, Build] = {
     "max_pool_indices": image(
         "b = Conv(a, w2) z, i = MaxPool<kernel_shape=[2,2]>(b)", "float[6,8,1,1] w2", into=6, outputs="y, i"
     ),
+    "max_pool_then_product_over_width": net(
+        "float[2,3,9] x",
+        "float[8,3,2] w1, float[5,8,1] w2, float[7,4] w9",
+        "a = Conv(x, w1) b = Conv(a, w2) c = MaxPool<kernel_shape=[2]>(b) y = MatMul(c, w9)",
+    ),
     "average_pool": image("z = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(a)"),
     "lp_pool": image("z = LpPool<kernel_shape=[2,2], p=2>(a)"),
     "global_average_pool": image("z = GlobalAveragePool(a)"),
@@ -108,6 +123,16 @@ NETS: dict[str, Build] = {
     "global_lp_pool": image("z = GlobalLpPool<p=2>(a)"),
     "grid_sample": image("z = GridSample(a, grid)", "float[2,5,4,2] grid"),
     "grid_sample_computed": image("g = Tanh(flow) z = GridSample<align_corners=1>(a, g)", "float[2,6,6,2] flow"),
+    "grid_sample_then_product_over_height": net(
+        "float[2,3,6,6] x",
+        "float[8,3,1,1] w1, float[5,8,1,1] w2, float[2,5,4,2] grid, float[5,7] w9",
+        "a = Conv(x, w1) b = Conv(a, w2) c = GridSample(b, grid) d = Transpose<perm=[0,1,3,2]>(c) y = MatMul(d, w9)",
+    ),
+    "roi_align_then_product_over_height": net(
+        "float[2,3,6,6] x",
+        "float[8,3,1,1] w1, float[5,8,1,1] w2, float[2,4] boxes = {0.0, 0.0, 5.0, 5.0, 1.0, 1.0, 4.0, 4.0}, int64[2] which = {0, 1}, float[3,7] w9",
+        "a = Conv(x, w1) b = Conv(a, w2) c = RoiAlign<output_height=3, output_width=2>(b, boxes, which) d = Transpose<perm=[0,1,3,2]>(c) y = MatMul(d, w9)",
+    ),
     "roi_align": image(
         "r = RoiAlign<output_height=3, output_width=3, spatial_scale=1.0>(a, boxes, which) z = Relu(r)",
         "float[3,4] boxes = {0.0, 0.0, 5.0, 5.0, 1.0, 1.0, 4.0, 4.0, 0.0, 2.0, 3.0, 5.0}, int64[3] which = {0, 1, 1}",
@@ -124,6 +149,21 @@ NETS: dict[str, Build] = {
         "d = Shape(a) e = Slice(d, zero, two, zero) s = Concat<axis=0>(e, hw) z = Resize(a, , , s)",
         "int64[1] zero = {0}, int64[1] two = {2}, int64[2] hw = {12, 12}",
         batch="N",
+    ),
+    "resize_channels": image(
+        'b = Conv(a, w2) z = Resize<mode="nearest">(b, , s)',
+        "float[6,8,1,1] w2, float[4] s = {1.0, 2.0, 1.0, 1.0}",
+        into=12,
+    ),
+    "resize_height_alone": _resized_rows('z = Resize<mode="nearest">(m, , s)', "float[4] s = {1.0, 1.0, 2.0, 1.0}"),
+    "resize_height_alone_by_sizes": _resized_rows('z = Resize<mode="nearest">(m, , , s)', "int64[4] s = {2, 3, 12, 8}"),
+    "resize_height_alone_opset_10": _resized_rows(
+        'z = Resize<mode="nearest">(m, s)', "float[4] s = {1.0, 1.0, 2.0, 1.0}", opset=10
+    ),
+    "resize_height_by_computed_sizes": net(
+        "float[N,3,6,6] x",
+        "float[6,8] w1, float[8,5] w2, int64[4] twice = {1, 1, 2, 1}, float[5,4] w9",
+        'l = MatMul(x, w1) m = MatMul(l, w2) d = Shape(m) e = Mul(d, twice) z = Resize<mode="nearest">(m, , , e) y = MatMul(z, w9)',
     ),
     "upsample": image('z = Upsample<mode="nearest">(a, s)', "float[4] s = {1.0, 1.0, 2.0, 3.0}", opset=9),
     "batch_normalization": image(

@@ -42,6 +42,26 @@ NETS: dict[str, Build] = {
         "i = ArgMax<axis=1, keepdims=0>(a) h = OneHot<axis=1>(i, depth, values) z = Mul(a, h)",
         "int64 depth = {5}, float[2] values = {0.25, 1.5}",
     ),
+    "one_hot_at_the_end": tokens(
+        "i = ArgMax<axis=1, keepdims=0>(a) h = OneHot(i, depth, values) t = Transpose<perm=[0,2,1]>(h) z = Mul(a, t)",
+        "int64 depth = {5}, float[2] values = {0.25, 1.5}",
+    ),
+    "one_hot_of_two_axes_at_the_end": image(
+        "i = ArgMax<axis=2, keepdims=0>(a) h = OneHot<axis=-1>(i, depth, values) t = Transpose<perm=[0,1,3,2]>(h) z = Mul(a, t)",
+        "int64 depth = {6}, float[2] values = {0.25, 1.5}",
+    ),
+    "gather_elements_from_the_end": image("z = GatherElements<axis=-1>(a, index)", "int64[2,8,6,3] index"),
+    "scatter_elements_from_the_end": image(
+        "z = ScatterElements<axis=-1>(a, index, u)", "int64[2,8,6,3] index, float[2,8,6,3] u"
+    ),
+    "tensor_scatter_four_axes": image(
+        "z = TensorScatter(cache, a, place)", "float[2,8,9,6] cache, int64[2] place = {0, 2}", opset=24
+    ),
+    "tensor_scatter_channels_in_front": tokens(
+        "t = Transpose<perm=[2,1,0]>(a) s = TensorScatter<axis=1>(cache, t, place) z = Transpose<perm=[2,1,0]>(s)",
+        "float[8,7,2] cache, int64[8] place = {0, 1, 2, 0, 1, 2, 0, 1}",
+        opset=24,
+    ),
     "trilu": tokens("t = Transpose<perm=[2,0,1]>(a) l = Trilu(t) z = Transpose<perm=[1,2,0]>(l)"),
     "trilu_channels": tokens("l = Trilu(a) b = MatMul(l, w2) z = Tanh(b)", "float[8,7] w2", into=7),
     "range_positions": tokens(
@@ -57,6 +77,20 @@ NETS: dict[str, Build] = {
     "slice_three_quarters": tokens(
         "d = Shape(a) n = Gather(d, two) t = Mul(n, three) e = Div(t, four) z = Slice(a, zero, e, two)",
         "int64[1] zero = {0}, int64[1] two = {2}, int64[1] three = {3}, int64[1] four = {4}",
+        into=6,
+    ),
+    "pad_channels_to_sixteen": image(
+        "b = Conv(a, w2) d = Shape(b) n = Gather(d, one) c = Sub(sixteen, n) "
+        "p = Concat<axis=0>(nought, nought, nought, nought, nought, c, nought, nought) z = Pad(b, p)",
+        "float[6,8,1,1] w2, int64[1] one = {1}, int64[1] sixteen = {16}, int64[1] nought = {0}",
+        into=16,
+    ),
+    "pad_by_reflection_of_two_axes": image(
+        'z = Pad<mode="reflect">(a, p, , axes)', "int64[4] p = {1, 1, 1, 1}, int64[2] axes = {2, 3}", opset=18
+    ),
+    "slice_of_nothing": image(
+        "b = Conv(a, w2) e = Slice(b, start, end, one) z = Concat<axis=1>(b, e)",
+        "float[6,8,1,1] w2, int64[1] start = {0}, int64[1] end = {-20}, int64[1] one = {1}",
         into=6,
     ),
     "pad_to_same": image(
@@ -81,7 +115,8 @@ NETS: dict[str, Build] = {
         "float[6,8,1,1] w2, float[6] scale, float[6] b2",
         into=6,
         opset=21,
-        outputs="float[2,4,6,6] y",
+        size=5,
+        outputs="float[2,4,5,5] y",
     ),
     "group_normalization_decomposed": image(
         "r = Reshape(a, s) n = InstanceNormalization(r, scale, b2) d = Shape(a) b = Reshape(n, d) z = Mul(b, g)",

@@ -40,6 +40,11 @@ NETS: dict[str, Build] = {
         "float[6,8,1,1] w2, float[6] scale2, int8[6] z2 = {0, 0, 0, 0, 0, 0}",
         into=6,
     ),
+    "qdq_bias_axis_from_the_end": tokens(
+        "m2 = MatMul(a, w2) c = DequantizeLinear<axis=-1>(bias2, scale2) z = Add(m2, c)",
+        "float[8,6] w2, int32[6] bias2, float[6] scale2",
+        into=6,
+    ),
     "qdq_matmul_per_column": tokens(
         "w = DequantizeLinear<axis=1>(q2, scale2) b = MatMul(a, w) z = Relu(b)", "int8[8,6] q2, float[6] scale2", into=6
     ),

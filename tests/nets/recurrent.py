@@ -121,6 +121,11 @@ NETS: dict[str, Build] = {
         "z = Squeeze(h, at) y = MatMul(z, w9)",
         outputs="float[5,N,4] y",
     ),
+    "lstm_then_product_over_time": net(
+        "float[5,2,3] x",
+        f"float[3,6] w1, {_sizes('LSTM', 1)}, int64[1] one = {{1}}, float[5,4] w9",
+        "a = MatMul(x, w1) h = LSTM<hidden_size=8>(a, wi, wr, b) s = Squeeze(h, one) t = Transpose<perm=[1,2,0]>(s) y = MatMul(t, w9)",
+    ),
     "lstm_state_outside": net(
         "float[5,2,3] x, float[1,2,8] h0",
         f"float[3,6] w1, {_sizes('LSTM', 1)}, float[1,2,8] c0, int64[1] one = {{1}}, float[8,4] w9",
@@ -155,8 +160,8 @@ NETS: dict[str, Build] = {
                 "_per_row",
                 1,
                 "forward",
-                "scale1, z1, scale2, z1",
-                f"float[1,32] scale1, float[1,32] scale2, int8[1,32] z1 = {{{', '.join('0' * 32)}}}",
+                "scale1, z1, scale2, z2",
+                f"float[1,32] scale1, float[1,32] scale2, int8[1,32] z1 = {{{', '.join('0' * 32)}}}, int8[1,32] z2 = {{{', '.join('0' * 32)}}}",
             ),
         )
     },

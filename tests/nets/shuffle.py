@@ -1,6 +1,6 @@
 """Channel shuffles in the forms that exporters write."""
 
-from nets.build import Build, image
+from nets.build import Build, image, net, tokens
 
 _STATIC = "int64[5] s = {2, 2, 4, 6, 6}, int64[4] r = {2, 8, 6, 6}"
 _MIX = "t = Reshape(a, s) u = Transpose<perm=[0,2,1,3,4]>(t) b = Reshape(u, r)"
@@ -60,5 +60,15 @@ NETS: dict[str, Build] = {
     ),
     "shuffle_read_inside": image(
         f"{_MIX} m = ReduceMax<axes=[1], keepdims=0>(t) z = Concat<axis=1>(b, m)", _STATIC, into=12
+    ),
+    "shuffle_by_transpose_without_order": net(
+        "float[1,6] x",
+        "float[6,8] w1, int64[2] apart = {2, 4}, int64[2] back = {1, 8}, float[8,5] w9",
+        "a = MatMul(x, w1) r = Reshape(a, apart) t = Transpose(r) z = Reshape(t, back) y = MatMul(z, w9)",
+    ),
+    "reshape_that_divides_no_axis": tokens(
+        "b = MatMul(a, w2) r = Reshape(b, first) q = Reshape(r, second) t = Transpose<perm=[0,1,3,2]>(q) z = Reshape(t, back)",
+        "float[8,24] w2, int64[4] first = {2, 5, 6, 4}, int64[4] second = {2, 5, 8, 3}, int64[3] back = {2, 5, 24}",
+        into=24,
     ),
 }

@@ -1,6 +1,6 @@
 """Operators that run graphs of their own: branches and bodies that hand channels over, and some that have channels of their own."""
 
-from nets.build import Build, image
+from nets.build import Build, image, net
 
 _YES, _TWICE = "bool yes = {1}", "bool yes = {1}, int64 two = {2}"
 
@@ -33,6 +33,13 @@ NETS: dict[str, Build] = {
     "branches": image(_branches("t = Relu(a)", "u = Neg(a)"), _YES),
     "branch_that_returns_what_is_outside": image(
         _branches("t = Conv(a, w2)", "u = Identity(a)"), f"{_YES}, float[8,8,1,1] w2"
+    ),
+    "branch_that_returns_a_constant": net(
+        "float[1,3,1,1] x",
+        f"{_YES}, float[8,3,1,1] w1, float[6,8,1,1] w2, float[4,6,1,1] w9",
+        "a = Conv(x, w1) z = If(yes) <then_branch = first () => (float[1,6,1,1] t) { t = Conv(a, w2) }, "
+        "else_branch = second () => (float[1,6,1,1] u) { u = Constant<value = float[1,6,1,1] {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}>() }> "
+        "y = Conv(z, w9)",
     ),
     "branch_of_its_own_channels": image(
         _branches("k = Conv(a, w2) m = Relu(k) t = Conv(m, w3)", "u = Tanh(a)"),

@@ -104,3 +104,38 @@ def test_heads_of_a_cache_that_the_caller_holds_stay_and_the_reason_names_it():
     assert {group.name: group.size for group in analysis.prunable()} == {"wo[1]": 6, "w1[1]": 16}
     causes = {group.name: group.cause for group in analysis.pinned()}
     assert {causes[name] for name in ("wq[1]", "wk[1]", "wv[1]")} <= {"graph input", "graph output"}
+
+
+def owners(build, group):
+    """Axis -> the channel of each of its indices, in the named group."""
+    (found,) = (one for one in analyse(Model.of(build())).groups if one.name == group)
+    return {str(axis): owner.tolist() for axis, owner in found.owner.items()}
+
+
+def test_packed_queries_keys_and_values_of_a_decoder_lose_the_same_heads():
+    """onnxruntime's CPU kernel does not run this form, so that only the groups can be looked at."""
+    build = fused(
+        "l = Slice(x, start, stop, axis) q = MatMul(l, wq) z, kn, vn = com.microsoft.DecoderMaskedMultiHeadAttention"
+        "<num_heads=4, past_present_share_buffer=1>(q, , , , , pk, pv, length, , , b)",
+        "float[6,24] wq, float[2,4,5,2] pk, float[2,4,5,2] pv, int32[1] length = {3}, float[24] b, "
+        "int64[1] start = {4}, int64[1] stop = {5}, int64[1] axis = {1}",
+    )
+    heads = [0, 0, 1, 1, 2, 2, 3, 3]
+    found = owners(build, "wq[1]")
+    assert found["wq[1]"] == found["b[0]"] == heads * 3
+    assert found["w9[0]"] == heads
+    assert found["pk[1]"] == found["pv[1]"] == [0, 1, 2, 3]
+
+
+def test_experts_with_a_gate_of_its_own_lose_one_inner_width_in_all_weights_and_biases():
+    build = net(
+        "float[2,5,6] x",
+        "float[6,8] w1, float[8,3] wr, int64[2] rows = {-1, 3}, float[3,7,8] e1, float[3,7] b1, float[3,8,7] e2, float[3,8] b2, "
+        "float[3,7,8] e3, float[3,7] b3, float[8,4] w9",
+        "a = MatMul(x, w1) r = MatMul(a, wr) f = Reshape(r, rows) "
+        "z = com.microsoft.MoE<k=1>(a, f, e1, b1, e2, b2, e3, b3) y = MatMul(z, w9)",
+        outputs="float[2,5,4] y",
+        domains=', "com.microsoft": 1',
+    )
+    inner = owners(build, "e1[1]")
+    assert inner == {axis: list(range(7)) for axis in ("e1[1]", "b1[1]", "e2[2]", "e3[1]", "b3[1]")}

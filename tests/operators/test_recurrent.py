@@ -10,7 +10,9 @@ from packaging.version import Version
 
 from spa_onnx.analysis import analyse
 from spa_onnx.execution.feeds import random_feed
+from spa_onnx.model.facts import Axis, Normalises
 from spa_onnx.model.model import Model
+from spa_onnx.operators import facts
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
@@ -39,6 +41,20 @@ def test_a_state_that_is_a_graph_output_holds_the_hidden_units_with_that_reason(
 
 def test_the_two_directions_are_no_channels_and_are_not_reported_as_pinned():
     assert set(pinned("lstm_both_directions")) == {"w1[0]", "w9[1]"}
+
+
+@pytest.mark.parametrize(("state", "scaled"), [("Sin", False), ("Cos", True)])
+def test_a_quantised_layer_takes_its_scale_from_hidden_units_that_do_not_start_at_zero(state, scaled):
+    proto = net(
+        "float[5,2,3] x, float[1,2,3] u",
+        "int8[1,3,32] wi, int8[1,8,32] wr, float[1,64] b, float[1] s1 = {0.01}, int8[1] z1 = {0}, float[3,8] wu, float[1,2,8] c0",
+        f"m = MatMul(u, wu) h0 = {state}(m) y = com.microsoft.DynamicQuantizeLSTM<hidden_size=8>(x, wi, wr, b, , h0, c0, , s1, z1, s1, z1)",
+        outputs="float[5,1,2,8] y",
+        domains=', "com.microsoft": 1',
+    )()
+    model = Model.of(proto)
+    node = next(node for node in model.nodes if node.op.endswith("DynamicQuantizeLSTM"))
+    assert any(isinstance(fact, Normalises) and fact.axis == Axis("wr", 1) for fact in facts(node, model)) is scaled
 
 
 @pytest.mark.skipif(

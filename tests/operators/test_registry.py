@@ -5,7 +5,7 @@ from nets.build import image, net
 
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import RuleError
-from spa_onnx.model.facts import Axis, Coupling, Free, Pin, Span, whole
+from spa_onnx.model.facts import Axis, Coupling, Free, Pin, Positions, Span, whole
 from spa_onnx.model.model import Model
 from spa_onnx.operators import OPERATORS, facts, register
 
@@ -61,6 +61,14 @@ def test_an_axis_that_a_rule_leaves_unsaid_is_pinned(monkeypatch):
     assert pins == {Axis(tensor, dim) for tensor in ("a", "z") for dim in (0, 2, 3)}
 
 
+def test_an_axis_without_a_second_index_needs_no_pin(monkeypatch):
+    _use(monkeypatch, "Relu", lambda _node, _model: iter(()))
+    model = Model.of(image("z = Relu(a)", size=1)())
+    assert {fact.axis for fact in facts(_node(model, "Relu"), model)} == {
+        Axis(t, dim) for t in ("a", "z") for dim in (0, 1)
+    }
+
+
 def test_a_rule_that_says_nothing_pins_its_channels(monkeypatch):
     _use(monkeypatch, "Relu", lambda _node, _model: iter(()))
     assert not analyse(Model.of(RELU())).prunable()
@@ -79,10 +87,10 @@ def test_a_rule_that_says_nothing_pins_its_channels(monkeypatch):
 def test_a_span_beyond_its_axis_is_an_error(monkeypatch, span):
     def reaches_too_far(node, _model):
         yield Free(Axis(node.inputs[0], 1))
-        yield Coupling(Span(Axis("w9", 0), span.count, outer=0), span, "too far")
+        yield Coupling(Span(Axis("w9", 0), span.count, order=(0,) * span.count), span, "too far")
 
     _use(monkeypatch, "Relu", reaches_too_far)
-    with pytest.raises(RuleError, match=r"too far: index \d+ is outside"):
+    with pytest.raises(RuleError, match=r"too far: index \d+ is outside z\[1\], which has 8"):
         analyse(Model.of(RELU()))
 
 
@@ -103,5 +111,19 @@ def test_a_computed_parameter_is_pinned():
         "a = Conv(x, w1) b = Pad(a, p) y = Conv(b, w2)",
         outputs="float[A,4,B,C] y",
     )
-    groups = {group.name: group for group in analyse(Model.of(build())).groups}
+    model = Model.of(build())
+    groups = {group.name: group for group in analyse(model).groups}
     assert groups["w1[0]"].pinned
+    pins = {fact.axis: fact.why for fact in facts(_node(model, "Pad"), model) if isinstance(fact, Pin)}
+    assert pins[Axis("a", 1)] == pins[Axis("b", 1)] == "its size depends on data"
+
+
+def test_a_range_counts_positions_and_holds_none_of_its_inputs():
+    build = net(
+        "float[2,5,6] x",
+        "float[6,8] w1, int64 zero = {0}, int64 one = {1}",
+        "d = Shape(x) n = Gather(d, one) r = Range(zero, n, one) f = Cast<to=1>(r) a = MatMul(x, w1) y = Identity(a) z = Identity(f)",
+        outputs="y, z",
+    )
+    model = Model.of(build())
+    assert list(facts(_node(model, "Range"), model)) == [Positions(Axis("r", 0))]

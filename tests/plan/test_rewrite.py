@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
+from nets import NETS
 from nets.build import net
 from onnx import TensorProto, helper, numpy_helper, parser
 
@@ -251,6 +252,39 @@ def test_shape_arithmetic_that_only_fed_a_replaced_shuffle_is_removed():
     assert validate(model, rewritten, {"N": 3}).gap < 1e-5
 
 
+def test_shape_arithmetic_that_is_a_graph_output_too_survives_beside_a_replaced_shuffle():
+    proto = net(
+        "float[N,3,4,4] x",
+        f"{WEIGHTS}, int64[1] zero = {{0}}, int64[4] rest = {{2, 4, 4, 4}}, int64[4] back = {{0, 8, 4, 4}}",
+        """a = Conv(x, w1, b1) n = Shape(x) batch = Gather(n, zero) target = Concat<axis=0>(batch, rest) r = Reshape(a, target)
+           t = Transpose<perm=[0,2,1,3,4]>(r) s = Reshape(t, back) z = Relu(s) y = Conv(z, w9, b9)""",
+        outputs="float[N,4,4,4] y, int64[5] target",
+    )()
+    model, rewritten = carry_out(proto, [0, 1, 6])
+    assert [node.op_type for node in rewritten.proto.graph.node] == [
+        "Conv",
+        "Shape",
+        "Gather",
+        "Concat",
+        "Gather",
+        "Relu",
+        "Conv",
+    ]
+    assert validate(model, rewritten, {"N": 3}).gap < 1e-5
+
+
+@pytest.mark.parametrize(("gone", "named"), [("w1[1]", ("norm",)), ("w2[1]", ())])
+def test_a_cut_is_inexact_only_where_a_statistic_loses_something(gone, named):
+    proto = net(
+        "float[2,5,6] x",
+        "float[6,8] w1, float[8] scale1, float[8,6] w2, float[6,4] w3",
+        "a = MatMul(x, w1) b = LayerNormalization(a, scale1) c = MatMul(b, w2) y = MatMul(c, w3)",
+    )()
+    proto.graph.node[1].name = "norm"
+    analysis = analyse(Model.of(proto), inexact=True)
+    assert rewrite(analysis, Plan.removing({gone: np.array([1, 3])}, "")).inexact == named
+
+
 def test_what_only_a_branch_reads_survives_beside_a_replaced_shuffle():
     proto = parser.parse_model(
         """<ir_version: 8, opset_import: ["": 17]> g (float[2,3,4,4] x, bool c) => (float[2,4,4,4] y) {
@@ -344,6 +378,25 @@ def test_before_ir_4_initializers_and_graph_inputs_stay_in_step(build, drop):
     assert declared == {t.name: list(t.dims) for t in graph.initializer}
     onnx.checker.check_model(rewritten.proto, full_check=True)
     assert validate(model, rewritten, {"N": 2, "H": 4}).gap < 1e-5
+
+
+@pytest.mark.parametrize("ir", [4, 5, 8])
+@pytest.mark.parametrize("name", ["take", "blend", "scale", "twice"])
+def test_from_ir_4_on_constants_that_are_added_are_no_graph_inputs(name, ir):
+    build, drop = (NETS["bias_shared"], [0, 3]) if name == "twice" else PATHS[name]
+    proto = build()
+    proto.ir_version = ir
+    analysis = analyse(Model.of(proto, {"N": 2, "H": 4}))
+    rewritten = rewrite(
+        analysis, Plan.removing({group.name: np.asarray(drop) for group in analysis.prunable()[:1]}, "")
+    )
+    assert {tensor.name for tensor in rewritten.proto.graph.initializer} - {
+        tensor.name for tensor in proto.graph.initializer
+    }
+    assert [value.name for value in rewritten.proto.graph.input] == ["x"]
+    masked = mask(analysis.model, rewritten.removal)
+    assert len(masked.graph.initializer) > len(proto.graph.initializer)
+    assert [value.name for value in masked.graph.input] == ["x"]
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 import spa_onnx
 from spa_onnx.linalg.obs import missed, ridge_fit, ridge_fit_by_columns
+from spa_onnx.repair import regression
 from spa_onnx.repair.regression import RegressionCollector, RegressionColumns, RegressionSums, regression_data
 from spa_onnx.statistics import moments
 
@@ -94,6 +95,20 @@ def test_pieces_of_any_size_show_what_all_columns_show(sizes, cuts, with_lost):
     for name in ("cross", "gram", "target_total", "input_total", "count"):
         np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-9, atol=1e-9)
     assert RegressionCollector(weight).data() is None
+
+
+def test_as_many_columns_as_there_are_inputs_are_added_up_at_a_time(monkeypatch):
+    """Fewer would cost a product for every batch, more would hold all of them."""
+    widths = []
+    monkeypatch.setattr(
+        regression, "regression_data", lambda *args: widths.append(args[1].shape[2]) or regression_data(*args)
+    )
+    weight, x, z, _ = problem(1, 2, 10, 30, 0)
+    gathered = RegressionCollector(weight)
+    for start in range(0, 30, 3):
+        gathered.add(x[:, :, start : start + 3], z[:, :, start : start + 3])
+    assert gathered.data().count == 30
+    assert widths == [12, 12, 6]
 
 
 def test_a_network_is_pruned_alike_whichever_form_is_taken(monkeypatch):
