@@ -140,7 +140,7 @@ def rows(name: str, found: dict[str, object]) -> Iterator[str]:
     steps, (wall, cpu) = found["steps"], found["forward"]
     whole = [sum(spent[kind] for spent in steps.values()) for kind in (0, 1)]
     seconds, memory = LIMITS.get(name, (None, None))
-    yield f"\n{name}: {found['samples']} made-up samples, one forward pass over them {wall:.1f} s ({cpu:.1f} s of processors)"
+    yield f"\n{name}: {found['samples']} synthetic samples, one forward pass over them {wall:.1f} s ({cpu:.1f} s of processors)"
     yield "\n| step | s | processor s | share of processor s | x forward |"
     yield "|---|---|---|---|---|"
     for step, spent in steps.items():

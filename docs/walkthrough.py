@@ -78,7 +78,9 @@ def pruned() -> Result:
 def carried_out() -> Rewritten:
     """The same with what the plan leaves of each axis."""
     analysis = analysed()
-    return rewrite(analysis, Plan.removing(choose(analysis, Settings(ratio=RATIO, criterion="l1", scope="local")), ""))
+    return rewrite(
+        analysis, Plan.removing(choose(analysis, Settings(ratio=RATIO, criterion="l1", scope="local")).removed, "")
+    )
 
 
 # --- facts ---------------------------------------------------------------------------------------------------------------------
@@ -168,7 +170,7 @@ def scores_block() -> str:
 def drop_block() -> str:
     """The channels that go at the ratio of the example."""
     analysis = analysed()
-    drop = choose(analysis, Settings(ratio=RATIO, criterion="l1", scope="local"))
+    drop = choose(analysis, Settings(ratio=RATIO, criterion="l1", scope="local")).removed
     sizes = {group.name: group.size for group in analysis.groups}
     return "\n".join(f"{name}: channels {', '.join(map(str, gone))} of {sizes[name]} go" for name, gone in drop.items())
 

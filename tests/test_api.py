@@ -255,7 +255,7 @@ def test_the_default_prunes_a_model_that_takes_one_sample_at_a_time():
     )()
     found = spa_onnx.prune(proto, 0.4)
     assert found.report.params[1] < found.report.params[0]
-    assert found.report.repair == "obs: fitted on 512 made-up samples"
+    assert found.report.repair == "obs: fitted on 512 synthetic samples"
 
 
 def test_made_up_samples_on_which_the_model_does_not_run_are_left_out():

@@ -62,9 +62,8 @@ def plans(analysis: Analysis, seed: int) -> dict[str, np.ndarray]:
     scope = ("local", "global", "isomorphic")[seed // 2 % 3]
     criterion = ("random", "l1", "fpgm", "lamp")[seed // 6 % 4]
     with suppress(RefusedError):  # a ratio that rounds to no channel at all
-        return choose(
-            analysis, Settings(ratio=0.1 + 0.8 * float(rng.random()), criterion=criterion, scope=scope, seed=seed)
-        )
+        settings = Settings(ratio=0.1 + 0.8 * float(rng.random()), criterion=criterion, scope=scope, seed=seed)
+        return choose(analysis, settings).removed
     return {}
 
 

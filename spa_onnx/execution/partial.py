@@ -233,7 +233,9 @@ def _joined(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     joined.graph.Clear()
     joined.graph.name = parts[0].graph.name
     for prefix, part in zip(_prefixes(len(parts)), parts, strict=True):
-        graph = compose.add_prefix_graph(part.graph, prefix)
+        stored = [*part.graph.initializer, *(tensor.values for tensor in part.graph.sparse_initializer)]
+        names = {tensor.name: f"{prefix}{tensor.name}" for tensor in stored}  # onnx looks into subgraphs without them
+        graph = compose.add_prefix_graph(part.graph, prefix, name_map=names)
         for field in ("node", "initializer", "sparse_initializer", "input", "output"):
             getattr(joined.graph, field).extend(getattr(graph, field))
     return joined

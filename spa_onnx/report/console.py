@@ -159,9 +159,9 @@ def _result_rows(report: Report, data: str | None) -> Iterator[tuple[str, str]]:
     removed, channels = sum(r for *_, r in report.groups), sum(size for _, size, _ in report.groups)
     if report.latency is None:
         yield "", "latency was not measured"
-    yield "groups", f"{len(report.groups)} pruned: they lost {removed} of their {_some(channels, 'channel')}"
+    yield "groups", f"{len(report.groups)} pruned, {removed} of {_some(channels, 'channel')} removed"
     reasons = report.reasons()
-    yield "pinned", _some(len(report.pinned), "group") + (" could lose none:" if reasons else "")
+    yield "pinned", _some(len(report.pinned), "group") + (" cannot lose channels:" if reasons else "")
     for why, times in reasons[:MOST_REASONS]:
         yield "", f"{times} x {why}"
     if len(reasons) > MOST_REASONS:

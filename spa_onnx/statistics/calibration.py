@@ -105,7 +105,7 @@ class Calibration:
         """Return the number and kind of samples, for reports."""
         is_part = 0 < self.sequential_samples < self.samples
         in_order = f", {self.sequential_samples} of them in the order of the graph" if is_part else ""
-        return f"{self.samples} {'made-up' if self.synthetic else 'given'} samples{in_order}"
+        return f"{self.samples} {'synthetic' if self.synthetic else 'given'} samples{in_order}"
 
     def first(self, count: int) -> list[Feed]:
         """Return the first feeds, with at most `count` samples if the batch is symbolic, else with at least as many."""

@@ -226,7 +226,8 @@ def test_a_plan_with_parts_is_read_and_applied_again(name, criterion, tmp_path):
 def test_a_plan_whose_parts_lose_different_numbers_is_refused(removed, tmp_path):
     proto = NETS["twice"]()
     plan = json.loads(json.dumps(spa_onnx.prune(proto, 0.5, criterion="l1").plan))
-    plan["groups"][0]["removed"] = removed
+    plan["edits"][0]["removed"] = removed
+    del plan["groups"]
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(plan), encoding="utf-8")
     with pytest.raises(RefusedError, match="3 parts of group"):
@@ -236,7 +237,8 @@ def test_a_plan_whose_parts_lose_different_numbers_is_refused(removed, tmp_path)
 def test_a_part_never_loses_all(tmp_path):
     proto = NETS["twice"]()
     plan = spa_onnx.prune(proto, 0.5, criterion="l1").plan
-    plan["groups"][0]["removed"] = [*range(24)]
+    plan["edits"][0]["removed"] = [*range(24)]
+    del plan["groups"]
     (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     with pytest.raises(RefusedError, match="removes channels"):
         apply_plan(proto, read_plan(tmp_path / "plan.json"))

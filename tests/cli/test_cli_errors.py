@@ -12,7 +12,7 @@ import pytest
 from command import MODELS, SHARED, SHORT, copy_model, listing, save, spa, spa_process, tiny
 from nets.build import image
 
-from spa_onnx import pipeline
+from spa_onnx import pipeline, steps
 from spa_onnx.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def test_a_failed_validation_writes_nothing(tmp_path, net, monkeypatch, force):
     def differs(*_, **__):
         raise ValidationError("pruned != masked: a differs first")
 
-    monkeypatch.setattr(pipeline, "validate", differs)
+    monkeypatch.setattr(steps, "validate", differs)
     target = tmp_path / "new.onnx"
     if force:
         target.write_text("old")
@@ -241,7 +241,7 @@ def test_a_failed_validation_writes_nothing(tmp_path, net, monkeypatch, force):
 
 
 def test_a_wrong_cut_is_found_by_validation(tmp_path, net, monkeypatch):
-    rewrite = pipeline.rewrite
+    rewrite = steps.rewrite
 
     def spoiled(*args):
         rewritten = rewrite(*args)
@@ -249,7 +249,7 @@ def test_a_wrong_cut_is_found_by_validation(tmp_path, net, monkeypatch):
         weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), "w9"))
         return rewritten
 
-    monkeypatch.setattr(pipeline, "rewrite", spoiled)
+    monkeypatch.setattr(steps, "rewrite", spoiled)
     assert "y, made by Conv" in fails(tmp_path, INVALID, "prune", net, "--ratio", "0.5")
 
 
@@ -343,20 +343,32 @@ def edited(change: Callable[[dict], object]) -> Callable[[str], str]:
     return edit
 
 
+def cut(**change: object) -> Callable[[str], str]:
+    """Change the first edit; the groups, which repeat it for readers, are left out."""
+
+    def edit(plan: dict) -> None:
+        plan["edits"][0].update(change)
+        del plan["groups"]
+
+    return edited(edit)
+
+
 WRONG_PLANS = {
     "no_json": (lambda _: "channels: all", "not a plan file"),
     "no_text": (lambda text: text[: len(text) // 2], "not a plan file"),
     "a_list": (lambda _: "[]", "not a plan file"),
     "nothing": (lambda _: "", "not a plan file"),
-    "without_groups": (edited(lambda plan: plan.pop("groups")), "not a plan file"),
-    "other_format": (edited(lambda plan: plan.update(format=2)), "format 2"),
+    "without_edits": (edited(lambda plan: plan.pop("edits")), "not a plan file"),
+    "unknown_edit": (cut(kind="rotation"), "kind rotation, this version knows channels"),
+    "at_odds": (edited(lambda plan: plan["groups"][0].update(removed=[0])), "edits and groups disagree"),
+    "other_format": (edited(lambda plan: plan.update(format=3)), "format 3"),
     "other_model": (edited(lambda plan: plan["model"].update(sha256="0" * 64)), "another model"),
-    "unknown_group": (edited(lambda plan: plan["groups"][0].update(name="nobody[0]")), "nobody[0]"),
-    "out_of_range": (edited(lambda plan: plan["groups"][0].update(removed=[0, 8])), "[0, 8]"),
-    "negative": (edited(lambda plan: plan["groups"][0].update(removed=[-1])), "[-1]"),
-    "twice": (edited(lambda plan: plan["groups"][0].update(removed=[1, 1])), "[1, 1]"),
-    "whole_group": (edited(lambda plan: plan["groups"][0].update(removed=list(range(8)))), "which has 8"),
-    "none": (edited(lambda plan: plan["groups"][0].update(removed=[])), "which has 8"),
+    "unknown_group": (cut(group="nobody[0]"), "nobody[0]"),
+    "out_of_range": (cut(removed=[0, 8]), "[0, 8]"),
+    "negative": (cut(removed=[-1]), "[-1]"),
+    "twice": (cut(removed=[1, 1]), "[1, 1]"),
+    "whole_group": (cut(removed=list(range(8))), "which has 8"),
+    "none": (cut(removed=[]), "which has 8"),
 }
 
 
@@ -382,8 +394,8 @@ def test_a_missing_plan_is_a_usage_error(tmp_path, net):
 
 
 LOOSE_PLANS = {
-    "fractions": edited(lambda plan: plan["groups"][0].update(removed=[0.5])),
-    "nested": edited(lambda plan: plan["groups"][0].update(removed=[[1]])),
+    "fractions": cut(removed=[0.5]),
+    "nested": cut(removed=[[1]]),
     "unknown_setting": edited(lambda plan: plan["settings"].update(colour="red")),
     "settings_of_another_kind": edited(lambda plan: plan.update(settings=[])),
     "exclude_of_another_kind": edited(lambda plan: plan["settings"].update(exclude=3)),

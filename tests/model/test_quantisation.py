@@ -33,7 +33,8 @@ SHARED = Path(os.environ.get("SHARED_MODELS", Path(__file__).parents[1] / ".." /
 QDQ = [
     name
     for name in NETS
-    if name.startswith("qdq") and "rounded_in" not in name and "activations" not in name and "embedding" not in name
+    if name.startswith("qdq")
+    and not any(word in name for word in ("rounded_in", "activations", "embedding", "bias_axis"))
 ]
 
 

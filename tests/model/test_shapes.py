@@ -169,8 +169,8 @@ def test_inferred_sizes_are_those_of_the_real_tensors(recipe, batch):
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
     session = open_session(proto)
     found = session.run({"x": np.zeros((size, 3, 6, 6), np.float32)})
-    for value, array in zip(session.get_outputs(), found, strict=True):
-        assert model.shape(value.name) == array.shape, value.name
+    for name, array in zip(session.outputs, found, strict=True):
+        assert model.shape(name) == array.shape, name
 
 
 # --- the skeleton ------------------------------------------------------------------------------------------------------------

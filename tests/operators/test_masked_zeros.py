@@ -41,9 +41,6 @@ NOT_ZERO = {
     "clip to what is computed": tokens("c = ReduceMax<keepdims=0>(x) z = Clip(a, , c)"),
     "a sum with what does not vanish": tokens("c = Cos(a) z = Add(c, a)"),
     "queries and keys of attention": tokens(f"c = Cos(a) z = {HEADS}(a, a, c)", **MS),
-    "packed attention": tokens(
-        f"s = Reshape(a, apart) z = {HEADS}(s)", "int64[5] apart = {2, 5, 4, 3, 2}", wide=24, into=8, **MS
-    ),
 }
 
 
@@ -62,3 +59,10 @@ def test_a_masked_channel_is_zero_behind(name):
 @pytest.mark.parametrize("name", NOT_ZERO)
 def test_a_masked_channel_may_be_anything_behind(name):
     assert not is_zero_when_masked("z", Model.of(NOT_ZERO[name]()))
+
+
+def test_packed_attention_is_zero_where_queries_keys_and_values_are():
+    """onnxruntime's CPU kernel does not run this form."""
+    nodes = f"s = Reshape(a, apart) z = {HEADS}(s)"
+    build = tokens(nodes, "int64[5] apart = {2, 5, 4, 3, 2}", wide=24, into=8, **MS)
+    assert is_zero_when_masked("z", Model.of(build()))

@@ -239,7 +239,7 @@ def test_large_models_are_refitted_layer_by_layer_only_with_made_up_samples(monk
 
 @pytest.mark.parametrize("given", [False, True])
 def test_batch_statistics_hold_while_made_up_samples_are_repaired_in_order(given, monkeypatch):
-    """The stored ones are far off for made-up samples, so that the outputs of the network as it is would say nothing."""
+    """The stored ones are far off for synthetic samples, so that the outputs of the network as it is would say nothing."""
     proto = net(
         "float[N,3,6,6] x",
         "float[8,3,3,3] w1, float[8] s, float[8] b, float[8] m, float[8] var1, float[4,8,3,3] w2",

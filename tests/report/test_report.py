@@ -51,7 +51,7 @@ def test_prune_shows_costs_groups_pins_drift_and_validation(tmp_path):
     assert all(len(row) == 3 for row in rows.values())
     assert rows["file size"][0] == "331.96 kB"
     assert rows["parameters"][2] == "0.375"
-    assert "7 pruned: they lost 138 of their 352 channels" in text
+    assert "7 pruned, 138 of 352 channels removed" in text
     assert "1 x graph output" in text
     assert "pruned == masked" in words
     assert "(on 400 samples of" in words
@@ -62,7 +62,7 @@ def test_the_three_most_frequent_reasons_are_shown_and_the_others_counted():
     pinned = tuple(("w[0]", 8, f"{cause}: here", cause) for cause, times in causes.items() for _ in range(times))
     report = Report((2, 1), (2, 1), (2, 1), None, (("v[0]", 8, 1),), pinned, (), None, None, {})
     rows = list(console._result_rows(report, None))
-    first = rows.index(("pinned", "11 groups could lose none:"))
+    first = rows.index(("pinned", "11 groups cannot lose channels:"))
     assert [text for _, text in rows[first + 1 : first + 5]] == [
         "4 x a",
         "3 x c",

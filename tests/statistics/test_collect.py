@@ -194,7 +194,7 @@ def test_batch_statistics_give_each_output_its_stored_moments(parts, options):
         np.testing.assert_allclose(tensor.var(axis=axes), model.constant(f"{letter}1") ** 2, rtol=1e-2, atol=1e-4)
 
 
-# --- made-up samples -----------------------------------------------------------------------------------------------------
+# --- synthetic samples -----------------------------------------------------------------------------------------------------
 
 
 def reader(kind, shape, **constants):
