@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 import spa_onnx
-from spa_onnx.execution.feeds import random_feed, working_dims
 from spa_onnx.execution.float64 import Float64
 from spa_onnx.execution.session import open_session
 from spa_onnx.pipeline import inspect
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.removal import Removal
+from spa_onnx.synthetic.feeds import random_feed, working_dims
 from spa_onnx.validation.masked import difference
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,6 @@ from spa_onnx.analysis import analyse
 from spa_onnx.analysis.groups import Analysis, Group
 from spa_onnx.analysis.shuffle import chains
 from spa_onnx.config import Settings
-from spa_onnx.execution.feeds import random_feed
 from spa_onnx.execution.session import open_session
 from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Indices, Positions, Span
 from spa_onnx.model.model import Model
@@ -30,6 +29,7 @@ from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import score_groups
 from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.selection.propose import choose
+from spa_onnx.synthetic.feeds import random_feed
 from spa_onnx.validation.masked import NOISE, TOLERANCE, difference
 from spa_onnx.validation.validate import SEEDS
 

@@ -176,4 +176,4 @@ def _repaired(
     cut = Removal(here, proposed)
     refit = widened(analysis.model, repaired_constants(calibration, cut, settings), before, values)
     smaller = rewrite(analysis, Plan.removing(removed), refit)
-    return widened(analysis.model, calibration.correction(smaller.proto, cut), before, refit)
+    return widened(analysis.model, calibration.correction(smaller.proto, cut.kept), before, refit)

@@ -14,7 +14,6 @@ from spa_onnx.config import Settings, parse_bytes
 from spa_onnx.data.preprocess import parse
 from spa_onnx.data.samples import Samples, read_samples
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.execution.feeds import random_feed, working_dims
 from spa_onnx.execution.session import Session, latency, open_session
 from spa_onnx.model.model import Model, feeds, parameters
 from spa_onnx.model.shapes import symbolic_dims
@@ -29,6 +28,7 @@ from spa_onnx.scoring import CRITERIA
 from spa_onnx.selection.budgets import CLOSE, UNITS
 from spa_onnx.selection.propose import why_nothing_is_prunable
 from spa_onnx.statistics.calibration import Calibration, calibrate
+from spa_onnx.synthetic.feeds import random_feed, working_dims
 from spa_onnx.validation.drift import drift
 from spa_onnx.validation.validate import validate
 
@@ -231,7 +231,7 @@ class Job:
         settings = Settings.of(self.plan.settings)
         refit = refitted(self.calibration, rewritten.removal, settings)
         repaired = rewrite(self.analysis, self.plan, refit)
-        correction = self.calibration.correction(repaired.proto, rewritten.removal)
+        correction = self.calibration.correction(repaired.proto, rewritten.removal.kept)
         how = f"{settings.repair}: fitted on {self.calibration.describe()}"
         notes: tuple[str, ...] = ()
         if settings.repair == "obs":

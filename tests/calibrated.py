@@ -8,10 +8,10 @@ from nets.build import net
 from onnx import numpy_helper
 
 from spa_onnx.data.samples import read_samples
-from spa_onnx.execution.feeds import working_dims
 from spa_onnx.execution.session import open_session
 from spa_onnx.pipeline import inspect
 from spa_onnx.statistics.calibration import calibrate
+from spa_onnx.synthetic.feeds import working_dims
 
 CONV = net(
     "float[N,3,6,6] x",

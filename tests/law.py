@@ -7,13 +7,13 @@ import onnx
 
 from spa_onnx.analysis import analyse
 from spa_onnx.analysis.groups import Group
-from spa_onnx.execution.feeds import random_feed
 from spa_onnx.execution.session import open_session
 from spa_onnx.model.facts import Indices
 from spa_onnx.model.model import Model
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import Rewritten, rewrite
+from spa_onnx.synthetic.feeds import random_feed
 
 EXACT = 1e-5
 """Relative difference that rounding explains in float32."""

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 import click
 
-from spa_onnx import __version__
 from spa_onnx.errors import SpaError
 
 COMMANDS = ("prune", "groups", "explain", "apply", "compare")
@@ -125,7 +124,7 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="spa-onnx")
+@click.version_option(package_name="spa-onnx", prog_name="spa-onnx")
 def main() -> None:
     """Remove whole channels from ONNX models: smaller, ordinary ONNX files, checked in onnxruntime.
 

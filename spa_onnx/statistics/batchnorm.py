@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from spa_onnx.model.facts import Axis
+from spa_onnx.model.facts import Axis, Indices
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.plan.removal import Removal
 from spa_onnx.statistics.collect import ChannelMoments
 
 SMALLEST_VARIANCE = 1e-12
@@ -24,7 +23,10 @@ def batch_normalizations(model: Model) -> list[Node]:
 
 
 def corrected_statistics(
-    model: Model, dense: Mapping[str, ChannelMoments], pruned: Mapping[str, ChannelMoments], removal: Removal
+    model: Model,
+    dense: Mapping[str, ChannelMoments],
+    pruned: Mapping[str, ChannelMoments],
+    kept_on: Callable[[Axis], Indices],
 ) -> dict[str, Array]:
     """Correct stored statistics for the change of each BatchNormalization's input.
 
@@ -35,7 +37,7 @@ def corrected_statistics(
         model: The dense model.
         dense: Input tensor -> (mean, variance) of its channels in the dense model.
         pruned: The same after repair, for the kept channels only, on the same samples.
-        removal: What is removed.
+        kept_on: The kept indices of an axis, as `Removal.kept` returns them.
 
     Returns:
         Constant -> new value in the original's shape.
@@ -45,7 +47,7 @@ def corrected_statistics(
         x, (mean, variance) = node.inputs[0], node.inputs[3:5]
         if x not in dense or x not in pruned:
             continue
-        kept = removal.kept(Axis(x, 1))
+        kept = kept_on(Axis(x, 1))
         (dense_mean, dense_variance), (pruned_mean, pruned_variance) = dense[x], pruned[x]
         shift = pruned_mean - dense_mean[kept]
         usable = dense_variance[kept] > SMALLEST_VARIANCE

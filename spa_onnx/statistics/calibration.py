@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
@@ -12,11 +12,10 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.execution.session import Feed, Session, feed_size, open_session
 from spa_onnx.layers import LayerKey, LinearLayer, linear_layers
 from spa_onnx.linalg.obs import CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation
-from spa_onnx.model.facts import Axis
+from spa_onnx.model.facts import Axis, Indices
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, has_free_batch
 from spa_onnx.operators.macs import macs
-from spa_onnx.plan.removal import Removal
 from spa_onnx.statistics.batchnorm import batch_normalizations, corrected_statistics
 from spa_onnx.statistics.collect import ChannelMoments, Schedule, channel_moments, observe
 from spa_onnx.statistics.memory import (
@@ -126,12 +125,12 @@ class Calibration:
             return with_batch_statistics(self.model, proto)
         return proto
 
-    def correction(self, repaired: onnx.ModelProto, removal: Removal) -> dict[str, Array]:
+    def correction(self, repaired: onnx.ModelProto, kept_on: Callable[[Axis], Indices]) -> dict[str, Array]:
         """Correct stored BatchNormalization statistics after repair.
 
         Args:
             repaired: The repaired model.
-            removal: What was removed.
+            kept_on: The kept indices of an axis, as `Removal.kept` returns them.
 
         Returns:
             Constant -> new value in the original's shape; empty for calibration data.
@@ -146,7 +145,7 @@ class Calibration:
             self.feeds,
             [names for names in passes if names],
         )
-        return corrected_statistics(self.model, self.normalisation_inputs, after, removal)
+        return corrected_statistics(self.model, self.normalisation_inputs, after, kept_on)
 
 
 def calibrate(

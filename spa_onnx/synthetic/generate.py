@@ -15,13 +15,13 @@ import onnx
 from onnx import helper, numpy_helper
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution.feeds import random_feed
 from spa_onnx.execution.session import Feed, feed_size
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, feeds
 from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import symbolic_dims
 from spa_onnx.operators.reshaping import RESHAPE
+from spa_onnx.synthetic.feeds import random_feed
 from spa_onnx.synthetic.images import between, pictures
 from spa_onnx.synthetic.input_range import PIXELS, input_ranges
 from spa_onnx.synthetic.subset import d_optimal_subset

@@ -11,11 +11,11 @@ import onnx
 from spa_onnx.data.preprocess import parse
 from spa_onnx.data.samples import read_samples
 from spa_onnx.errors import GateError, RefusedError
-from spa_onnx.execution.feeds import random_feed, working_dims
 from spa_onnx.execution.session import Feed, Session, latency, open_session
 from spa_onnx.model.files import read_model
 from spa_onnx.model.model import Model, feeds, parameters
 from spa_onnx.operators.macs import macs
+from spa_onnx.synthetic.feeds import random_feed, working_dims
 from spa_onnx.validation.drift import Drift, drift
 
 

@@ -10,12 +10,12 @@ from itertools import islice
 import onnx
 
 from spa_onnx.errors import RefusedError, ValidationError
-from spa_onnx.execution.feeds import random_feed
 from spa_onnx.execution.session import Feed, Session, open_session
 from spa_onnx.model.model import Model, feeds
 from spa_onnx.model.shapes import GUESSES, choose_dims, symbolic_dims
 from spa_onnx.model.traits import Array
 from spa_onnx.plan.rewrite import Rewritten
+from spa_onnx.synthetic.feeds import random_feed
 from spa_onnx.validation.masked import Run, compare_branch, compare_with_masked, is_undecided, twins_of
 
 SEEDS = 2

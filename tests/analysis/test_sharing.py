@@ -7,12 +7,12 @@ from nets.build import net
 from onnx import numpy_helper
 
 from spa_onnx.analysis import analyse
-from spa_onnx.execution.feeds import random_feed
 from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
+from spa_onnx.synthetic.feeds import random_feed
 from spa_onnx.validation.masked import difference
 
 WIDTH, HEADS = 12, 4

@@ -7,10 +7,10 @@ import pytest
 from nets.build import net
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution.feeds import random_feed
 from spa_onnx.execution.float64 import Float64
 from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model
+from spa_onnx.synthetic.feeds import random_feed
 from spa_onnx.validation.masked import difference
 
 BRANCHES = """c = Constant<value_floats=[0.5, 0.5]>() s = Size(x) n = Constant<value_int=0>() more = Greater(s, n)

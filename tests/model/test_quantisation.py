@@ -15,7 +15,6 @@ from runtimes import needs_runtime
 import spa_onnx
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import ValidationError
-from spa_onnx.execution.feeds import working_dims
 from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model, parameters
 from spa_onnx.model.quantisation import packed, unpacked
@@ -27,6 +26,7 @@ from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import score_groups
 from spa_onnx.scoring.context import ScoringContext
+from spa_onnx.synthetic.feeds import working_dims
 from spa_onnx.validation.validate import validate
 
 SHARED = Path(os.environ.get("SHARED_MODELS", Path(__file__).parents[1] / ".." / "shared" / "models"))

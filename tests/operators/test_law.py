@@ -9,12 +9,12 @@ from runtimes import NEEDED, needs_runtime
 
 from spa_onnx.analysis import analyse
 from spa_onnx.analysis.groups import Group
-from spa_onnx.execution.feeds import random_feed
 from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model, parameters
 from spa_onnx.operators import OPERATORS
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
+from spa_onnx.synthetic.feeds import random_feed
 from spa_onnx.validation.validate import _check as check
 
 PLANS = ((0, 0.2), (1, 0.4), (2, 0.7))

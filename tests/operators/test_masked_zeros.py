@@ -5,7 +5,6 @@ import pytest
 from nets.build import tokens
 
 from spa_onnx.analysis import analyse
-from spa_onnx.execution.feeds import random_feed
 from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model
 from spa_onnx.operators.zeros import is_zero_when_masked
@@ -13,6 +12,7 @@ from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.statistics.collect import with_outputs
+from spa_onnx.synthetic.feeds import random_feed
 
 MS = {"domains": ', "com.microsoft": 1'}
 CLIP = "float low = {-1.0}, float high = {0.75}, float above = {0.25}, float below = {-0.25}"

@@ -9,13 +9,13 @@ from onnx.reference import ReferenceEvaluator
 from packaging.version import Version
 
 from spa_onnx.analysis import analyse
-from spa_onnx.execution.feeds import random_feed
 from spa_onnx.model.facts import Axis, Normalises
 from spa_onnx.model.model import Model
 from spa_onnx.operators import facts
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
+from spa_onnx.synthetic.feeds import random_feed
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 

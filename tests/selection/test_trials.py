@@ -11,12 +11,12 @@ from nets.build import net
 
 from spa_onnx.data.samples import read_samples
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution.feeds import working_dims
 from spa_onnx.execution.session import feed_size, open_session
 from spa_onnx.pipeline import inspect
 from spa_onnx.selection import trials
 from spa_onnx.selection.trials import Trials
 from spa_onnx.statistics.calibration import calibrate
+from spa_onnx.synthetic.feeds import working_dims
 
 
 @pytest.fixture(params=["digits_resnet", "digits_vit"])

@@ -5,9 +5,9 @@ import pytest
 from nets.build import net
 from onnx import numpy_helper
 
-from spa_onnx.execution.feeds import working_dims
 from spa_onnx.execution.session import open_session
 from spa_onnx.pipeline import inspect
+from spa_onnx.synthetic.feeds import working_dims
 from spa_onnx.synthetic.generate import generate_samples
 from spa_onnx.synthetic.images import HALF_WIDTH, between, pictures
 from spa_onnx.synthetic.input_range import input_ranges

@@ -13,12 +13,12 @@ from onnx import helper, numpy_helper
 
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import RefusedError, ValidationError
-from spa_onnx.execution.feeds import random_feed
 from spa_onnx.execution.session import open_session
 from spa_onnx.model.model import Model
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import Rewritten, rewrite
+from spa_onnx.synthetic.feeds import random_feed
 from spa_onnx.validation.masked import TOLERANCE, difference
 from spa_onnx.validation.validate import Verdict, validate
 
