@@ -38,6 +38,8 @@ class Columns(Enum):
 class MatrixForm:
     """How an operator stores its weight and reads its input.
 
+    The functions are module-level ones, or partials of these, so that layers can be pickled.
+
     Args:
         to_matrix: (layer, weight as the node reads it) -> float64 (blocks, rows, inputs). Inputs are ordered by
             channel, then by kernel position.
@@ -128,3 +130,8 @@ class LinearLayer:
             like: An array with the dtype of the constant.
         """
         return self.view.store(self.form.to_tensor(self, matrix / self.scale, self.shape)).astype(like.dtype)
+
+
+def reshaped(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
+    """Return a matrix in the shape of its weight: `MatrixForm.to_tensor` where both have the same order of elements."""
+    return matrix.reshape(shape)

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
+import numpy as np
+
 from spa_onnx.layers.find import own_bias, weight_of
-from spa_onnx.layers.layer import Columns, LinearLayer, MatrixForm
+from spa_onnx.layers.layer import Columns, LinearLayer, MatrixForm, reshaped
 from spa_onnx.linalg.blas import Matrix
 from spa_onnx.model.contrib_shapes import without_activation
 from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Option, Pin, Positions, Span, same
@@ -166,23 +168,22 @@ def conv_transpose_macs(node: Node, model: Model) -> list[list[Axis]]:
     return [[*axes_of(model, node.inputs[0]), *axes_of(model, node.inputs[1])[1:]]]
 
 
-def _same_order(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
-    return matrix.reshape(shape)
+def _filters(layer: LinearLayer, weight: Matrix) -> Matrix:
+    return weight.reshape(layer.blocks, weight.shape[0] // layer.blocks, -1)
 
 
-FILTERS = MatrixForm(
-    lambda layer, weight: weight.reshape(layer.blocks, weight.shape[0] // layer.blocks, -1),
-    _same_order,
-    columns=Columns.WINDOWS,
-)
+def _spreading(_: LinearLayer, weight: Matrix) -> Matrix:
+    return np.asarray(weight.reshape(weight.shape[0], -1).T[None])
+
+
+def _from_spreading(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
+    return np.asarray(matrix[0].T.reshape(shape))
+
+
+FILTERS = MatrixForm(_filters, reshaped, columns=Columns.WINDOWS)
 """The weight (M, C/g, k...) as a matrix (g, M/g, C/g * k)."""
 
-SPREADING = MatrixForm(
-    lambda _, weight: weight.reshape(weight.shape[0], -1).T[None],
-    lambda _, matrix, shape: matrix[0].T.reshape(shape),
-    columns=Columns.PIXELS,
-    linear=False,
-)
+SPREADING = MatrixForm(_spreading, _from_spreading, columns=Columns.PIXELS, linear=False)
 """The weight (C, M, k...) as a matrix (1, M * k, C): every input position contributes to M * k outputs."""
 
 

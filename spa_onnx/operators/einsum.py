@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -98,20 +99,27 @@ def _operand_form(weight_axes: list[int], data_axes: list[int], summed: int) -> 
         data_axes: The axes of the data: its positions, then the summed axes.
         summed: The number of summed axes.
     """
+    return MatrixForm(
+        partial(_to_matrix, axes=weight_axes, summed=summed),
+        partial(_to_tensor, axes=weight_axes),
+        partial(_arranged, axes=data_axes, summed=summed),
+        linear=False,
+    )
 
-    def to_matrix(_: LinearLayer, weight: Matrix) -> Matrix:
-        transposed = weight.transpose(weight_axes)
-        return np.asarray(transposed.reshape(1, -1, prod(transposed.shape[-summed:])))
 
-    def to_tensor(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
-        transposed = matrix[0].reshape([shape[axis] for axis in weight_axes])
-        return np.asarray(transposed.transpose(np.argsort(weight_axes)))
+def _to_matrix(_: LinearLayer, weight: Matrix, *, axes: list[int], summed: int) -> Matrix:
+    transposed = weight.transpose(axes)
+    return np.asarray(transposed.reshape(1, -1, prod(transposed.shape[-summed:])))
 
-    def arranged(_: LinearLayer, data: Array) -> Array:
-        transposed = data.transpose(data_axes)
-        return np.asarray(transposed.reshape(*transposed.shape[:-summed], -1))
 
-    return MatrixForm(to_matrix, to_tensor, arranged, linear=False)
+def _to_tensor(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...], *, axes: list[int]) -> Matrix:
+    transposed = matrix[0].reshape([shape[axis] for axis in axes])
+    return np.asarray(transposed.transpose(np.argsort(axes)))
+
+
+def _arranged(_: LinearLayer, data: Array, *, axes: list[int], summed: int) -> Array:
+    transposed = data.transpose(axes)
+    return np.asarray(transposed.reshape(*transposed.shape[:-summed], -1))
 
 
 register("Einsum", coupling=einsum, zero=any_input, macs=einsum_macs, layer=einsum_layer)

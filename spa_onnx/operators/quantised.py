@@ -8,7 +8,7 @@ from math import prod
 from onnx import NodeProto, helper
 
 from spa_onnx.layers.find import weight_of
-from spa_onnx.layers.layer import LinearLayer, MatrixForm
+from spa_onnx.layers.layer import LinearLayer, MatrixForm, reshaped
 from spa_onnx.linalg.blas import Matrix
 from spa_onnx.model.contrib_shapes import integer, like_first
 from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Normalises, Option, Pin, Span, same, whole
@@ -194,11 +194,11 @@ def matmul_nbits_macs(node: Node, model: Model) -> list[list[Axis]]:
     return [[*axes_of(model, node.inputs[0]), axes_of(model, node.inputs[1])[0]]]
 
 
-def _same_order(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
-    return matrix.reshape(shape)
+def _packed(_: LinearLayer, weight: Matrix) -> Matrix:
+    return weight.reshape(1, weight.shape[0], -1)
 
 
-PACKED_FORM = MatrixForm(lambda _, weight: weight.reshape(1, weight.shape[0], -1), _same_order, as_it_is, linear=False)
+PACKED_FORM = MatrixForm(_packed, reshaped, as_it_is, linear=False)
 """A weight (N, blocks, elements of a block) as the matrix (1, N, K)."""
 
 

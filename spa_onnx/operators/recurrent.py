@@ -8,7 +8,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from spa_onnx.layers.find import weight_of
-from spa_onnx.layers.layer import LinearLayer, MatrixForm
+from spa_onnx.layers.layer import LinearLayer, MatrixForm, reshaped
 from spa_onnx.linalg.blas import Matrix
 from spa_onnx.model.facts import Axis, Coupling, Fact, Normalises, Positions, Span, same, whole
 from spa_onnx.model.model import Model
@@ -120,8 +120,12 @@ def recurrent_macs(node: Node, model: Model) -> list[list[Axis]]:
     return [[*steps, *axes_of(model, weight)] for weight in node.inputs[1:3]]
 
 
-def _same_order(_: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
-    return matrix.reshape(shape)
+def _all_directions(_: LinearLayer, weight: Matrix) -> Matrix:
+    return weight.reshape(1, -1, weight.shape[2])
+
+
+def _each_direction(_: LinearLayer, weight: Matrix) -> Matrix:
+    return weight
 
 
 def _by_sample(_: LinearLayer, data: Array) -> Array:
@@ -135,8 +139,8 @@ def _directions_together(_: LinearLayer, data: Array) -> Array:
     return np.asarray(by_sample.reshape(*by_sample.shape[:2], -1))
 
 
-OF_INPUTS = MatrixForm(lambda _, weight: weight.reshape(1, -1, weight.shape[2]), _same_order, _by_sample, linear=False)
-OF_STATES = MatrixForm(lambda _, weight: weight, _same_order, _directions_together, linear=False)
+OF_INPUTS = MatrixForm(_all_directions, reshaped, _by_sample, linear=False)
+OF_STATES = MatrixForm(_each_direction, reshaped, _directions_together, linear=False)
 
 
 def recurrent_layers(node: Node, model: Model) -> Iterator[LinearLayer]:

@@ -1,19 +1,60 @@
-"""Stored statistics of BatchNormalization: which nodes have them, and how to correct them after repair."""
+"""Stored statistics of BatchNormalization: moments of its inputs, and how to correct what is stored after repair."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spa_onnx.model.facts import Axis, Indices
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.statistics.collect import ChannelMoments
 
 SMALLEST_VARIANCE = 1e-12
 """Smaller variances are not divided by."""
+
+
+ChannelMoments: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""(mean, variance) of each channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSums:
+    """Sums over the elements of each channel.
+
+    Args:
+        total: Sum of the elements, float64 (channels,).
+        squares: Sum of the squares of the elements, float64 (channels,).
+        count: Number of elements of each channel.
+    """
+
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    count: int
+
+    @classmethod
+    def of(cls, tensor: Array) -> ChannelSums:
+        """Return the sums of a tensor (samples, channels, ...).
+
+        Each sample is summed in the tensor's own precision (at least float32), and samples in float64.
+        """
+        flat = tensor.reshape(*tensor.shape[:2], -1).astype(np.promote_types(tensor.dtype, np.float32), copy=False)
+        total, squares = flat.sum(axis=2), np.einsum("ncp,ncp->nc", flat, flat)
+        return cls(
+            total.sum(axis=0, dtype=np.float64), squares.sum(axis=0, dtype=np.float64), flat.shape[0] * flat.shape[2]
+        )
+
+    def __add__(self, other: ChannelSums) -> ChannelSums:
+        return ChannelSums(self.total + other.total, self.squares + other.squares, self.count + other.count)
+
+    def moments(self) -> ChannelMoments:
+        """Return (mean, variance) of each channel."""
+        mean = self.total / self.count
+        return mean, np.maximum(self.squares / self.count - np.square(mean), 0.0)
 
 
 def batch_normalizations(model: Model) -> list[Node]:

@@ -16,8 +16,8 @@ from spa_onnx.model.facts import Axis, Indices
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, has_free_batch
 from spa_onnx.operators.macs import macs
-from spa_onnx.statistics.batchnorm import batch_normalizations, corrected_statistics
-from spa_onnx.statistics.collect import ChannelMoments, Schedule, channel_moments, observe
+from spa_onnx.statistics.batchnorm import ChannelMoments, batch_normalizations, corrected_statistics
+from spa_onnx.statistics.collect import Observation, Schedule, channel_moments, observe
 from spa_onnx.statistics.memory import (
     ARENA_FACTOR,
     MEMORY,
@@ -257,10 +257,9 @@ class _Collection:
         calibration = Calibration(self.model, self.layers, {}, feeds, samples, synthetic is not None, uncertain)
         schedule = Schedule(samples, self.seed, self.passes, self.budget.column_limits, self.budget.on_disk)
         graph = calibration.run(self.model.proto)
-        observed = observe(self.model, graph, self.layers, sorted(self.channels), feeds, schedule)
-        return replace(
-            calibration, statistics=observed.layers, normalisation_inputs=observed.channels, passes=self.passes
-        )
+        observed = observe(Observation(graph, self.model.inputs, self.layers, sorted(self.channels), schedule), feeds)
+        inputs = {name: sums.moments() for name, sums in observed.channels.items()}
+        return replace(calibration, statistics=observed.layers, normalisation_inputs=inputs, passes=self.passes)
 
 
 def _runs(session: Session, feed: Feed) -> bool:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor as Workers
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from functools import reduce
+from itertools import accumulate, pairwise
+from operator import add
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_onnx.execution.session import Feed, Session, feed_size, open_session
+from spa_onnx.execution.session import Executor, Feed, Session, executor, feed_size
 from spa_onnx.layers import LayerKey, LinearLayer, columns
 from spa_onnx.linalg.blas import Matrix, add_gram
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
+from spa_onnx.statistics.batchnorm import ChannelMoments, ChannelSums
 from spa_onnx.statistics.moments import MomentColumns, Moments, MomentSums, are_few
 from spa_onnx.statistics.subsampling import sample_keys, subsampling
 
@@ -29,9 +34,6 @@ LARGEST_SQUARABLE = 1e140
 
 PORTION_BYTES = 32 * 2**20
 """Bytes of columns that are unfolded at a time."""
-
-ChannelMoments: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""(mean, variance) of each channel."""
 
 
 def finite_columns(*parts: Matrix) -> list[Matrix]:
@@ -98,24 +100,34 @@ def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Moments from one run over the samples.
+    """Moments from some samples; the sum of two is what all their samples give.
 
     Args:
         layers: Key of a layer -> moments of its input.
-        channels: Tensor -> moments of its channels (axis 1).
+        channels: Tensor -> sums over its channels (axis 1).
     """
 
     layers: Mapping[LayerKey, Moments]
-    channels: Mapping[str, ChannelMoments]
+    channels: Mapping[str, ChannelSums]
+
+    def __add__(self, other: Observed) -> Observed:
+        return Observed(_added(self.layers, other.layers), _added(self.channels, other.channels))
+
+
+def _added(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {**one, **{key: one[key] + value if key in one else value for key, value in other.items()}}
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """How tensors are captured and columns are chosen.
 
-    Args: samples: Number of samples in the feeds. seed: Seed of the positions that are chosen. passes: The tensors
-    that are captured together, for each pass over the feeds. column_limits: Key of a layer -> the most columns that
-    memory has room for; layers without a limit are not in it. on_disk: Whether matrices are moved to temporary files.
+    Args:
+        samples: Number of samples in all feeds.
+        seed: Seed of the positions that are chosen.
+        passes: The tensors that are captured together, for each pass over the feeds.
+        column_limits: Key of a layer -> the most columns that memory has room for; layers without a limit are not in it.
+        on_disk: Whether matrices are moved to temporary files.
     """
 
     samples: int
@@ -123,6 +135,106 @@ class Schedule:
     passes: Sequence[Sequence[str]]
     column_limits: Mapping[LayerKey, int] = field(default_factory=dict)
     on_disk: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The task of collecting moments: called with feeds, it returns an `Observed`.
+
+    It can be pickled, so that processes can share the feeds among them. The result depends neither on the order of the
+    samples nor on their division into feeds.
+
+    Args:
+        proto: The graph to run: the model that the layers belong to, or a copy with other normalisation.
+        inputs: The inputs of the graph, which are read from the feeds.
+        layers: Layers whose inputs are observed.
+        channels: Tensors whose channels (axis 1) are observed.
+        schedule: How tensors are captured and columns are chosen.
+        executor: What runs the graph.
+    """
+
+    proto: onnx.ModelProto
+    inputs: Collection[str]
+    layers: Sequence[LinearLayer]
+    channels: Sequence[str]
+    schedule: Schedule
+    executor: Executor = field(default_factory=executor)
+
+    def __call__(self, feeds: Iterable[Feed], before: int = 0) -> Observed:
+        """Run the feeds.
+
+        Args:
+            feeds: The samples, in batches. They are iterated over once per pass.
+            before: The number of samples that others run: channels are observed on the first samples of all only.
+
+        Raises:
+            RefusedError: The executor cannot run the graph on them.
+        """
+        moments: dict[LayerKey, Moments] = {}
+        sums: dict[str, ChannelSums] = {}
+        for names in self.schedule.passes:
+            accumulators, channels = self._one_pass(names, feeds, before)
+            sums |= channels
+            for key, accumulator in accumulators.items():
+                if accumulator.count:
+                    found = accumulator.moments()
+                    moments[key] = found.offloaded() if self.schedule.on_disk else found
+        return Observed(moments, sums)
+
+    def _one_pass(
+        self, names: Sequence[str], feeds: Iterable[Feed], before: int
+    ) -> tuple[dict[LayerKey, _MomentAccumulator], dict[str, ChannelSums]]:
+        """Capture these tensors."""
+        inner = [name for name in names if name not in self.inputs]
+        layers = [layer for layer in self.layers if layer.data in names]
+        channels = [name for name in self.channels if name in names]
+        accumulators = {layer.key: _MomentAccumulator(layer.blocks, layer.inputs) for layer in layers}
+        sums: dict[str, ChannelSums] = {}
+        session = self._session(inner)
+        layer_inputs = {layer.data for layer in layers}
+        count = before
+        for feed in feeds:
+            if count >= CHANNEL_SAMPLES:
+                channels, inner = [], [name for name in inner if name in layer_inputs]
+                if not layer_inputs:
+                    break
+            tensors = {**feed, **_captured(session, feed, inner)}
+            count += feed_size(feed)
+            keys = sample_keys(feed, self.schedule.seed)
+            for layer in layers:
+                _accumulate(accumulators[layer.key], layer, np.asarray(tensors[layer.data]), keys, self.schedule)
+            sums = _added(sums, {name: ChannelSums.of(tensors[name]) for name in channels})
+            del tensors  # frees memory before the next batch runs
+        return accumulators, sums
+
+    def _session(self, names: Sequence[str]) -> Session | None:
+        """Open the graph with these tensors as outputs."""
+        if not names:
+            return None
+        what = "the model with its inner tensors as outputs"
+        return self.executor.open(with_outputs(self.proto, names), optimise=True, what=what)
+
+
+def observe(
+    observation: Observation, feeds: Sequence[Feed], workers: Workers | None = None, shares: int = 2
+) -> Observed:
+    """Collect moments, on several workers if there are some.
+
+    Args:
+        observation: What to collect.
+        feeds: The samples, in batches.
+        workers: Runs a share of the feeds each; None runs all of them here.
+        shares: The number of shares. With several, sums are added in another order, which changes their last digits.
+
+    Raises:
+        RefusedError: The executor cannot run the graph on the feeds.
+    """
+    if workers is None or len(feeds) < 2:
+        return observation(feeds)
+    bounds = np.linspace(0, len(feeds), min(shares, len(feeds)) + 1).round().astype(int)
+    parts = [feeds[first:last] for first, last in pairwise(bounds)]
+    before = [0, *accumulate(sum(map(feed_size, part)) for part in parts)][:-1]
+    return reduce(add, workers.map(observation, parts, before))
 
 
 def _portions(data: Array, keys: NDArray[np.uint32], values: int) -> Iterator[tuple[Array, NDArray[np.uint32]]]:
@@ -133,68 +245,9 @@ def _portions(data: Array, keys: NDArray[np.uint32], values: int) -> Iterator[tu
         yield (data if remainder else data[start * rows : (start + step) * rows]), keys[start : start + step]
 
 
-def _session_with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> Session | None:
-    return (
-        open_session(with_outputs(proto, names), optimise=True, what="the model with its inner tensors as outputs")
-        if names
-        else None
-    )
-
-
 def _captured(session: Session | None, feed: Feed, names: Sequence[str]) -> Feed:
     """Return the inner tensors by name."""
     return dict(zip(names, session.run(feed, names, release=True), strict=True)) if session and names else {}
-
-
-def observe(
-    model: Model,
-    proto: onnx.ModelProto,
-    layers: Sequence[LinearLayer],
-    channels: Sequence[str],
-    feeds: Iterable[Feed],
-    schedule: Schedule,
-) -> Observed:
-    """Run the feeds, and collect the moments of the inputs of layers and of the channels of other tensors.
-
-    The result depends neither on the order of the samples nor on their division into feeds.
-
-    Args:
-        model: The model that the layers belong to.
-        proto: The graph to run, with the same tensor names as `model`: the model itself, or a copy with other
-            normalisation.
-        layers: Layers whose inputs are observed. Inputs of the graph are read from the feeds.
-        channels: Tensors whose channels (axis 1) are observed.
-        feeds: The samples, in batches. They are iterated over once per pass.
-        schedule: How tensors are captured and columns are chosen.
-    """
-    moments: dict[LayerKey, Moments] = {}
-    sums: dict[str, ChannelSums] = {}
-    for names in schedule.passes:
-        inner = [name for name in names if name not in model.inputs]
-        pass_layers = [layer for layer in layers if layer.data in names]
-        pass_channels = [name for name in channels if name in names]
-        accumulators = {layer.key: _MomentAccumulator(layer.blocks, layer.inputs) for layer in pass_layers}
-        session = _session_with_outputs(proto, inner)
-        layer_inputs = {layer.data for layer in pass_layers}
-        count = 0
-        for feed in feeds:
-            if count >= CHANNEL_SAMPLES:
-                pass_channels, inner = [], [name for name in inner if name in layer_inputs]
-                if not layer_inputs:
-                    break
-            tensors = {**feed, **_captured(session, feed, inner)}
-            count += feed_size(feed)
-            keys = sample_keys(feed, schedule.seed)
-            for layer in pass_layers:
-                _accumulate(accumulators[layer.key], layer, np.asarray(tensors[layer.data]), keys, schedule)
-            for name in pass_channels:
-                channel_sums = ChannelSums.of(tensors[name])
-                sums[name] = sums[name] + channel_sums if name in sums else channel_sums
-            del tensors  # frees memory before the next batch runs
-        for key, accumulator in accumulators.items():
-            if accumulator.count:
-                moments[key] = accumulator.moments().offloaded() if schedule.on_disk else accumulator.moments()
-    return Observed(moments, {name: total.moments() for name, total in sums.items()})
 
 
 def _accumulate(
@@ -210,60 +263,26 @@ def _accumulate(
 def collect(
     model: Model, proto: onnx.ModelProto, layers: Sequence[LinearLayer], feeds: Sequence[Feed], seed: int
 ) -> Mapping[LayerKey, Moments]:
-    """Return the moments of each layer's input by the layer's key, in one pass; see `observe` for the arguments."""
+    """Return the moments of each layer's input by the layer's key, in one pass; see `Observation` for the arguments."""
     schedule = Schedule(sum(map(feed_size, feeds)), seed, [sorted({layer.data for layer in layers})])
-    return observe(model, proto, layers, (), feeds, schedule).layers
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelSums:
-    """Sums over the elements of each channel.
-
-    Args:
-        total: Sum of the elements, float64 (channels,).
-        squares: Sum of the squares of the elements, float64 (channels,).
-        count: Number of elements of each channel.
-    """
-
-    total: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    count: int
-
-    @classmethod
-    def of(cls, tensor: Array) -> ChannelSums:
-        """Return the sums of a tensor (samples, channels, ...).
-
-        Each sample is summed in the tensor's own precision (at least float32), and samples in float64.
-        """
-        flat = tensor.reshape(*tensor.shape[:2], -1).astype(np.promote_types(tensor.dtype, np.float32), copy=False)
-        total, squares = flat.sum(axis=2), np.einsum("ncp,ncp->nc", flat, flat)
-        return cls(
-            total.sum(axis=0, dtype=np.float64), squares.sum(axis=0, dtype=np.float64), flat.shape[0] * flat.shape[2]
-        )
-
-    def __add__(self, other: ChannelSums) -> ChannelSums:
-        return ChannelSums(self.total + other.total, self.squares + other.squares, self.count + other.count)
-
-    def moments(self) -> ChannelMoments:
-        """Return (mean, variance) of each channel."""
-        mean = self.total / self.count
-        return mean, np.maximum(self.squares / self.count - np.square(mean), 0.0)
+    return observe(Observation(proto, model.inputs, layers, (), schedule), feeds).layers
 
 
 def channel_moments(
     model: Model,
     proto: onnx.ModelProto,
     names: Sequence[str],
-    feeds: Iterable[Feed],
+    feeds: Sequence[Feed],
     passes: Sequence[Sequence[str]] = (),
 ) -> Mapping[str, ChannelMoments]:
     """Return (mean, variance) of every channel (axis 1) of tensors over samples and positions, float64 (channels,).
 
     Args:
-        model: See `observe`.
-        proto: See `observe`.
+        model: The model.
+        proto: The graph to run; see `Observation`.
         names: The tensors.
         feeds: The samples, in batches.
         passes: The tensors that are captured together, for each pass; by default all in one pass.
     """
-    return observe(model, proto, (), names, feeds, Schedule(0, 0, passes or [names])).channels
+    observation = Observation(proto, model.inputs, (), names, Schedule(0, 0, passes or [names]))
+    return {name: sums.moments() for name, sums in observe(observation, feeds).channels.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import NETS
 from nets.build import net
 from onnx import helper, numpy_helper
 
@@ -23,7 +26,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.operators.macs import macs
 from spa_onnx.statistics import calibration, moments
 from spa_onnx.statistics.calibration import calibrate
-from spa_onnx.statistics.collect import Schedule, channel_moments, collect, observe, with_outputs
+from spa_onnx.statistics.collect import Observation, Schedule, channel_moments, collect, observe, with_outputs
 from spa_onnx.statistics.memory import ARENA_FACTOR, MATRIX_COPIES, memory_budget, peak_bytes, widest_cut
 from spa_onnx.statistics.moments import MomentColumns, MomentSums
 from spa_onnx.statistics.subsampling import Subsampling, positions_per_sample
@@ -308,8 +311,10 @@ def test_neither_batches_nor_order_nor_passes_matter_where_positions_are_drawn(s
     assert all(positions_per_sample(layer, 100 * count) < 24 * 24 for layer in found)
 
     def seen(feeds, passes):
-        found_there = observe(model, model.proto, found, ["a"], feeds, Schedule(100 * count, seed, passes))
-        return {c.weight: found_there.layers[c.key] for c in found}, found_there.channels["a"]
+        found_there = observe(
+            Observation(model.proto, model.inputs, found, ["a"], Schedule(100 * count, seed, passes)), feeds
+        )
+        return {c.weight: found_there.layers[c.key] for c in found}, found_there.channels["a"].moments()
 
     together = ["a", "b", "d", "f", "x"]
     whole, channels = seen([{"x": x}], [together])
@@ -326,6 +331,37 @@ def test_neither_batches_nor_order_nor_passes_matter_where_positions_are_drawn(s
             np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("executor", [ThreadPoolExecutor, ProcessPoolExecutor])
+@pytest.mark.parametrize("shares", [1, 2, 3, 9])
+def test_workers_find_together_what_one_alone_finds(executor, shares):
+    """More samples than those whose channels are observed, and an edge of that number within a share."""
+    model = Model.of(MIXED())
+    feeds = batches(np.random.default_rng(0).standard_normal((150, 4, 5, 5)).astype(np.float32), [60, 50, 30, 10])
+    found = list(linear_layers(model))
+    schedule = Schedule(150, 0, [["x", "c"], ["e"]])
+    observation = Observation(model.proto, model.inputs, found, ["c"], schedule)
+    whole = observe(observation, feeds)
+    with executor(2) as workers:
+        parts = observe(observation, feeds, workers, shares)
+    assert whole.layers.keys() == parts.layers.keys()
+    for key, sums in whole.layers.items():
+        assert sums.count == parts.layers[key].count
+        np.testing.assert_allclose(sums.sums().gram, parts.layers[key].sums().gram, rtol=1e-9, atol=1e-9)
+    assert whole.channels["c"].count == parts.channels["c"].count == 140 * 25
+    np.testing.assert_allclose(whole.channels["c"].squares, parts.channels["c"].squares, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_layers_can_be_sent_to_another_process(name):
+    model = Model.of(NETS[name]())
+    for layer in linear_layers(model):
+        other, weight = pickle.loads(pickle.dumps(layer)), model.weight(layer.weight)  # noqa: S301 - it is our own
+        np.testing.assert_array_equal(other.matrix(weight), layer.matrix(weight))
+        np.testing.assert_array_equal(
+            other.tensor(layer.matrix(weight), weight), layer.tensor(layer.matrix(weight), weight)
+        )
+
+
 def test_samples_look_at_positions_of_their_own():
     model = Model.of(BIG())
     (layer, *_) = linear_layers(model)
@@ -339,8 +375,9 @@ def test_rows_of_a_sequence_belong_to_their_sample():
     model = Model.of(net("float[N,50,6] x", "float[6,4] w", "y = MatMul(x, w)", "float[N,50,4] y")())
     x = np.random.default_rng(0).standard_normal((8, 50, 6)).astype(np.float32)
     found = list(linear_layers(model))
-    whole = observe(model, model.proto, found, (), [{"x": x}], Schedule(400, 0, [["x"]])).layers
-    parts = observe(model, model.proto, found, (), batches(x[::-1], [3, 1, 4]), Schedule(400, 0, [["x"]])).layers
+    observation = Observation(model.proto, model.inputs, found, (), Schedule(400, 0, [["x"]]))
+    whole = observe(observation, [{"x": x}]).layers
+    parts = observe(observation, batches(x[::-1], [3, 1, 4])).layers
     for key, sums in whole.items():
         assert sums.count == parts[key].count == 8 * positions_per_sample(found[0], 400)
         np.testing.assert_allclose(sums.gram, parts[key].gram, rtol=1e-12)
