@@ -27,10 +27,12 @@ from spa_onnx.selection.select import SCOPES
 from spa_onnx.statistics.calibration import Calibration
 from spa_onnx.statistics.memory import MEMORY
 from spa_onnx.steps import (
+    CPU,
     Clock,
     Job,
     Original,
     Progress,
+    RunOptions,
     collect_statistics,
     needs_statistics,
     no_progress,
@@ -40,8 +42,6 @@ from spa_onnx.steps import (
 
 STEPS = ("load", "analyse", "collect", "score", "weigh", "select", "rewrite", "validate", "repair", "measure")
 """The steps, by the names that progress is called with."""
-
-CPU = ("CPUExecutionProvider",)
 
 CHOICES: Mapping[str, Collection[str]] = {
     "criterion": CRITERIA,
@@ -138,15 +138,28 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
             overrides=overrides or {},
         )
     )
-    clock = Clock(progress)
-    with running_on(onnxruntime_with(providers, threads)):
+    options = RunOptions(
+        check=check,
+        measure_latency=measure_latency,
+        data=data,
+        preprocess=preprocess,
+        memory=memory,
+        dims=dims,
+        providers=providers,
+        threads=threads,
+        progress=progress,
+    )
+    return _pruned(model, settings, options)
+
+
+def _pruned(model: str | Path | onnx.ModelProto, settings: Settings, options: RunOptions) -> Result:
+    clock = Clock(options.progress)
+    with running_on(onnxruntime_with(options.providers, options.threads)):
         clock("load")
         source = open_source(model)
-        original = None
-        if check or needs_statistics(settings):
-            original = Original.of(source, dims or {}, data, preprocess, memory)
+        original = Original.of(source, options) if options.check or needs_statistics(settings) else None
         clock("analyse")
-        analysis, original = runnable(source, dims, settings, original)
+        analysis, original = runnable(source, options.dims, settings, original)
         calibration: Calibration | None = None
         if settings.rounds > 1:
             rounded = in_rounds(
@@ -157,44 +170,28 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
             clock("score")
             rounded = Rounds(choose(analysis, settings, calibration, clock), {}, "")
         plan = Plan.removing(rounded.selection.removed, source.sha256, settings.to_json())
-        job = Job(source, analysis, plan, clock, latency=measure_latency, rounds=rounded, calibration=calibration)
-        return _carried_out(job, original, check=check)
+        latency = options.measure_latency
+        job = Job(source, analysis, plan, clock, latency=latency, rounds=rounded, calibration=calibration)
+        return _carried_out(job, original, check=options.check)
 
 
-def apply_plan(  # noqa: PLR0913 - every option of the command line has its argument
-    model: str | Path | onnx.ModelProto,
-    plan: Plan,
-    *,
-    check: bool = True,
-    measure_latency: bool = False,
-    data: object = None,
-    preprocess: str | None = None,
-    memory: str | int = MEMORY,
-    dims: Mapping[str, int] | None = None,
-    providers: Sequence[str] = CPU,
-    threads: int = 0,
-    progress: Progress = no_progress,
-) -> Result:
+def apply_plan(model: str | Path | onnx.ModelProto, plan: Plan, **options: Any) -> Result:
     """Carry out a saved plan, its repair included.
 
     Args:
         model: The model that the plan was made for.
         plan: The plan, as `spa_onnx.read_plan` returns it.
-        check: As in `prune`, like all that follow.
-        measure_latency: See `prune`.
-        data: See `prune`.
-        preprocess: See `prune`.
-        memory: See `prune`.
-        dims: See `prune`.
-        providers: See `prune`.
-        threads: See `prune`.
-        progress: See `prune`.
+        **options: How the model is run, as in `prune`: `check`, `measure_latency`, `data`, `preprocess`, `memory`, `dims`,
+            `providers`, `threads`, `progress`.
 
     Raises:
-        RefusedError: The plan was made for another model.
+        RefusedError: The plan was made for another model, or does not fit it.
+        ValidationError: The result failed a check.
+        TypeError: There is no such option.
     """
-    clock = Clock(progress)
-    with running_on(onnxruntime_with(providers, threads)):
+    run = RunOptions(**options)
+    clock = Clock(run.progress)
+    with running_on(onnxruntime_with(run.providers, run.threads)):
         clock("load")
         source = open_source(model)
         if plan.sha256 != source.sha256:
@@ -203,13 +200,13 @@ def apply_plan(  # noqa: PLR0913 - every option of the command line has its argu
             )
         settings = resolved(Settings.of(plan.settings))
         repairs = settings.repair != "none"
-        original = Original.of(source, dims or {}, data, preprocess, memory) if check or repairs else None
+        original = Original.of(source, run) if run.check or repairs else None
         clock("analyse")
-        analysis, original = runnable(source, dims, settings, original)
+        analysis, original = runnable(source, run.dims, settings, original)
         check_plan(plan, analysis)
         calibration = collect_statistics(analysis, settings, original, clock) if repairs else None
-        job = Job(source, analysis, plan, clock, latency=measure_latency, calibration=calibration)
-        return _carried_out(job, original, check=check)
+        job = Job(source, analysis, plan, clock, latency=run.measure_latency, calibration=calibration)
+        return _carried_out(job, original, check=run.check)
 
 
 def inspect(

@@ -1,6 +1,6 @@
-"""Pruning in rounds: what is left after some is looked at again, and what goes next is prompt in channels of the original.
+"""Pruning in rounds: each round prunes and repairs the model that the rounds before have left.
 
-All rounds share the groups of the original, so their plans compose by construction.
+All rounds share the groups of the original and number its channels, so that their plans add up to one plan.
 """
 
 from __future__ import annotations
@@ -25,23 +25,36 @@ from spa_onnx.statistics.calibration import Calibration
 
 
 def shares(final: float, rounds: int) -> list[float]:
-    """What each round keeps of the original: every one the same share of what it finds, and the last `final`."""
+    """Return the share of the original that is kept after each round.
+
+    Every round keeps the same share of the model that it finds.
+
+    Args:
+        final: The share that is kept after the last round.
+        rounds: The number of rounds.
+    """
     return [final ** (number / rounds) for number in range(1, rounds + 1)]
 
 
-def left_over(group: Group, drop: Mapping[str, Indices]) -> Indices:
-    """The channels of a group that a plan leaves, sorted."""
-    return np.setdiff1d(np.arange(group.size), drop.get(group.name, ()))
+def kept_channels(group: Group, removed: Mapping[str, Indices]) -> Indices:
+    """Return the channels of a group that are kept, sorted."""
+    return np.setdiff1d(np.arange(group.size), removed.get(group.name, ()))
 
 
-def narrowed(analysis: Analysis, drop: Mapping[str, Indices], removal: Removal, model: Model) -> Analysis:
-    """The groups of the original as they are in the model that `drop` has left; the channels are renumbered.
+def narrowed(analysis: Analysis, removed: Mapping[str, Indices], removal: Removal, model: Model) -> Analysis:
+    """Return the groups of the original in a pruned model, with renumbered channels.
 
-    removal: of the same plan. Axes of tensors that the smaller model does not have under their old name are left out.
+    Axes of tensors that the pruned model does not have under the same name are left out.
+
+    Args:
+        analysis: The groups of the original.
+        removed: Group name -> channels of the original that are removed.
+        removal: The same as a removal.
+        model: The pruned model.
     """
     groups = []
     for group in analysis.groups:
-        channels = left_over(group, drop)
+        channels = kept_channels(group, removed)
         renumbered = np.full(group.size + 1, -1)
         renumbered[channels] = np.arange(len(channels))
         owner: dict[Axis, Indices] = {}
@@ -52,28 +65,38 @@ def narrowed(analysis: Analysis, drop: Mapping[str, Indices], removal: Removal, 
                 owner[axis] = left
         if owner:
             groups.append(Group(group.name, len(channels), owner, group.pinned, group.cause, group.parts))
-    return replace(
-        analysis, model=model, groups=tuple(groups), graph=analysis.graph.__class__(), chains=(), statistics={}
-    )
+    return Analysis.of_groups(model, groups)
 
 
 def joined(analysis: Analysis, before: Mapping[str, Indices], later: Mapping[str, Indices]) -> dict[str, Indices]:
-    """Both plans as one for the original. later: channels as `narrowed` has numbered them."""
-    drop = dict(before)
+    """Return two removals as one.
+
+    Args:
+        analysis: The groups of the original.
+        before: Group name -> channels of the original that are removed first.
+        later: Group name -> channels that are removed next, as `narrowed` numbers them.
+    """
+    removed = dict(before)
     for group in analysis.groups:
         if len(later.get(group.name, ())):
-            drop[group.name] = np.setdiff1d(
-                np.arange(group.size), np.delete(left_over(group, before), later[group.name])
+            removed[group.name] = np.setdiff1d(
+                np.arange(group.size), np.delete(kept_channels(group, before), later[group.name])
             )
-    return drop
+    return removed
 
 
 def widened(
     model: Model, values: Mapping[str, Array], removal: Removal, before: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """New values of constants as they are after `removal`, in the shapes of the original; `before` holds what had changed already.
+    """Return new values of constants of a pruned model in the shapes of the original.
 
     Constants that the original does not have under that name, or that have a name per use there, keep their old values.
+
+    Args:
+        model: The original.
+        values: Constant of the pruned model -> new value.
+        removal: What the pruned model has lost.
+        before: Constant of the original -> value that has changed already.
     """
     shared = set(model.source.values())
     result = dict(before)
@@ -105,7 +128,7 @@ class Rounds:
 def in_rounds(
     analysis: Analysis,
     settings: Settings,
-    look: Callable[[Analysis], Calibration | None],
+    calibrated: Callable[[Analysis], Calibration | None],
     clock: Callable[[str], None],
 ) -> Rounds:
     """Prune and repair round by round.
@@ -113,7 +136,7 @@ def in_rounds(
     Args:
         analysis: The groups of the original.
         settings: How to prune; `rounds` says how often.
-        look: Collects the statistics of a model, None where nothing needs them.
+        calibrated: Collects the statistics of a model; None if nothing needs them.
         clock: Called with the name of each step as it begins.
     """
     values: dict[str, Array] = {}
@@ -121,7 +144,7 @@ def in_rounds(
     for number in range(1, settings.rounds + 1):
         removal = Removal(analysis, selection.removed)
         here = narrowed(analysis, selection.removed, removal, model)
-        calibration = look(here)
+        calibration = calibrated(here)
         clock("score")
         target = _target(analysis, settings, model, number)
         if target:
@@ -144,7 +167,7 @@ def in_rounds(
 
 
 def _target(analysis: Analysis, settings: Settings, model: Model, number: int) -> str:
-    """The target of a round for the model that the rounds before have left; empty where that is met already."""
+    """Return the target of a round for the model that it finds; empty if that meets it already."""
     goal = settings.goal()
     finals = (
         [(settings.unit(), final_share(analysis, settings))]
@@ -167,10 +190,10 @@ def _repaired(
     all_rounds: tuple[Mapping[str, Indices], Removal],
     values: Mapping[str, Array],
 ) -> dict[str, Array]:
-    """New values of constants once the kept weights are repaired, in the shapes of the original.
+    """Return new values of constants after the repair, in the shapes of the original.
 
-    this_round: the groups as this round found them, and what it removes of them. all_rounds: what all rounds remove, and the removal of
-    those before.
+    this_round holds the groups that the round found and the channels that it removes; all_rounds the channels of the
+    original that all rounds so far remove, and the removal of the rounds before.
     """
     (here, proposed), (removed, before) = this_round, all_rounds
     cut = Removal(here, proposed)

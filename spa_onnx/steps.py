@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -27,7 +27,8 @@ from spa_onnx.rounds import Rounds
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.selection.budgets import CLOSE, UNITS
 from spa_onnx.selection.propose import why_nothing_is_prunable
-from spa_onnx.statistics.calibration import Calibration, calibrate
+from spa_onnx.statistics.calibration import Calibration, Sampling, calibrate
+from spa_onnx.statistics.memory import MEMORY
 from spa_onnx.synthetic.feeds import random_feed, working_dims
 from spa_onnx.validation.drift import drift
 from spa_onnx.validation.validate import validate
@@ -38,6 +39,24 @@ Progress: TypeAlias = Callable[[str], None]
 
 def no_progress(_: str) -> None:
     """Show no progress."""
+
+
+CPU = ("CPUExecutionProvider",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a model is run and what is measured; `spa_onnx.prune` documents each field."""
+
+    check: bool = True
+    measure_latency: bool = False
+    data: object = None
+    preprocess: str | None = None
+    memory: str | int = MEMORY
+    dims: Mapping[str, int] | None = None
+    providers: Sequence[str] = CPU
+    threads: int = 0
+    progress: Progress = no_progress
 
 
 @dataclass(slots=True)
@@ -86,21 +105,19 @@ class Original:
     memory: int
 
     @classmethod
-    def of(
-        cls, source: Source, dims: Mapping[str, int], data: object, preprocess: str | None, memory: str | int
-    ) -> Original:
+    def of(cls, source: Source, options: RunOptions) -> Original:
         """Open the original, and read the calibration data.
 
         Raises:
             RefusedError: The original does not run, so that nothing could be checked.
             UsageError: The data or `preprocess` cannot be used.
         """
-        how = parse(preprocess) if preprocess else None
-        if how and data is None:
+        how = parse(options.preprocess) if options.preprocess else None
+        if how and options.data is None:
             raise UsageError("preprocess is for given data; name some")
         session = open_session(source.proto, optimise=True, timed=True, what="the original model")
-        samples = None if data is None else read_samples(data, source.proto, how)
-        return cls(session, dims, samples, parse_bytes(memory))
+        samples = None if options.data is None else read_samples(options.data, source.proto, how)
+        return cls(session, options.dims or {}, samples, parse_bytes(options.memory))
 
 
 def read_analysis(source: Source, dims: Mapping[str, int] | None, settings: Settings) -> Analysis:
@@ -157,9 +174,8 @@ def collect_statistics(
         return None
     clock("collect")
     cut = {axis for group in analysis.prunable() for axis in group.owner}
-    return calibrate(
-        analysis.model, original.dims, original.samples, settings.samples, settings.seed, memory=original.memory, of=cut
-    )
+    sampling = Sampling(settings.samples, settings.seed, original.memory)
+    return calibrate(analysis.model, original.dims, original.samples, sampling, cut)
 
 
 @dataclass(frozen=True, slots=True)

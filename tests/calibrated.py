@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from spa_onnx.data.samples import read_samples
 from spa_onnx.execution.session import open_session
 from spa_onnx.pipeline import inspect
-from spa_onnx.statistics.calibration import calibrate
+from spa_onnx.statistics.calibration import Sampling, calibrate
 from spa_onnx.synthetic.feeds import working_dims
 
 CONV = net(
@@ -62,4 +62,4 @@ def known_of(proto, x, count=200):
     analysis = inspect(proto)
     session = open_session(proto)
     given = read_samples({"x": x}, proto)
-    return analysis, calibrate(analysis.model, working_dims(analysis.model, session, {}), given, count, 0)
+    return analysis, calibrate(analysis.model, working_dims(analysis.model, session, {}), given, Sampling(count, 0))

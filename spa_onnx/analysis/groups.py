@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import networkx as nx
@@ -72,6 +72,11 @@ class Analysis:
     graph: nx.MultiGraph[Axis]
     chains: tuple[Chain, ...]
     statistics: Mapping[Axis, str]
+
+    @classmethod
+    def of_groups(cls, model: Model, groups: Iterable[Group]) -> Analysis:
+        """Return an analysis of known groups, without the graph that explains them."""
+        return cls(model, tuple(groups), nx.MultiGraph(), (), {})
 
     def prunable(self) -> tuple[Group, ...]:
         """Groups that can lose channels and hold weights."""

@@ -22,8 +22,8 @@ can therefore cost channels, but never correctness.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from spa_onnx.errors import RuleError
 from spa_onnx.layers.find import LAYERS, LayerFinder
@@ -33,6 +33,9 @@ from spa_onnx.model.node import Node
 from spa_onnx.model.subgraphs import crossings
 from spa_onnx.model.traits import TRAITS, Fold, Moves, Quantised, ShapeEquivalent, Traits
 from spa_onnx.operators.updates import ShapeUpdate
+
+if TYPE_CHECKING:
+    from typing_extensions import Required, Unpack
 
 CouplingRule: TypeAlias = Callable[[Node, Model], Iterator[Fact]]
 
@@ -62,7 +65,7 @@ def never(_: Node, __: Model, ___: Held) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """The registered properties of an operator; see `register` for the fields."""
+    """The registered properties of an operator; see `Properties` for the fields."""
 
     coupling: CouplingRule | None = None
     parameters: frozenset[int] = frozenset()
@@ -76,38 +79,10 @@ class Operator:
     not_refitted: str = ""
 
 
-OPERATORS: dict[str, Operator] = {}
-"""Operator type -> its registered properties. Types outside ai.onnx carry their domain as a prefix."""
-
-UNREGISTERED = Operator()
-
-WITH_SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-"""Operators with subgraphs: branches or loop bodies."""
-
-
-def register(  # noqa: PLR0913 - one keyword for each registered property
-    *operators: str,
-    coupling: CouplingRule,
-    parameters: Iterable[int] = (),
-    unsaid: str = WHOLE,
-    update: ShapeUpdate | None = None,
-    corrects: Iterable[int] = (),
-    zero: KeepsZero = never,
-    macs: Macs | None = None,
-    layer: LayerFinder | None = None,
-    not_refitted: str = "",
-    moves: Moves = Moves.NOTHING,
-    fold: Fold | None = None,
-    shape: ShapeEquivalent | None = None,
-    quantised: Quantised | None = None,
-    chooses: bool = False,
-    bounds: Mapping[int, Bound] | None = None,
-    unmasked: Iterable[int] = (),
-) -> None:
-    """Register operators that behave alike, with all their properties.
+class Properties(TypedDict, total=False):
+    """What can be registered of an operator.
 
     Args:
-        *operators: Operator types, with the domain as a prefix unless it is ai.onnx: `Conv`, `com.microsoft.FusedConv`.
         coupling: The coupling rule.
         parameters: Input positions of shapes, pads, axes and similar parameters, which carry no channels.
         unsaid: The reason for pinning an axis that the rule does not mention: what the operator does with that axis.
@@ -126,26 +101,58 @@ def register(  # noqa: PLR0913 - one keyword for each registered property
         chooses: Whether its output holds probabilities or classes.
         bounds: Input position -> the exclusive upper bound of the integers in that input.
         unmasked: Input positions whose constants keep their values in the masked model.
+    """
+
+    coupling: Required[CouplingRule]
+    parameters: Iterable[int]
+    unsaid: str
+    update: ShapeUpdate
+    corrects: Iterable[int]
+    zero: KeepsZero
+    macs: Macs
+    layer: LayerFinder
+    not_refitted: str
+    moves: Moves
+    fold: Fold
+    shape: ShapeEquivalent | None
+    quantised: Quantised
+    chooses: bool
+    bounds: Mapping[int, Bound]
+    unmasked: Iterable[int]
+
+
+OPERATORS: dict[str, Operator] = {}
+"""Operator type -> its registered properties. Types outside ai.onnx carry their domain as a prefix."""
+
+UNREGISTERED = Operator()
+
+_TRAITS = {trait.name for trait in fields(Traits)}
+_POSITIONS = {"parameters", "corrects", "unmasked"}
+
+WITH_SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""Operators with subgraphs: branches or loop bodies."""
+
+
+def register(*operators: str, **properties: Unpack[Properties]) -> None:
+    """Register operators that behave alike, with all their properties.
+
+    Args:
+        *operators: Operator types, with the domain as a prefix unless it is ai.onnx: `Conv`, `com.microsoft.FusedConv`.
+        **properties: What is known about them; see `Properties`.
 
     Raises:
         ValueError: An operator is registered twice.
+        TypeError: There is no such property.
     """
+    given: dict[str, Any] = {**properties}
+    layer = given.pop("layer", None)
+    traits = Traits(**{name: given.pop(name) for name in _TRAITS & given.keys()})
+    given |= {name: frozenset(given[name]) for name in _POSITIONS & given.keys()}
+    operator = Operator(**given)
     for name in operators:
         if name in OPERATORS:
             raise ValueError(f"operator {name} is registered twice")
-        OPERATORS[name] = Operator(
-            coupling=coupling,
-            parameters=frozenset(parameters),
-            unsaid=unsaid,
-            update=update,
-            corrects=frozenset(corrects),
-            zero=zero,
-            macs=macs,
-            bounds=bounds or {},
-            unmasked=frozenset(unmasked),
-            not_refitted=not_refitted,
-        )
-        TRAITS[name] = Traits(moves, fold, shape, quantised, chooses)
+        OPERATORS[name], TRAITS[name] = operator, traits
         if layer is not None:
             LAYERS[name] = layer
 

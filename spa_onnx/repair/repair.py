@@ -10,7 +10,7 @@ from spa_onnx.layers import LinearLayer, linear_layers
 from spa_onnx.model.folding import Array
 from spa_onnx.plan.removal import Removal
 from spa_onnx.repair.layerwise import refit_layers
-from spa_onnx.repair.sequential import refit_in_order
+from spa_onnx.repair.sequential import SampleRun, refit_in_order
 from spa_onnx.statistics.calibration import Calibration
 from spa_onnx.statistics.memory import SEQUENTIAL_MATRIX_COPIES, column_limits
 from spa_onnx.statistics.subsampling import Subsampling, subsampling
@@ -43,9 +43,8 @@ def refitted(calibration: Calibration, removal: Removal, settings: Settings) -> 
     ]
     feeds = calibration.first(calibration.sequential_samples)
     subsample = _subsample(calibration, layers, feeds)
-    return refit_in_order(
-        model, layers, feeds, removal, values, settings.seed, graph=calibration.run, subsample=subsample
-    )
+    run = SampleRun(feeds, settings.seed, calibration.run, subsample)
+    return refit_in_order(model, layers, run, removal, values)
 
 
 def _subsample(

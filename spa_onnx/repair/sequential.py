@@ -7,6 +7,7 @@ form of layer-wise reconstruction, He, Zhang & Sun, Channel pruning for accelera
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -35,28 +36,38 @@ DAMPINGS = tuple(DAMPING * 10 ** (half / 2) for half in range(7))
 """Ridge penalties to choose from by two-fold cross-validation, as shares of the mean diagonal."""
 
 
+def _as_it_is(proto: onnx.ModelProto) -> onnx.ModelProto:
+    return proto
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRun:
+    """The samples of a sequential refit, and how they run.
+
+    Args:
+        feeds: The samples, in batches. All of them are held in memory while both models run.
+        seed: Seed of the positions that are chosen.
+        graph: Returns the graph to run in a model's place, with the same tensor names.
+        subsample: Returns which columns of a layer are used; by default as `subsampling` says.
+    """
+
+    feeds: Sequence[Feed]
+    seed: int = 0
+    graph: Callable[[onnx.ModelProto], onnx.ModelProto] = _as_it_is
+    subsample: Callable[[LinearLayer], Subsampling] | None = None
+
+
 def refit_in_order(
-    model: Model,
-    layers: Sequence[LinearLayer],
-    feeds: Sequence[Feed],
-    removal: Removal,
-    prior: Mapping[str, Array],
-    seed: int,
-    *,
-    graph: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda proto: proto,
-    subsample: Callable[[LinearLayer], Subsampling] | None = None,
+    model: Model, layers: Sequence[LinearLayer], run: SampleRun, removal: Removal, prior: Mapping[str, Array]
 ) -> dict[str, Array]:
     """Refit all layers whose weight nothing else reads.
 
     Args:
         model: The dense model.
         layers: The layers, in graph order.
-        feeds: The samples, in batches. All of them are held in memory while both models run.
+        run: The samples.
         removal: What is removed.
         prior: Values from `refit_layers`. The ridge penalty pulls towards them, and shared weights keep them.
-        seed: Seed of the positions that are chosen.
-        graph: Returns the graph to run in a model's place, with the same tensor names.
-        subsample: Returns which columns of a layer are used; by default as `subsampling` says.
 
     Returns:
         Constant -> new value in the original's shape, `prior` included.
@@ -64,14 +75,14 @@ def refit_in_order(
     Raises:
         RefusedError: onnxruntime cannot run the model in parts.
     """
-    batches = list(feeds)  # feeds may be decoded or generated anew on each iteration
-    models = _SideBySide(model, batches, removal, prior, seed, graph)
+    batches = list(run.feeds)  # feeds may be decoded or generated anew on each iteration
+    models = _SideBySide(model, replace(run, feeds=batches), removal, prior)
     residuals = residual_inputs(model, layers)
     samples = sum(map(feed_size, batches))
     for layer in layers:
         weight = _own_weight(layer, model)
         if weight is not None:
-            chosen = subsample(layer) if subsample else subsampling(layer, samples)
+            chosen = run.subsample(layer) if run.subsample else subsampling(layer, samples)
             halves = models.halves(layer, layer.matrix(weight), residuals.get(layer.node.index), chosen)
             if halves:
                 models.refit(layer, weight, halves)
@@ -84,22 +95,14 @@ class _SideBySide:
     values: the new values of constants so far.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        feeds: Sequence[Feed],
-        removal: Removal,
-        prior: Mapping[str, Array],
-        seed: int,
-        graph: Callable[[onnx.ModelProto], onnx.ModelProto],
-    ) -> None:
+    def __init__(self, model: Model, run: SampleRun, removal: Removal, prior: Mapping[str, Array]) -> None:
         self.values: dict[str, Array] = {}
         self._model, self._removal = model, removal
         masked = mask(model, removal)
         self._nodes = list(operators(masked.graph))
-        self._dense = PartialExecution(graph(model.proto), feeds)
-        self._repaired = PartialExecution(graph(masked), feeds)
-        self._keys = [sample_keys(feed, seed) for feed in feeds]
+        self._dense = PartialExecution(run.graph(model.proto), run.feeds)
+        self._repaired = PartialExecution(run.graph(masked), run.feeds)
+        self._keys = [sample_keys(feed, run.seed) for feed in run.feeds]
         for name, value in prior.items():
             self._replace(name, value)
 

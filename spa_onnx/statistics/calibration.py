@@ -148,14 +148,26 @@ class Calibration:
         return corrected_statistics(self.model, self.normalisation_inputs, after, kept_on)
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How much of a model is looked at.
+
+    Args:
+        count: The most samples; None for the default.
+        seed: Seed of positions and of synthetic samples.
+        memory: Bytes that all this may take.
+    """
+
+    count: int | None = None
+    seed: int = 0
+    memory: int = MEMORY
+
+
 def calibrate(
     model: Model,
     dims: Mapping[str, int],
     samples: Samples | None,
-    count: int | None,
-    seed: int,
-    *,
-    memory: int = MEMORY,
+    sampling: Sampling,
     of: Container[Axis] | None = None,
 ) -> Calibration:
     """Run the dense model on calibration data or synthetic samples, and collect the moments of every layer's input.
@@ -164,9 +176,7 @@ def calibrate(
         model: The dense model.
         dims: Symbolic dimension -> size.
         samples: Calibration data, None for synthetic samples.
-        count: The most samples, None for the default.
-        seed: Seed of positions and of synthetic samples.
-        memory: Bytes that all this may take.
+        sampling: How much is looked at.
         of: Observe only layers that sum over one of these axes; by default all.
 
     Raises:
@@ -176,13 +186,13 @@ def calibrate(
     layers = tuple(layer for layer in linear_layers(model) if of is None or layer.axis in of)
     channels = {node.inputs[0] for node in batch_normalizations(model)} if samples is None else set()
     sizes = {name: sample_bytes(model, name) for name in {*channels, *(layer.data for layer in layers)}}
-    count, affordable = _sample_counts(model, count, synthetic=samples is None)
+    count, affordable = _sample_counts(model, sampling.count, synthetic=samples is None)
     wanted = count if samples is not None else min(count, max(affordable, FEWEST_SYNTHETIC_SAMPLES))
-    budget = memory_budget(model, layers, memory, wanted)
+    budget = memory_budget(model, layers, sampling.memory, wanted)
     batch = _batch_size(model, sizes, budget)
     chosen = None if samples is None else samples.head(count, batch)
     passes = tuple(capture_passes(model, sizes, chosen.batch if chosen else batch, budget))
-    collection = _Collection(model, layers, channels, budget, passes, seed)
+    collection = _Collection(model, layers, channels, budget, passes, sampling.seed)
     if chosen is not None:
         calibration = collection.over(chosen.feeds(), len(chosen))
     else:
@@ -191,7 +201,7 @@ def calibrate(
         drawn = min(CANDIDATES_PER_SAMPLE * wanted, affordable, held)
         calibration = _on_synthetic(collection, dims, wanted, min(batch, wanted), drawn)
     sequential = _sequential_samples(calibration, budget) if wanted == count else 0
-    return replace(calibration, memory=memory, sequential_samples=sequential)
+    return replace(calibration, memory=sampling.memory, sequential_samples=sequential)
 
 
 def _sample_counts(model: Model, count: int | None, *, synthetic: bool) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from spa_onnx.repair import repair as refit
 from spa_onnx.repair import sequential
 from spa_onnx.repair.layerwise import refit_layers
 from spa_onnx.repair.regression import RegressionSums, regression_data
-from spa_onnx.repair.sequential import DAMPINGS, refit_in_order
+from spa_onnx.repair.sequential import DAMPINGS, SampleRun, refit_in_order
 from spa_onnx.statistics import calibration
 
 NETS = {"conv": (CONV, (3, 6, 6)), "mlp": (MLP, (6,))}
@@ -42,7 +42,7 @@ def test_errors_are_corrected_and_not_added_up(name):
     drop = dropped(analysis)
     removal = Removal(analysis, drop)
     apart = refit_layers(analysis.model, known.layers, known.statistics, removal)
-    together = refit_in_order(analysis.model, known.layers, list(known.feeds), removal, apart, 0)
+    together = refit_in_order(analysis.model, known.layers, SampleRun(list(known.feeds)), removal, apart)
     x = samples(shape, 200, seed=1)
     dense = outputs(proto, x)
     error = {
@@ -77,7 +77,7 @@ def test_the_weights_are_those_of_least_squares_towards_the_dense_outputs():
     analysis, known = known_of(proto, samples((6,), 400), 400)
     removal = Removal(analysis, dropped(analysis))
     model, feeds = analysis.model, list(known.feeds)
-    values = refit_in_order(model, known.layers, feeds, removal, {}, 0)
+    values = refit_in_order(model, known.layers, SampleRun(feeds), removal, {})
     last = known.layers[-1]
     cut = rewrite(analysis, Plan.removing(dropped(analysis), ""), values).proto
     z = np.concatenate(PartialExecution(cut, feeds).tensor(last.data)).astype(np.float64)
@@ -169,7 +169,7 @@ def test_a_shared_weight_keeps_the_value_that_suits_all_its_users():
     analysis, known = known_of(proto, samples((6,), 100), 100)
     removal = Removal(analysis, dropped(analysis, 0.25))
     apart = refit_layers(analysis.model, known.layers, known.statistics, removal)
-    together = refit_in_order(analysis.model, known.layers, list(known.feeds), removal, apart, 0)
+    together = refit_in_order(analysis.model, known.layers, SampleRun(list(known.feeds)), removal, apart)
     assert "w2" in apart
     np.testing.assert_array_equal(apart["w2"], together["w2"])
     assert not np.array_equal(apart["w3"], together["w3"])

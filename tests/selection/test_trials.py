@@ -15,7 +15,7 @@ from spa_onnx.execution.session import feed_size, open_session
 from spa_onnx.pipeline import inspect
 from spa_onnx.selection import trials
 from spa_onnx.selection.trials import Trials
-from spa_onnx.statistics.calibration import calibrate
+from spa_onnx.statistics.calibration import Sampling, calibrate
 from spa_onnx.synthetic.feeds import working_dims
 
 
@@ -24,7 +24,9 @@ def known(request):
     """The analysis of a model, and what is known about its inputs on made-up samples, which take batch statistics."""
     proto = onnx.load(MODELS / f"{request.param}.onnx")
     analysis = inspect(proto)
-    return analysis, calibrate(analysis.model, working_dims(analysis.model, open_session(proto), {}), None, 24, 0)
+    return analysis, calibrate(
+        analysis.model, working_dims(analysis.model, open_session(proto), {}), None, Sampling(24, 0)
+    )
 
 
 def cuts(analysis, many):
@@ -84,7 +86,9 @@ def test_inputs_that_are_given_count_too():
     proto = onnx.load(MODELS / "digits_resnet.onnx")
     analysis = inspect(proto)
     given = read_samples({"image": samples((1, 8, 8), 20)}, proto)
-    calibration = calibrate(analysis.model, working_dims(analysis.model, open_session(proto), {}), given, 20, 0)
+    calibration = calibrate(
+        analysis.model, working_dims(analysis.model, open_session(proto), {}), given, Sampling(20, 0)
+    )
     assert all(Trials(analysis, analysis.prunable(), calibration, 1).error(drop) > 0 for drop in cuts(analysis, 1))
 
 

@@ -25,7 +25,7 @@ from spa_onnx.linalg.obs import SUPPORT
 from spa_onnx.model.model import Model
 from spa_onnx.operators.macs import macs
 from spa_onnx.statistics import calibration, moments
-from spa_onnx.statistics.calibration import calibrate
+from spa_onnx.statistics.calibration import Sampling, calibrate
 from spa_onnx.statistics.collect import Observation, Schedule, channel_moments, collect, observe, with_outputs
 from spa_onnx.statistics.memory import ARENA_FACTOR, MATRIX_COPIES, memory_budget, peak_bytes, widest_cut
 from spa_onnx.statistics.moments import MomentColumns, MomentSums
@@ -132,7 +132,7 @@ def test_scalars_and_inputs_alone_can_be_fed():
     x = np.ones((3, 6), np.float32)
     found = collected(model, [{"s": np.array(2, np.float32), "x": x}])
     np.testing.assert_array_equal(found["w"].gram[0], np.full((6, 6), 3.0))
-    assert calibrate(model, {"N": 2}, None, 8, 0).feeds
+    assert calibrate(model, {"N": 2}, None, Sampling(8, 0)).feeds
 
 
 def test_channel_moments_equal_numpy():
@@ -157,7 +157,7 @@ def test_channel_moments_of_a_graph_input_are_those_of_the_samples():
     found = channel_moments(model, model.proto, ["x"], batches(samples, [4, 2]))
     np.testing.assert_allclose(found["x"][0], samples.mean(axis=(0, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(found["x"][1], samples.var(axis=(0, 2, 3)), rtol=1e-5)
-    assert calibrate(model, {"N": 2}, None, 8, 0).feeds
+    assert calibrate(model, {"N": 2}, None, Sampling(8, 0)).feeds
 
 
 # --- batch statistics ----------------------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def test_images_are_smooth_whether_statistics_are_stored_or_not():
 def test_large_models_are_shown_fewer_made_up_samples(monkeypatch, work, made):
     model = Model.of(BIG())
     monkeypatch.setattr(calibration, "MOST_SYNTHETIC_MACS", work * 20 * macs(model) // 10**6)
-    assert calibrate(model, {"N": 8}, None, 40, 0).samples == made
+    assert calibrate(model, {"N": 8}, None, Sampling(40, 0)).samples == made
 
 
 # --- memory --------------------------------------------------------------------------------------------------------------
@@ -388,8 +388,8 @@ def test_a_budget_decides_about_passes_and_batches_and_not_about_statistics(memo
     model = Model.of(BIG())
     x = np.random.default_rng(0).standard_normal((40, 3, 24, 24)).astype(np.float32)
     samples = read_samples({"x": x}, model.proto)
-    plenty = calibrate(model, {"N": 2}, samples, 40, 0)
-    known = calibrate(model, {"N": 2}, samples, 40, 0, memory=memory)
+    plenty = calibrate(model, {"N": 2}, samples, Sampling(40, 0))
+    known = calibrate(model, {"N": 2}, samples, Sampling(40, 0, memory=memory))
     assert (len(plenty.feeds), len(plenty.passes)) == (1, 1)
     assert (len(known.feeds) > 1) == (memory < 10**8)
     assert (len(known.passes) > 1) == (memory < 10**6)
@@ -432,7 +432,7 @@ def test_as_many_samples_are_repaired_in_the_order_of_the_graph_as_memory_holds(
         calibration, "memory_budget", lambda *given: replace(memory_budget(*given), sequential_tensors=held)
     )
     x = np.random.default_rng(0).standard_normal((40, 3, 24, 24)).astype(np.float32)
-    known = calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), 40, 0)
+    known = calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), Sampling(40, 0))
     assert (known.samples, known.sequential_samples) == (40, fit)
     assert sum(len(feed["x"]) for feed in known.first(known.sequential_samples)) == fit
     assert known.describe() == "40 given samples" + (", 36 of them in the order of the graph" if fit == 36 else "")
@@ -454,7 +454,7 @@ def wide(inputs, places=40):
 
 def known_of(model, count, memory=10**9):
     x = np.random.default_rng(0).standard_normal((count, *model.shape("x")[1:])).astype(np.float32)
-    return calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), count, 0, memory=memory)
+    return calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), Sampling(count, 0, memory=memory))
 
 
 def test_matrices_that_do_not_all_fit_are_put_into_files(monkeypatch):
