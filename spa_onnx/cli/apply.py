@@ -32,7 +32,7 @@ def command(
     model: Path, plan: Path, output: Path | None, *, as_json: bool, no_validate: bool, force: bool, **given: Any
 ) -> None:
     """Carry out a saved PLAN on the MODEL that it was made for."""
-    from spa_onnx.cli.write import write_result  # noqa: PLC0415
+    from spa_onnx.cli.write import Outputs, write_result  # noqa: PLC0415
     from spa_onnx.model import files  # noqa: PLC0415
     from spa_onnx.pipeline import STEPS, apply_plan  # noqa: PLC0415 - slow to import, and not for --help
     from spa_onnx.plan.plan import read_plan  # noqa: PLC0415
@@ -45,4 +45,4 @@ def command(
         result = apply_plan(
             model, read_plan(plan), check=check, measure_latency=check, dims=dims, progress=show, **given
         )
-    write_result(result, model, target, data=given["data"], as_json=as_json, force=force)
+    write_result(result, model, Outputs(target, force=force, as_json=as_json), given["data"])

@@ -29,16 +29,7 @@ from spa_onnx.cli import options
 @options.threads_option
 @options.json_option
 def command(
-    original: Path,
-    pruned: Path,
-    *,
-    data: str | None,
-    preprocess: str | None,
-    dims: tuple[tuple[str, int], ...],
-    providers: tuple[str, ...],
-    threads: int,
-    as_json: bool,
-    **limits: Any,
+    original: Path, pruned: Path, *, as_json: bool, providers: tuple[str, ...], threads: int, **given: Any
 ) -> None:
     """Compare PRUNED with its ORIGINAL: size, speed, output error and, with labels, accuracy. Gates make it a CI step."""
     from spa_onnx.execution.session import onnxruntime_with, running_on  # noqa: PLC0415 - slow to import, and not for --help
@@ -49,9 +40,10 @@ def command(
 
     with progress(("compare",)) as show, running_on(onnxruntime_with(providers, threads)):
         show("compare")
-        comparison = compare(original, pruned, data=data, preprocess=preprocess, dims=dict(dims))
+        data, dims = given.pop("data"), dict(given.pop("dims"))
+        comparison = compare(original, pruned, data=data, preprocess=given.pop("preprocess"), dims=dims)
     if as_json:
         show_json(comparison_record(comparison))
     else:
         show_comparison(comparison, original, pruned, data)
-    check_gates(comparison, limits)
+    check_gates(comparison, given)

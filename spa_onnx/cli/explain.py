@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,17 +18,8 @@ from spa_onnx.cli import options
 @options.attention_option
 @options.dim_option
 @options.json_option
-def command(
-    model: Path,
-    axis: str,
-    *,
-    exclude: tuple[str, ...],
-    width: bool,
-    attention: str,
-    dims: tuple[tuple[str, int], ...],
-    as_json: bool,
-) -> None:
-    """Print the chain of couplings from an axis to all that goes with it, or to the pin that stops it.
+def command(model: Path, axis: str, *, as_json: bool, dims: tuple[tuple[str, int], ...], **given: Any) -> None:
+    """Print why channels of an axis are removed together with others, or why they cannot be removed.
 
     For example: spa-onnx explain model.onnx 'conv1.weight[0]'
     """
@@ -36,7 +28,7 @@ def command(
     from spa_onnx.report.console import show_explanation, show_json  # noqa: PLC0415
     from spa_onnx.report.record import explanation_record  # noqa: PLC0415
 
-    analysis = inspect(model, exclude=exclude, width=width, attention=attention, dims=dict(dims))
+    analysis = inspect(model, dims=dict(dims), **given)
     found = list(explain(analysis, parse_axis(axis, analysis)))
     if as_json:
         show_json([explanation_record(analysis, one) for one in found])

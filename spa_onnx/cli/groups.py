@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,21 +17,13 @@ from spa_onnx.cli import options
 @options.attention_option
 @options.dim_option
 @options.json_option
-def command(
-    model: Path,
-    *,
-    exclude: tuple[str, ...],
-    width: bool,
-    attention: str,
-    dims: tuple[tuple[str, int], ...],
-    as_json: bool,
-) -> None:
-    """List the groups of channels of MODEL: those that can lose some, and those that cannot, with the reason."""
+def command(model: Path, *, as_json: bool, dims: tuple[tuple[str, int], ...], **given: Any) -> None:
+    """List the groups of channels of MODEL: those that can lose channels, and those that cannot, with the reason."""
     from spa_onnx.pipeline import inspect  # noqa: PLC0415 - slow to import, and not for --help
     from spa_onnx.report.console import show_groups, show_json  # noqa: PLC0415
     from spa_onnx.report.record import groups_record  # noqa: PLC0415
 
-    analysis = inspect(model, exclude=exclude, width=width, attention=attention, dims=dict(dims))
+    analysis = inspect(model, dims=dict(dims), **given)
     if as_json:
         show_json(groups_record(analysis))
     else:

@@ -115,7 +115,7 @@ def command(model: Path, output: Path | None, output_option: Path | None, **give
 
     Give --ratio or --target. MODEL itself is never changed. Nothing is written unless every check passes.
     """
-    from spa_onnx.cli.write import check_report, write_result  # noqa: PLC0415
+    from spa_onnx.cli.write import Outputs, check_report, write_result  # noqa: PLC0415
     from spa_onnx.model import files  # noqa: PLC0415
     from spa_onnx.pipeline import STEPS, prune  # noqa: PLC0415 - slow to import, and not for --help
     from spa_onnx.report.progress import progress  # noqa: PLC0415
@@ -129,4 +129,4 @@ def command(model: Path, output: Path | None, output_option: Path | None, **give
     check, dims = not given.pop("no_validate"), dict(given.pop("dims"))
     with progress(STEPS) as show:
         result = prune(model, dims=dims, check=check, measure_latency=check, progress=show, **given)
-    write_result(result, model, target, plan=plan, report=report, data=given["data"], as_json=as_json, force=force)
+    write_result(result, model, Outputs(target, plan, report, force=force, as_json=as_json), given["data"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from spa_onnx.model.files import serialise, write_files
@@ -12,25 +13,50 @@ from spa_onnx.report.result import Result
 
 
 def check_report(report: Path | None) -> None:
-    """Raises UsageError where an HTML report is asked for that could not be made, before any work is done."""
+    """Check before any work is done that an HTML report can be made.
+
+    Raises:
+        UsageError: It cannot, because an extra is not installed.
+    """
     if report is not None:
         from spa_onnx.report.html import check_available  # noqa: PLC0415 - needs the extra `report`
 
         check_available()
 
 
-def write_result(
-    result: Result,
-    model: Path,
-    target: Path,
-    *,
-    as_json: bool,
-    force: bool,
-    plan: Path | None = None,
-    report: Path | None = None,
-    data: str | None = None,
-) -> None:
-    """Write all outputs or none, and print the report on stdout. force: replace files that exist. data: on which the drift was measured."""
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What is written and printed.
+
+    Args:
+        target: Where the pruned model goes.
+        plan: Where the plan goes; None for none.
+        report: Where the HTML report goes; None for none.
+        force: Whether files that exist are replaced.
+        as_json: Whether JSON is printed instead of a table.
+    """
+
+    target: Path
+    plan: Path | None = None
+    report: Path | None = None
+    force: bool = False
+    as_json: bool = False
+
+
+def write_result(result: Result, model: Path, outputs: Outputs, data: str | None = None) -> None:
+    """Write all outputs or none, and print the result on stdout.
+
+    Args:
+        result: The result.
+        model: The file of the original.
+        outputs: What is written and printed.
+        data: The data that the drift was measured on; None for random inputs.
+
+    Raises:
+        UsageError: An output exists already.
+        RefusedError: An output cannot be written.
+    """
+    target, plan, report = outputs.target, outputs.plan, outputs.report
     contents = {target: serialise(result.model, target)}
     if plan is not None:
         contents[plan] = (json.dumps(result.plan, indent=1) + "\n").encode()
@@ -38,8 +64,8 @@ def write_result(
         from spa_onnx.report.html import render  # noqa: PLC0415 - needs the extra `report`
 
         contents[report] = render(result, model, target).encode()
-    write_files(contents, force=force)
-    if as_json:
+    write_files(contents, force=outputs.force)
+    if outputs.as_json:
         show_json(result_record(result, target))
     else:
         show_result(result, model, target, data)

@@ -18,7 +18,7 @@ from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.scoring.perturbation import MASKS
 from spa_onnx.scoring.registry import Criterion
 from spa_onnx.selection.budgets import UNITS, Budget, PlanCost, Spent, saved_per_channel
-from spa_onnx.selection.select import GroupScores, select
+from spa_onnx.selection.select import Constraints, GroupScores, select
 from spa_onnx.selection.sensitivity import sensitivities
 from spa_onnx.selection.trials import Trials
 from spa_onnx.statistics.calibration import Calibration
@@ -85,15 +85,8 @@ def choose(
     ranking = _ranked(analysis, groups, settings, calibration, clock)
     clock("select")
     leeway = LEEWAY if calibration is not None and calibration.uncertain else np.inf
-    removed = select(
-        groups,
-        analysis.model,
-        ranking.scores,
-        settings.goal(),
-        settings.scope,
-        lambda name: settings.of_group(name).multiple,
-        leeway=leeway,
-    )
+    constraints = Constraints(settings.scope, lambda name: settings.of_group(name).multiple, leeway)
+    removed = select(groups, analysis.model, ranking.scores, settings.goal(), constraints)
     if not removed and must:
         largest = max(group.size for group in groups)
         goal = settings.target or f"ratio {settings.ratio}"
@@ -204,7 +197,7 @@ def final_share(analysis: Analysis, settings: Settings) -> float:
     if not groups:
         raise RefusedError(why_nothing_is_prunable(analysis, settings))
     flat = {group.name: np.zeros(group.size) for group in groups}
-    even = select(groups, analysis.model, flat, goal, "local", settings.multiple)
+    even = select(groups, analysis.model, flat, goal, Constraints(multiple=settings.multiple))
     removed = np.asarray([len(even.get(group.name, ())) for group in groups])
     return float(PlanCost(analysis.model, groups)(removed) / UNITS["macs"].whole(analysis.model))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import gcd, lcm
 
 import numpy as np
@@ -139,15 +139,32 @@ class _Candidates:
             yield removed - np.eye(1, len(removed), number, dtype=np.int64)[0] * fewer
 
 
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """How channels are ranked, and what limits a group.
+
+    Args:
+        scope: A name of SCOPES.
+        multiple: Every channel count that changes stays a multiple of it, or of what it returns for the name of a
+            group. A group that is too small for one multiple stays whole.
+        leeway: No group loses more than this many times the share that `local` takes, at least 1.
+    """
+
+    scope: str = "local"
+    multiple: int | Callable[[str], int] = 1
+    leeway: float = np.inf
+
+    def multiple_of(self, group: str) -> int:
+        """Return the multiple for a group, by its name."""
+        return self.multiple(group) if callable(self.multiple) else self.multiple
+
+
 def select(
     groups: Sequence[Group],
     model: Model,
     scores: GroupScores,
     goal: float | Sequence[Target],
-    scope: str = "local",
-    multiple: int | Callable[[str], int] = 1,
-    *,
-    leeway: float = np.inf,
+    constraints: Constraints = Constraints(),
 ) -> dict[str, Indices]:
     """Select the channels that are removed.
 
@@ -155,13 +172,10 @@ def select(
         groups: The groups that can lose channels.
         model: The model.
         scores: The scores; a group without scores keeps its channels.
-        goal: The share of the channels of every group under `local`; under the other scopes as many channels are removed as save the
-            same multiply-accumulates, and no group loses more than half of what `local` would leave it. Or targets, which are met
-            from below as closely as whole channels allow.
-        scope: A name of SCOPES.
-        multiple: Every channel count that changes stays a multiple of it, or of what it returns for the name of a group; groups that
-            are too small for one multiple stay whole.
-        leeway: No group loses more than this many times the share that `local` takes, at least 1.
+        goal: A share of the channels, or targets. Under `local` every group loses the share. Under the other scopes as
+            many channels are removed as save the same multiply-accumulates, and no group loses more than half of what
+            `local` would leave it. Targets are met from below, as closely as whole channels allow.
+        constraints: How channels are ranked, and what limits a group.
 
     Returns:
         Group name -> channels that are removed, sorted; groups that lose none are left out.
@@ -175,7 +189,7 @@ def select(
     ranks = [group.ranked(scores[group.name]) for group in scored]
     scores = {group.name: scores[group.name][rank].mean(axis=1) for group, rank in zip(scored, ranks, strict=True)}
     chosen = [by_rank(group, rank) if group.parts > 1 else group for group, rank in zip(scored, ranks, strict=True)]
-    steps = [step(group, multiple(group.name) if callable(multiple) else multiple) for group in chosen]
+    steps = [step(group, constraints.multiple_of(group.name)) for group in chosen]
     candidates = _Candidates(chosen, scores, np.asarray(steps))
     if isinstance(goal, float | int):
         ratio, removed = float(goal), candidates.local(goal)
@@ -187,9 +201,9 @@ def select(
             return {}
         finest = 0.5 / int(candidates.sizes.max())
         ratio, removed = candidates.closest(candidates.local, finest, budget)
-    if scope != "local":
-        most_share = min((1 + ratio) / 2, leeway * ratio)
-        _, removed = candidates.closest(*candidates.ranked(model, scope, most_share), budget)
+    if constraints.scope != "local":
+        most_share = min((1 + ratio) / 2, constraints.leeway * ratio)
+        _, removed = candidates.closest(*candidates.ranked(model, constraints.scope, most_share), budget)
     if not isinstance(goal, float | int):
         removed = candidates.filled(removed, budget)
     return {

@@ -19,7 +19,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.selection.budgets import PlanCost
-from spa_onnx.selection.select import SCOPES, select, step
+from spa_onnx.selection.select import SCOPES, Constraints, select, step
 
 if TYPE_CHECKING:
     from spa_onnx.analysis.groups import Analysis
@@ -51,7 +51,7 @@ def scores_of(analysis: Analysis, seed: int) -> dict[str, np.ndarray]:
 
 
 def chosen(analysis: Analysis, seed: int, ratio: float, scope: str, multiple: int = 1) -> dict[str, np.ndarray]:
-    return select(analysis.prunable(), analysis.model, scores_of(analysis, seed), ratio, scope, multiple)
+    return select(analysis.prunable(), analysis.model, scores_of(analysis, seed), ratio, Constraints(scope, multiple))
 
 
 def cost_of(analysis: Analysis, drop: dict[str, np.ndarray]) -> float:
@@ -122,7 +122,7 @@ def test_no_group_loses_more_than_half_of_what_local_would_leave_it(analysis, sc
     groups = analysis.prunable()
     scores = {g.name: np.full(g.size, float(n)) + np.arange(g.size) / 1000 for n, g in enumerate(groups)}
     for ratio in (0.2, 0.5, 0.8):
-        drop = select(groups, analysis.model, scores, ratio, scope)
+        drop = select(groups, analysis.model, scores, ratio, Constraints(scope))
         for group in groups:
             assert len(drop.get(group.name, ())) <= np.ceil(group.size * (1 + ratio) / 2)
 
@@ -132,7 +132,7 @@ def test_no_group_loses_more_than_half_of_what_local_would_leave_it(analysis, sc
 def test_with_little_leeway_no_group_loses_much_more_than_the_others(analysis, leeway, ratio):
     groups = analysis.prunable()
     scores = {g.name: np.full(g.size, float(n)) + np.arange(g.size) / 1000 for n, g in enumerate(groups)}
-    drop = select(groups, analysis.model, scores, ratio, "global", leeway=leeway)
+    drop = select(groups, analysis.model, scores, ratio, Constraints("global", leeway=leeway))
     assert all(len(drop.get(group.name, ())) <= np.ceil(group.size * leeway * ratio) for group in groups)
     saved = [cost_of(analysis, gone) for gone in (drop, select(groups, analysis.model, scores, ratio))]
     assert saved[0] <= saved[1] + leeway * dearest_channel(analysis)
@@ -141,7 +141,7 @@ def test_with_little_leeway_no_group_loses_much_more_than_the_others(analysis, l
 def test_global_takes_from_the_group_with_the_lowest_scores_first():
     found = analyse(Model.of(stack()))
     scores = {g.name: np.linspace(0, 1, g.size) + (0 if g.name == "w2[0]" else 10) for g in found.prunable()}
-    drop = select(found.prunable(), found.model, scores, 0.2, "global")
+    drop = select(found.prunable(), found.model, scores, 0.2, Constraints("global"))
     assert len(drop["w2[0]"]) > 0.2 * 32
     assert sum(map(len, drop.values())) == len(drop["w2[0]"])
 
@@ -149,7 +149,7 @@ def test_global_takes_from_the_group_with_the_lowest_scores_first():
 def test_isomorphic_takes_the_same_share_from_each_kind_of_group():
     found = analyse(Model.of(twins()))
     low = {g.name: np.linspace(0, 1, g.size) + (0 if g.name in ("w1[0]", "w2[0]") else 10) for g in found.prunable()}
-    drop = select(found.prunable(), found.model, low, 0.25, "isomorphic")
+    drop = select(found.prunable(), found.model, low, 0.25, Constraints("isomorphic"))
     assert set(drop) == {"w1[0]", "w2[0]"}
     assert len(drop["w1[0]"]) / 16 == pytest.approx(len(drop["w2[0]"]) / 24, abs=1 / 16)
 
@@ -199,7 +199,7 @@ def test_the_step_of_a_group_counts_all_indices_that_a_channel_owns():
 
 def test_groups_smaller_than_a_multiple_stay_whole():
     found = analyse(Model.of(stack()))
-    drop = select(found.prunable(), found.model, scores_of(found, 0), 0.5, "local", 32)
+    drop = select(found.prunable(), found.model, scores_of(found, 0), 0.5, Constraints(multiple=32))
     assert set(drop) == {"w4[0]"}
     assert len(drop["w4[0]"]) == 32
 
@@ -208,8 +208,8 @@ def test_groups_without_scores_lose_nothing():
     found = analyse(Model.of(stack()))
     scores = {"w2[0]": np.arange(32.0)}
     for scope in SCOPES:
-        assert set(select(found.prunable(), found.model, scores, 0.5, scope)) == {"w2[0]"}
-        assert select(found.prunable(), found.model, {}, 0.5, scope) == {}
+        assert set(select(found.prunable(), found.model, scores, 0.5, Constraints(scope))) == {"w2[0]"}
+        assert select(found.prunable(), found.model, {}, 0.5, Constraints(scope)) == {}
 
 
 @pytest.mark.parametrize("pattern", ["^w3$", "^e$"])
