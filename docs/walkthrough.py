@@ -30,7 +30,7 @@ from spa_onnx.scoring.aggregate import score_groups
 from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.selection.propose import choose
 from spa_onnx.synthetic.feeds import random_feed
-from spa_onnx.validation.masked import NOISE, TOLERANCE, difference
+from spa_onnx.validation.masked import NOISE_FACTOR, TOLERANCE, difference
 from spa_onnx.validation.validate import SEEDS
 
 RATIO = 0.5
@@ -248,7 +248,7 @@ def operators_block() -> str:
 def tolerances_block() -> str:
     """The limits of the comparison with the masked model."""
     lines = [f"{name} outputs: {limit:g}" for name, limit in TOLERANCE.items()]
-    return "\n".join([*lines, f"or {NOISE:g} times the noise floor; on {SEEDS} random inputs"])
+    return "\n".join([*lines, f"or {NOISE_FACTOR:g} times the noise floor; on {SEEDS} random inputs"])
 
 
 def model_block() -> str:

@@ -25,7 +25,7 @@ from spa_onnx.selection.budgets import UNITS
 from spa_onnx.selection.propose import choose
 from spa_onnx.selection.select import SCOPES
 from spa_onnx.statistics.calibration import Calibration
-from spa_onnx.statistics.memory import MEMORY
+from spa_onnx.statistics.memory import DEFAULT_MEMORY
 from spa_onnx.steps import (
     CPU,
     Clock,
@@ -76,7 +76,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     measure_latency: bool = False,
     data: object = None,
     preprocess: str | None = None,
-    memory: str | int = MEMORY,
+    memory: str | int = DEFAULT_MEMORY,
     dims: Mapping[str, int] | None = None,
     providers: Sequence[str] = CPU,
     threads: int = 0,

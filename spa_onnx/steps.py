@@ -18,7 +18,7 @@ from spa_onnx.execution.session import Session, latency, open_session
 from spa_onnx.model.model import Model, feeds, parameters
 from spa_onnx.model.shapes import symbolic_dims
 from spa_onnx.model.source import Source
-from spa_onnx.operators.macs import macs, uncounted
+from spa_onnx.operators.macs import macs, uncounted_operators
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import Rewritten, rewrite
 from spa_onnx.repair.repair import not_refitted_weights, refitted
@@ -28,7 +28,7 @@ from spa_onnx.scoring import CRITERIA
 from spa_onnx.selection.budgets import CLOSE, UNITS
 from spa_onnx.selection.propose import why_nothing_is_prunable
 from spa_onnx.statistics.calibration import Calibration, Sampling, calibrate
-from spa_onnx.statistics.memory import MEMORY
+from spa_onnx.statistics.memory import DEFAULT_MEMORY
 from spa_onnx.synthetic.feeds import random_feed, working_dims
 from spa_onnx.validation.drift import drift
 from spa_onnx.validation.validate import validate
@@ -52,7 +52,7 @@ class RunOptions:
     measure_latency: bool = False
     data: object = None
     preprocess: str | None = None
-    memory: str | int = MEMORY
+    memory: str | int = DEFAULT_MEMORY
     dims: Mapping[str, int] | None = None
     providers: Sequence[str] = CPU
     threads: int = 0
@@ -294,7 +294,7 @@ class Job:
     def _notes(self, rewritten: Rewritten) -> Iterator[str]:
         """Targets that were not met to CLOSE, and operators whose multiplications are not counted."""
         model = self.analysis.model
-        for operator in uncounted(model):
+        for operator in uncounted_operators(model):
             yield f"the multiply-accumulates of operator {operator} are not counted: nothing is registered about it"
         goal = Settings.of(self.plan.settings).goal()
         if isinstance(goal, float | int):

@@ -10,7 +10,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.analysis.groups import POSITIONS, Group
+from spa_onnx.analysis.groups import POSITIONS_CAUSE, Group
 from spa_onnx.analysis.network import Edge, Network
 from spa_onnx.analysis.parts import Loose, equal, loosened
 from spa_onnx.model.facts import Axis, Indices, Pin
@@ -108,7 +108,7 @@ def _reason(network: Network, alike: _Alike) -> Pin:
     axes = [axis for number in alike.owner for axis in network.classes[number].axes]
     pins: list[Pin] = [pin for axis in axes for pin in network.graph.nodes[axis].get("pins", ())]
     if pins:
-        return min(pins, key=lambda pin: pin.why == POSITIONS)
+        return min(pins, key=lambda pin: pin.why == POSITIONS_CAUSE)
     lone = [network.classes[number].axes[0] for number in alike.owner if len(network.classes[number].pinned) <= 1]
     if lone:
         return Pin(axes[0], "tied to an axis that has no other index", str(lone[0]))

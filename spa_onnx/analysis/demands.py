@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from spa_onnx.analysis.groups import UNREAD
+from spa_onnx.analysis.groups import UNREAD_CAUSE
 from spa_onnx.analysis.shuffle import Chain, chain_facts
 from spa_onnx.model.facts import Axis, Fact, Pin
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.operators import facts, knowledge
-from spa_onnx.operators.zeros import Zeros, sums_what_is_left
+from spa_onnx.operators.zeros import Zeros, has_activation_products
 
 
 def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.Pattern[str]] = ()) -> Iterator[Fact]:
@@ -25,7 +25,7 @@ def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.P
 
 def _demanded(model: Model, reorderings: Sequence[Chain]) -> Iterator[Fact]:
     """What every node demands, and every channel shuffle in the place of its nodes."""
-    zeros = Zeros(model) if sums_what_is_left(model) else None
+    zeros = Zeros(model) if has_activation_products(model) else None
     first = {chain.nodes[0].index: chain for chain in reorderings}
     inside = {node.index for chain in reorderings for node in chain.nodes}
     for node in model.nodes:
@@ -58,7 +58,7 @@ def _kept(model: Model) -> Iterator[Pin]:
     read = {*model.consumers, *model.source.values(), *model.outputs}
     for name in model.constants:
         if model.is_float(name) and name not in read:
-            yield from _pin_tensor(model, name, UNREAD, name)
+            yield from _pin_tensor(model, name, UNREAD_CAUSE, name)
 
 
 def _weights_among_sizes(node: Node, model: Model) -> Iterator[Pin]:

@@ -16,7 +16,7 @@ from spa_onnx.model.facts import Axis
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CouplingStep:
     """One coupling on the way from the axis asked about: from `near` to `far`, because of `why`; `depth` steps from the start."""
 
     depth: int
@@ -34,7 +34,7 @@ class Explanation:
 
     axis: Axis
     group: Group
-    steps: tuple[Step, ...]
+    steps: tuple[CouplingStep, ...]
     indices: int
 
 
@@ -78,21 +78,21 @@ def _why(graph: nx.MultiGraph[Axis], near: Axis, far: Axis) -> str:
     return str(next(iter(graph.get_edge_data(near, far).values()))["coupling"].why)
 
 
-def _reach(analysis: Analysis, axis: Axis, group: Group) -> Iterator[Step]:
+def _reach(analysis: Analysis, axis: Axis, group: Group) -> Iterator[CouplingStep]:
     graph = _inside(analysis, group)
     depth = {axis: 0}
     for near, far in nx.bfs_edges(graph, axis):
         depth[far] = depth[near] + 1
-        yield Step(depth[far], near, far, _why(graph, near, far))
+        yield CouplingStep(depth[far], near, far, _why(graph, near, far))
 
 
-def _to_pin(analysis: Analysis, axis: Axis, group: Group) -> tuple[Step, ...]:
+def _to_pin(analysis: Analysis, axis: Axis, group: Group) -> tuple[CouplingStep, ...]:
     """The shortest chain to an axis with a pin; none where the axis itself has one."""
     graph = _inside(analysis, group)
     for target in nx.single_source_shortest_path_length(graph, axis):
         if graph.nodes[target].get("pins"):
             path = nx.shortest_path(graph, axis, target)
-            return tuple(Step(n + 1, a, b, _why(graph, a, b)) for n, (a, b) in enumerate(pairwise(path)))
+            return tuple(CouplingStep(n + 1, a, b, _why(graph, a, b)) for n, (a, b) in enumerate(pairwise(path)))
     return ()
 
 

@@ -13,10 +13,10 @@ from spa_onnx.analysis.shuffle import Chain
 from spa_onnx.model.facts import Axis, Indices
 from spa_onnx.model.model import Model
 
-POSITIONS = "positions, not channels"
+POSITIONS_CAUSE = "positions, not channels"
 """The cause of pins on the height of a kernel and the like."""
 
-UNREAD = "no operator reads it"
+UNREAD_CAUSE = "no operator reads it"
 """The cause of pins on weights that have no use."""
 
 
@@ -86,11 +86,11 @@ class Analysis:
 
     def pinned(self) -> tuple[Group, ...]:
         """Groups that hold weights and cannot lose channels; positions (the height of a kernel) are not channels."""
-        return tuple(group for group in self._held() if group.cause != POSITIONS)
+        return tuple(group for group in self._held() if group.cause != POSITIONS_CAUSE)
 
     def positions(self) -> tuple[Group, ...]:
         """The axes of weights that count positions: the height and width of kernels, the places of an embedding."""
-        return tuple(group for group in self._held() if group.cause == POSITIONS)
+        return tuple(group for group in self._held() if group.cause == POSITIONS_CAUSE)
 
     def _held(self) -> Iterator[Group]:
         held = (group for group in self.groups if group.pinned)

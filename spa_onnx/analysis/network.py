@@ -10,7 +10,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.analysis.groups import POSITIONS
+from spa_onnx.analysis.groups import POSITIONS_CAUSE
 from spa_onnx.model.facts import Axis, Batches, Choice, Coupling, Fact, Indices, Normalises, Pin, Positions, Span
 from spa_onnx.model.model import Model
 
@@ -78,7 +78,7 @@ class Network:
         elif isinstance(fact, Pin):
             self._pin(fact)
         elif isinstance(fact, Positions):
-            self._pin(Pin(fact.axis, POSITIONS))
+            self._pin(Pin(fact.axis, POSITIONS_CAUSE))
 
     def _pin(self, pin: Pin) -> None:
         self.graph.nodes[pin.axis].setdefault("pins", []).append(pin)
@@ -138,7 +138,7 @@ class Network:
             pins: list[Pin] = [
                 pin for member in self.classes[number].axes for pin in self.graph.nodes[member].get("pins", ())
             ]
-            telling = [pin for pin in pins if pin.why != POSITIONS]
+            telling = [pin for pin in pins if pin.why != POSITIONS_CAUSE]
             if telling:
                 return min(telling, key=lambda pin: not pin.why.startswith("graph "))
             further = {end for edge in self._at[number] for end in (edge.a, edge.b)} - seen

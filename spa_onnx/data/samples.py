@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from spa_onnx.data.preprocess import HELP, PRESETS, Preprocess, class_numbers, picture, pixels_of
-from spa_onnx.data.sources import ONLY, Images, Part, read_parts
+from spa_onnx.data.sources import ONLY, Images, NamedArrays, read_parts
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.execution.session import Feed
 from spa_onnx.model.folding import Array
@@ -124,7 +124,7 @@ def read_samples(given: object, proto: onnx.ModelProto, preprocess: Preprocess |
     )
 
 
-def _joined(parts: Sequence[Part]) -> Iterator[Part]:
+def _joined(parts: Sequence[NamedArrays]) -> Iterator[NamedArrays]:
     """Parts that follow each other and differ in their number of samples only become one."""
     for _, run in groupby(parts, lambda part: {name: _form(array) for name, array in part.items()}):
         alike = list(run)
@@ -140,7 +140,7 @@ def _form(array: Array | Images) -> object:
 
 
 def _checked(
-    where: str, part: Part, wanted: Sequence[onnx.ValueInfoProto], preprocess: Preprocess | None, *, whole: bool
+    where: str, part: NamedArrays, wanted: Sequence[onnx.ValueInfoProto], preprocess: Preprocess | None, *, whole: bool
 ) -> Mapping[str, Column]:
     """A part as columns for each input of the model."""
     columns, sizes = {}, {}
@@ -174,7 +174,7 @@ def _column(array: Array, *, shared: bool) -> Column:
     )
 
 
-def _find(where: str, part: Part, value: onnx.ValueInfoProto, number: int, *, only: bool) -> Array | Images:
+def _find(where: str, part: NamedArrays, value: onnx.ValueInfoProto, number: int, *, only: bool) -> Array | Images:
     """The array for an input: by its name, by its number in test data, or the only one."""
     for name in (value.name, f"#{number}", *((ONLY,) if only else ())):
         if name in part:
@@ -232,7 +232,7 @@ def _check_moments(where: str, how: Preprocess, channels: int) -> None:
             )
 
 
-def _labels(where: str, parts: Sequence[Part], how: Preprocess, samples: int | None) -> Array | None:
+def _labels(where: str, parts: Sequence[NamedArrays], how: Preprocess, samples: int | None) -> Array | None:
     """The labels of all parts. samples: how many there must be, None where there are none to be."""
     found = []
     for part in parts:

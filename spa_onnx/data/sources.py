@@ -69,7 +69,7 @@ class Images:
             raise RefusedError(f"{self.where}: image {path} cannot be read: {first_line(error)}") from error
 
 
-Part = Mapping[str, "Array | Images"]
+NamedArrays = Mapping[str, "Array | Images"]
 """Arrays by name with the samples along their first axis, or images under the name x; labels under y."""
 
 
@@ -84,7 +84,7 @@ def _pillow() -> tuple[Any, Any]:
 # --- arrays --------------------------------------------------------------------------------------------------------------------
 
 
-def _arrays(given: str) -> list[Part]:
+def _arrays(given: str) -> list[NamedArrays]:
     """The arrays of an .npz, or that of an .npy. FILE.npz:NAME is the only input under another name. Pickles are never loaded."""
     place, _, name = given.rpartition(":") if not Path(given).exists() and ":" in given else (given, "", "")
     path = Path(place)
@@ -118,7 +118,7 @@ def _shuffled(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(filter(_is_image, names), key=lambda name: (zlib.crc32(name.encode()), name)))
 
 
-def _images(given: str) -> list[Part]:
+def _images(given: str) -> list[NamedArrays]:
     """A zip or a folder of images, those in folders inside it too."""
     _pillow()
     path = Path(given)
@@ -155,9 +155,9 @@ def _test_sets(path: Path) -> list[Path]:
     return [folder for folder in sets if any(folder.glob("input_*.pb"))]
 
 
-def _test_data(given: str) -> list[Part]:
+def _test_data(given: str) -> list[NamedArrays]:
     """Tensors in test_data_set_*/input_*.pb: under their own names, and under their numbers, which count the inputs of the graph."""
-    parts: list[Part] = []
+    parts: list[NamedArrays] = []
     for folder in _test_sets(Path(given)):
         part: dict[str, Array] = {}
         for file in sorted(folder.glob("input_*.pb")):
@@ -178,7 +178,7 @@ def _test_data(given: str) -> list[Part]:
 # --- readers -------------------------------------------------------------------------------------------------------------------
 
 
-def _factory(given: str) -> list[Part]:
+def _factory(given: str) -> list[NamedArrays]:
     """What module:factory() returns: an object with get_next(), as onnxruntime's CalibrationDataReader, or an iterable of feeds."""
     module, _, name = given.partition(":")
     folder = str(Path.cwd())
@@ -197,7 +197,7 @@ MOST = 4096
 """Runs that are read from a reader at most: one may go on for ever."""
 
 
-def from_object(given: Any, where: str = "data") -> list[Part]:
+def from_object(given: Any, where: str = "data") -> list[NamedArrays]:
     """Feeds from a mapping of arrays, an object with get_next(), or an iterable of feeds. Raises UsageError for anything else."""
     if isinstance(given, Mapping):
         return [{str(name): np.asarray(array) for name, array in given.items()}]
@@ -206,7 +206,7 @@ def from_object(given: Any, where: str = "data") -> list[Part]:
         raise UsageError(
             f"{where} is {type(given).__name__}, expected an object with get_next() or an iterable of feeds"
         )
-    parts: list[Part] = []
+    parts: list[NamedArrays] = []
     for feed, _ in zip(feeds, range(MOST), strict=False):
         if not isinstance(feed, Mapping):
             raise UsageError(f"{where} yields {type(feed).__name__}, expected feeds: dicts from input names to arrays")
@@ -220,11 +220,11 @@ def from_object(given: Any, where: str = "data") -> list[Part]:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceKind:
     """A kind of source. fits: whether a path or name is of this kind. read: what it holds."""
 
     fits: Callable[[str], bool]
-    read: Callable[[str], list[Part]]
+    read: Callable[[str], list[NamedArrays]]
 
 
 def _file(given: str) -> Path:
@@ -232,16 +232,16 @@ def _file(given: str) -> Path:
     return Path(given) if Path(given).exists() else Path(given.rpartition(":")[0] or given)
 
 
-SOURCES: Mapping[str, Source] = {
-    "arrays": Source(lambda given: _file(given).suffix in (".npz", ".npy"), _arrays),
-    "test data": Source(lambda given: bool(_test_sets(Path(given))), _test_data),
-    "images": Source(lambda given: Path(given).is_dir() or Path(given).suffix == ".zip", _images),
-    "reader": Source(lambda given: not Path(given).exists() and FACTORY.fullmatch(given) is not None, _factory),
+SOURCES: Mapping[str, SourceKind] = {
+    "arrays": SourceKind(lambda given: _file(given).suffix in (".npz", ".npy"), _arrays),
+    "test data": SourceKind(lambda given: bool(_test_sets(Path(given))), _test_data),
+    "images": SourceKind(lambda given: Path(given).is_dir() or Path(given).suffix == ".zip", _images),
+    "reader": SourceKind(lambda given: not Path(given).exists() and FACTORY.fullmatch(given) is not None, _factory),
 }
 """The kinds of --data; the first that fits reads it, and a file that none claims is taken for arrays."""
 
 
-def read_parts(given: object) -> tuple[str, list[Part]]:
+def read_parts(given: object) -> tuple[str, list[NamedArrays]]:
     """(what to call it in messages, the parts). Raises UsageError or RefusedError with one line that says what is wrong."""
     if not isinstance(given, str | Path):
         return "data", from_object(given)

@@ -81,7 +81,7 @@ class Conv(SlowConv):
 
     def _run(self, x: Array, w: Array, b: Array | None = None, **attributes: Any) -> Any:  # type: ignore[override]
         group, spatial = attributes["group"] or 1, x.ndim - 2
-        strides, dilations, pads = steps(attributes, spatial)
+        strides, dilations, pads = geometry(attributes, spatial)
         reach = [(size - 1) * dilation for size, dilation in zip(w.shape[2:], dilations, strict=True)]
         if attributes["auto_pad"] not in {None, "NOTSET"}:
             pads = automatic(attributes["auto_pad"], x.shape[2:], reach, strides)
@@ -105,7 +105,7 @@ class ConvTranspose(SlowConvTranspose):
         group, spatial = attributes["group"] or 1, x.ndim - 2
         if attributes["auto_pad"] not in {None, "NOTSET"} or attributes["output_shape"]:
             return super()._run(x, w, b, **attributes)  # type: ignore[no-untyped-call]
-        strides, dilations, pads = steps(attributes, spatial)
+        strides, dilations, pads = geometry(attributes, spatial)
         more = attributes["output_padding"] or [0] * spatial
         inner, ones = x.shape[2:], [1] * spatial
         full = [
@@ -123,7 +123,7 @@ class ConvTranspose(SlowConvTranspose):
         return (y if b is None else y + b.reshape(-1, *[1] * spatial),)
 
 
-def steps(attributes: dict[str, Any], spatial: int) -> tuple[list[int], list[int], list[int]]:
+def geometry(attributes: dict[str, Any], spatial: int) -> tuple[list[int], list[int], list[int]]:
     """(strides, dilations, pads) of a convolution."""
     ones = [1] * spatial
     return attributes["strides"] or ones, attributes["dilations"] or ones, attributes["pads"] or [0] * 2 * spatial

@@ -11,12 +11,12 @@ from onnx import compose, helper, numpy_helper
 
 from spa_onnx.execution.session import Feed, open_session
 from spa_onnx.model.model import constant_tensor, graph_constants
-from spa_onnx.model.subgraphs import read_inside
+from spa_onnx.model.subgraphs import captured_names
 from spa_onnx.model.traits import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Stage:
     """Nodes that are run together.
 
     Args:
@@ -103,7 +103,7 @@ class PartialExecution:
         """Return whether a tensor is still to be computed."""
         return name in self._producer and self._producer[name] in self._ahead
 
-    def _step(self, nodes: Sequence[int], name: str = "") -> Step:
+    def _step(self, nodes: Sequence[int], name: str = "") -> Stage:
         """Take nodes off those ahead. The tensor of this name, if there is one, is kept as well as what is still read."""
         self._ahead -= set(nodes) - self._fixed
         wanted = self._wanted() | ({name} if name else set())
@@ -113,13 +113,13 @@ class PartialExecution:
             for output in self._nodes[index].output
             if output in wanted and (output == name or index not in self._fixed)
         ]
-        return Step(self._part(nodes, outputs), tuple(outputs), frozenset(wanted))
+        return Stage(self._part(nodes, outputs), tuple(outputs), frozenset(wanted))
 
-    def step_to(self, name: str) -> Step:
+    def step_to(self, name: str) -> Stage:
         """Return the step that computes a tensor that is still ahead. Its nodes count as run from here on."""
         return self._step(self._needed([self._producer[name]]), name)
 
-    def take(self, batch: int, step: Step, arrays: Sequence[Array]) -> None:
+    def take(self, batch: int, step: Stage, arrays: Sequence[Array]) -> None:
         """Keep what a step has computed of a batch, and free what is not read any more."""
         known = self.batches[batch]
         known.update(zip(step.outputs, arrays, strict=True))
@@ -197,7 +197,7 @@ def run_together(executions: Sequence[PartialExecution], name: str) -> list[list
     return [[known[name] for known in each.batches] for each in executions]
 
 
-def _advance(executions: Sequence[PartialExecution], steps: Sequence[Step]) -> None:
+def _advance(executions: Sequence[PartialExecution], steps: Sequence[Stage]) -> None:
     """Run one step of each execution on all batches."""
     names = [output for step in steps for output in step.outputs]
     if not names:
@@ -247,7 +247,7 @@ def _input(name: str, dtype: np.dtype[np.generic], shape: Sequence[int | None] |
 
 def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
     """Tensors that a node reads, those that its branches or bodies take from outside included."""
-    return tuple(dict.fromkeys([*filter(None, node.input), *read_inside(node)]))
+    return tuple(dict.fromkeys([*filter(None, node.input), *captured_names(node)]))
 
 
 def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:

@@ -42,7 +42,7 @@ def _with_known_input(layer: LinearLayer, node: Node, model: Model) -> Iterator[
     """Yield the layer with its float input or with a constant input scale; nothing if the scale is not constant."""
     form = traits(node.op).quantised or Quantised()
     added = node.input(form.added) if form.added >= 0 else ""
-    layer = replace(layer, bias=own_bias(model, added)) if added else layer
+    layer = replace(layer, bias=unshared_bias(model, added)) if added else layer
     operand = next((entry for entry in form.operands if entry.data == 0), None)
     source = model.producer.get(layer.data)
     if operand is None or not form.operator:
@@ -62,7 +62,7 @@ def weight_of(model: Model, name: str) -> tuple[WeightView, tuple[int, ...]] | N
     return (view, shape) if name and shape is not None and model.is_weight(view.constant) else None
 
 
-def own_bias(model: Model, name: str) -> str:
+def unshared_bias(model: Model, name: str) -> str:
     """Return the constant that holds a bias, or an empty name if it is no constant or is used more than once."""
     constant = weight_view(model, name).constant if name else ""
     is_own = constant and model.is_weight(constant) and constant not in model.source

@@ -19,11 +19,11 @@ from spa_onnx.linalg.obs import TINY, Surgeon, damped, refit
 Blocks: TypeAlias = NDArray[np.int64]
 """The input numbers of each block, int64 (blocks, size). A block holds the inputs that one channel owns."""
 
-AT_ONCE = 2**22
+WEIGHTS_PER_STEP = 2**22
 """The number of weights that `FactoredSurgeon` refits at once to compute saliencies; it bounds the memory."""
 
 
-class Operation(Protocol):
+class GroupSurgeon(Protocol):
     """A linear layer from which blocks of inputs are removed step by step.
 
     Attributes:
@@ -46,7 +46,7 @@ class Operation(Protocol):
 class Hessian(Protocol):
     """The Hessian of one linear layer."""
 
-    def surgeon(self, weight: Matrix, blocks: Blocks, members: NDArray[np.int64], count: int) -> Operation:
+    def surgeon(self, weight: Matrix, blocks: Blocks, members: NDArray[np.int64], count: int) -> GroupSurgeon:
         """Return an operation that removes blocks of inputs from a weight.
 
         Args:
@@ -80,7 +80,7 @@ class Full:
     matrix: Matrix
     damping: float
 
-    def surgeon(self, weight: Matrix, blocks: Blocks, members: NDArray[np.int64], count: int) -> Operation:
+    def surgeon(self, weight: Matrix, blocks: Blocks, members: NDArray[np.int64], count: int) -> GroupSurgeon:
         """See `Hessian`."""
         return Surgeon(weight, self.matrix, blocks, members, count, self.damping)
 
@@ -103,7 +103,7 @@ class Factored:
     factor: Matrix
     damping: float
 
-    def surgeon(self, weight: Matrix, blocks: Blocks, members: NDArray[np.int64], count: int) -> Operation:
+    def surgeon(self, weight: Matrix, blocks: Blocks, members: NDArray[np.int64], count: int) -> GroupSurgeon:
         """See `Hessian`."""
         return FactoredSurgeon(weight, self, blocks, members, count)
 
@@ -163,19 +163,19 @@ class FactoredSurgeon:
         self.energy = 0.5 * float(squares)
 
     def saliency(self) -> NDArray[np.float64]:
-        """See `Operation`."""
+        """See `GroupSurgeon`."""
         losses = np.zeros(self._count)
         kept = self._blocks.ravel()
         inverse = solved(inner(self._factor[kept], self._spread[kept]), np.eye(self._factor.shape[1]))
         coefficients = product(self._removed_sum, inverse)
-        step = max(1, AT_ONCE // (self._weight_t.shape[1] * self._blocks.shape[1]))
+        step = max(1, WEIGHTS_PER_STEP // (self._weight_t.shape[1] * self._blocks.shape[1]))
         for first in range(0, len(self._blocks), step):
             part = slice(first, first + step)
             losses[self._members[part]] = self._losses(self._blocks[part], inverse, coefficients)
         return losses
 
     def remove(self, *numbers: int) -> None:
-        """See `Operation`."""
+        """See `GroupSurgeon`."""
         is_removed = np.isin(self._members, numbers)
         removed = self._blocks[is_removed].ravel()
         self._removed_sum += product(self._weight_t[removed].T, self._factor[removed])

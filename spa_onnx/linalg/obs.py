@@ -135,7 +135,7 @@ def ridge_fit_by_columns(outputs: Matrix, columns: Matrix, start: Matrix, dampin
     return np.asarray(start + product(solved(inner, residual.T).T, columns.T))
 
 
-def missed(weight: Matrix, target: Matrix, gram: Matrix) -> float:
+def squared_error(weight: Matrix, target: Matrix, gram: Matrix) -> float:
     """Return the squared error ||Y - W' Z||^2 / n of a weight, less the constant ||Y||^2 / n.
 
     Args:

@@ -26,7 +26,7 @@ NO_ARRAY: Array = np.zeros(0, np.int64)
 """The value of an optional input that is left out; the functions here treat it as an empty list."""
 
 
-def axes_of(node: Node, arrays: Sequence[Array]) -> tuple[int, ...] | None:
+def reduced_axes(node: Node, arrays: Sequence[Array]) -> tuple[int, ...] | None:
     """Return the `axes` of Squeeze, Unsqueeze and Reduce*; None for all axes.
 
     Args:
@@ -39,7 +39,7 @@ def axes_of(node: Node, arrays: Sequence[Array]) -> tuple[int, ...] | None:
 
 def unsqueeze(node: Node, arrays: Sequence[Array]) -> Array:
     """Evaluate Unsqueeze."""
-    axes = axes_of(node, arrays) or ()
+    axes = reduced_axes(node, arrays) or ()
     return np.expand_dims(arrays[0], axes)
 
 
@@ -121,7 +121,7 @@ def reduction(function: Callable[..., Any]) -> Evaluate:
     """Return a function that evaluates a Reduce* operator by a numpy reduction."""
 
     def run(node: Node, arrays: Sequence[Array]) -> Array:
-        axes = axes_of(node, arrays)
+        axes = reduced_axes(node, arrays)
         if axes is None and node.attributes.get("noop_with_empty_axes"):
             return arrays[0]
         return np.asarray(function(arrays[0], axis=axes, keepdims=bool(node.attributes.get("keepdims", 1))))
@@ -156,7 +156,7 @@ def concat(node: Node, arrays: Sequence[Array]) -> Array:
 
 def squeeze(node: Node, arrays: Sequence[Array]) -> Array:
     """Evaluate Squeeze."""
-    return np.squeeze(arrays[0], axes_of(node, arrays))
+    return np.squeeze(arrays[0], reduced_axes(node, arrays))
 
 
 def transpose(node: Node, arrays: Sequence[Array]) -> Array:

@@ -11,7 +11,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 
 from spa_onnx.model.constants import constant_tensor
 from spa_onnx.model.node import Node
-from spa_onnx.model.subgraphs import Opened, bodies, read_inside, visible
+from spa_onnx.model.subgraphs import Opened, bodies, captured_names, visible
 from spa_onnx.model.traits import operator_name
 
 PLAIN_ATTRIBUTES = (AttributeProto.INT, AttributeProto.FLOAT, AttributeProto.INTS, AttributeProto.FLOATS)
@@ -47,7 +47,7 @@ def read_nodes(
         source.update({use: tensor for use, tensor in zip(inputs, proto.input, strict=True) if use != tensor})
         operator = operator_name(proto.op_type, proto.domain)
         subgraphs = bodies(proto, opened[proto.output[0]]) if proto.output[0] in opened else ()
-        captures = () if subgraphs else read_inside(proto)
+        captures = () if subgraphs else captured_names(proto)
         nodes.append(
             Node(index, name, operator, inputs, tuple(proto.output), _attributes(proto), captures, subgraphs, inside)
         )

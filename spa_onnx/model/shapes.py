@@ -15,7 +15,7 @@ from spa_onnx.model.constants import constant_tensor
 from spa_onnx.model.folding import Array, Value, fold
 from spa_onnx.model.node import Node
 from spa_onnx.model.skeleton import skeleton
-from spa_onnx.model.subgraphs import NONE_OPENED, Opened, looked_into
+from spa_onnx.model.subgraphs import NONE_OPENED, Opened, opened_graphs
 
 Shape = tuple[int, ...]
 UNKNOWN = -1
@@ -232,7 +232,7 @@ def refresh_value_info(proto: onnx.ModelProto, opened: Opened = NONE_OPENED) -> 
         proto: The model; it is modified.
         opened: The opened nodes, whose subgraphs are refreshed as well.
     """
-    main, *inner = looked_into(proto.graph, opened)
+    main, *inner = opened_graphs(proto.graph, opened)
     if not main.value_info and not inner:
         return
     try:

@@ -183,7 +183,7 @@ def nested(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return subgraphs
 
 
-def read_inside(node: onnx.NodeProto) -> tuple[str, ...]:
+def captured_names(node: onnx.NodeProto) -> tuple[str, ...]:
     """Return the names of the outer tensors that the subgraphs of a node read, sorted."""
     inner = [graph for subgraph in nested(node) for graph in graphs(subgraph)]
     defined = {tensor.name for graph in inner for tensor in (*graph.initializer, *graph.input)}
@@ -201,12 +201,12 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from graphs(inner)
 
 
-def looked_into(graph: onnx.GraphProto, opened: Opened) -> Iterator[onnx.GraphProto]:
+def opened_graphs(graph: onnx.GraphProto, opened: Opened) -> Iterator[onnx.GraphProto]:
     """Yield the graph and the subgraphs of opened nodes."""
     yield graph
     for node in graph.node:
         for inner in nested(node) if node.output[0] in opened else ():
-            yield from looked_into(inner, opened)
+            yield from opened_graphs(inner, opened)
 
 
 def operators(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -14,7 +14,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.operators.macs import axes_of
 from spa_onnx.operators.registry import register
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute
+from spa_onnx.operators.updates import Cut, SetAttribute, ShapeEdit
 from spa_onnx.operators.zeros import first, values
 
 
@@ -198,7 +198,7 @@ def rotary(node: Node, model: Model) -> Iterator[Fact]:
     yield Coupling(input_heads, output_heads, f"{node} turns the indices of head k together")
 
 
-def update_heads(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_heads(node: Node, model: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Reduce the numbers of heads and the hidden sizes in proportion to the keys or, for query heads, to the output."""
     for name in ("num_heads", "q_num_heads", "kv_num_heads", "qkv_hidden_sizes"):
         value = node.attributes.get(name)

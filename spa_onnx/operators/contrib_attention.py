@@ -26,7 +26,7 @@ from spa_onnx.operators.attention import (
 )
 from spa_onnx.operators.macs import axes_of
 from spa_onnx.operators.registry import register
-from spa_onnx.operators.reshaping import reshaped
+from spa_onnx.operators.reshaping import reshape_node
 from spa_onnx.operators.zeros import affine, values
 
 
@@ -115,7 +115,7 @@ def _caches(keys_values: Sequence[str], caches: Sequence[str], heads: int) -> It
     """Yield nodes that reshape keys and values to caches (batch, heads, positions, width)."""
     for tensor, cache in zip(keys_values, caches, strict=False):
         if cache:
-            yield from reshaped(tensor, f"{cache}__heads", [0, 0, heads, -1])
+            yield from reshape_node(tensor, f"{cache}__heads", [0, 0, heads, -1])
             yield helper.make_node("Transpose", [f"{cache}__heads"], [cache], perm=[0, 2, 1, 3])
 
 
@@ -128,7 +128,7 @@ def multi_head_shapes(
     """
     if len(x) < 2 or not x[1]:
         yield from first_of_axis(x[0], f"{y[0]}__queries", 3)
-        yield from reshaped(f"{y[0]}__queries", y[0], [0, 0, -1])
+        yield from reshape_node(f"{y[0]}__queries", y[0], [0, 0, -1])
     elif len(x) < 3 or not x[2] or ranks.get(x[2]) == 4:
         yield helper.make_node("Identity", [x[0]], [y[0]])
     else:
@@ -142,7 +142,7 @@ def decoder_shapes(_: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Map
     if len(x) > 1 and x[1]:
         yield helper.make_node("Identity", [x[0]], [y[0]])
         return
-    yield from reshaped(x[0], f"{y[0]}__parts", [0, 0, 3, -1])
+    yield from reshape_node(x[0], f"{y[0]}__parts", [0, 0, 3, -1])
     yield from first_of_axis(f"{y[0]}__parts", y[0], 2)
 
 
@@ -161,10 +161,10 @@ def grouped_shapes(
     else:
         ends = [0, queries, queries + count, queries + 2 * count]
         keys_values = [f"{y[0]}__keys", f"{y[0]}__values"]
-        yield from reshaped(x[0], f"{y[0]}__all", [0, 0, ends[-1], -1])
+        yield from reshape_node(x[0], f"{y[0]}__all", [0, 0, ends[-1], -1])
         for name, start, end in zip((f"{y[0]}__queries", *keys_values), ends, ends[1:], strict=False):
             yield from part_of_axis(f"{y[0]}__all", f"{name}__heads", 2, start, end)
-            yield from reshaped(f"{name}__heads", y[0] if name.endswith("queries") else name, [0, 0, -1])
+            yield from reshape_node(f"{name}__heads", y[0] if name.endswith("queries") else name, [0, 0, -1])
     if not any(x[3:5]):
         yield from _caches(keys_values, y[1:3], count)
 
@@ -179,7 +179,7 @@ def fused_shapes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Ma
     if sizes:
         yield from part_of_axis(f"{y[0]}__all", y[0], 2, sum(sizes[:2]), sum(sizes))
     else:
-        yield from reshaped(f"{y[0]}__all", f"{y[0]}__parts", [0, 0, 3, -1])
+        yield from reshape_node(f"{y[0]}__all", f"{y[0]}__parts", [0, 0, 3, -1])
         yield from first_of_axis(f"{y[0]}__parts", y[0], 2)
     if len(y) > 1 and y[1] and len(set(sizes)) < 2:
         yield from _cached(node, [*x, "", "", ""][4], y)
@@ -191,7 +191,7 @@ def _cached(node: NodeProto, past: str, y: Sequence[str]) -> Iterator[NodeProto]
         yield helper.make_node("Identity", [past], [y[1]])
         return
     new = f"{y[1]}__new" if past else y[1]
-    yield from reshaped(f"{y[0]}__all", f"{y[1]}__heads", [0, 0, 3, integer(node, "num_heads"), -1])
+    yield from reshape_node(f"{y[0]}__all", f"{y[1]}__heads", [0, 0, 3, integer(node, "num_heads"), -1])
     yield helper.make_node("Transpose", [f"{y[1]}__heads"], [f"{y[1]}__moved"], perm=[2, 0, 3, 1, 4])
     yield from part_of_axis(f"{y[1]}__moved", new, 0, 1, 3)
     if past:

@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from spa_onnx.layers.find import own_bias, weight_of
+from spa_onnx.layers.find import unshared_bias, weight_of
 from spa_onnx.layers.layer import Columns, LinearLayer, MatrixForm, reshaped
 from spa_onnx.linalg.blas import Matrix
 from spa_onnx.model.contrib_shapes import without_activation
@@ -18,7 +18,7 @@ from spa_onnx.model.node import Node
 from spa_onnx.operators.elementwise import broadcast
 from spa_onnx.operators.macs import axes_of
 from spa_onnx.operators.registry import Held, register
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute
+from spa_onnx.operators.updates import Cut, SetAttribute, ShapeEdit
 from spa_onnx.operators.zeros import affine
 
 CONV, CONV_TRANSPOSE = "Conv", "ConvTranspose"
@@ -97,7 +97,7 @@ def conv_transpose(node: Node, model: Model) -> Iterator[Fact]:
     yield _grouped(node, aligned, blocks, groups, inputs)
 
 
-def update_conv(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+def update_conv(node: Node, _: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Set `group` to the number of groups that the kept channels form."""
     if int(node.attributes.get("group", 1)) == 1:
         return
@@ -202,7 +202,7 @@ def conv_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
         replace(FILTERS, linear=not node.attributes.get("activation")),
         blocks=int(node.attributes.get("group", 1)),
         window=prod(shape[2:]),
-        bias=own_bias(model, node.input(2)),
+        bias=unshared_bias(model, node.input(2)),
     )
 
 
@@ -216,7 +216,7 @@ def conv_transpose_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
     if weight is None or int(node.attributes.get("group", 1)) > 1:
         return
     view, shape = weight
-    bias = own_bias(model, node.input(2)) if prod(shape[2:]) == 1 else ""
+    bias = unshared_bias(model, node.input(2)) if prod(shape[2:]) == 1 else ""
     yield LinearLayer(node, node.inputs[0], view, Axis(node.inputs[1], 0), shape, SPREADING, bias=bias)
 
 

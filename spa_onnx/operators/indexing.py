@@ -108,10 +108,10 @@ def free_places(node: Node, model: Model) -> int:
     return cache[axis] - update[axis] + 1 if len(cache) >= 2 and len(update) >= 2 else 1
 
 
-register("GatherElements", coupling=elements, unsaid=PICKS, zero=first)
-register("ScatterElements", "Scatter", coupling=elements, unsaid=PICKS, zero=keeps_scattered)
-register("GatherND", coupling=gather_nd, unsaid=PICKS, zero=first)
-register("ScatterND", coupling=scatter_nd, unsaid=PICKS, zero=keeps_scattered)
+register("GatherElements", coupling=elements, default_reason=PICKS, zero=first)
+register("ScatterElements", "Scatter", coupling=elements, default_reason=PICKS, zero=keeps_scattered)
+register("GatherND", coupling=gather_nd, default_reason=PICKS, zero=first)
+register("ScatterND", coupling=scatter_nd, default_reason=PICKS, zero=keeps_scattered)
 register("TensorScatter", coupling=tensor_scatter, zero=keeps_scattered, bounds={2: free_places})
 register(
     "OneHot",

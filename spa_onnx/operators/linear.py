@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 from onnx import NodeProto, helper
 
-from spa_onnx.layers.find import own_bias, weight_of
+from spa_onnx.layers.find import unshared_bias, weight_of
 from spa_onnx.layers.layer import LinearLayer, MatrixForm
 from spa_onnx.linalg.blas import Matrix
 from spa_onnx.model.contrib_shapes import integer, without_activation
@@ -103,7 +103,7 @@ def matmul_macs(node: Node, model: Model) -> list[list[Axis]]:
     return [[*axes_of(model, node.outputs[0]), swapped if node.attributes.get("transA") else axes[-1]]]
 
 
-def as_it_is(_: LinearLayer, data: Array) -> Array:
+def unchanged(_: LinearLayer, data: Array) -> Array:
     """Return the data unchanged: its inputs are along the last axis."""
     return data
 
@@ -124,13 +124,13 @@ def _from_rows(layer: LinearLayer, matrix: Matrix, shape: tuple[int, ...]) -> Ma
     return np.asarray((matrix[0] if sums_over_last else matrix[0].T).reshape(shape))
 
 
-ROWS = MatrixForm(_rows, _from_rows, as_it_is)
+ROWS = MatrixForm(_rows, _from_rows, unchanged)
 
 
 def _operand_form(node: Node, *, data_first: bool) -> MatrixForm:
     """Return the form of a constant operand. data_first: whether the layer sums over the last axis of the data."""
     linear = data_first and not node.attributes.get("activation")
-    return replace(ROWS, arranged=as_it_is if data_first else _swapped, linear=linear)
+    return replace(ROWS, arranged=unchanged if data_first else _swapped, linear=linear)
 
 
 def gemm_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
@@ -147,7 +147,7 @@ def gemm_layer(node: Node, model: Model) -> Iterator[LinearLayer]:
         Axis(node.inputs[1], 1 if node.attributes.get("transB") else 0),
         shape,
         _operand_form(node, data_first=not node.attributes.get("transA")),
-        bias=own_bias(model, node.input(2)) if is_bias else "",
+        bias=unshared_bias(model, node.input(2)) if is_bias else "",
         scale=float(node.attributes.get("alpha", 1.0)),
     )
 
@@ -187,7 +187,7 @@ def _added_bias(node: Node, model: Model, shape: tuple[int, ...]) -> str:
         return ""
     columns = (model.shape(node.outputs[0]) or shape)[-1]
     vectors = (name for name in consumers[0].inputs if model.shape(name) == (columns,))
-    return next(filter(None, (own_bias(model, name) for name in vectors)), "")
+    return next(filter(None, (unshared_bias(model, name) for name in vectors)), "")
 
 
 def _operand(node: NodeProto, side: str, rank: int, letters: str) -> str:

@@ -35,7 +35,7 @@ def multiplications(model: Model) -> Iterator[list[Axis]]:
             yield from count(plain, model)
 
 
-def uncounted(model: Model) -> list[str]:
+def uncounted_operators(model: Model) -> list[str]:
     """Return the unregistered operators that read a weight of two axes or more; their MACs are not counted."""
     operators = {
         node.op: None

@@ -12,7 +12,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.operators.elementwise import broadcast
 from spa_onnx.operators.registry import UNBOUNDED, Bound, register
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute
+from spa_onnx.operators.updates import Cut, SetAttribute, ShapeEdit
 from spa_onnx.operators.zeros import first, scaled_by
 
 
@@ -73,7 +73,7 @@ def group_normalization(node: Node, model: Model) -> Iterator[Fact]:
             )
 
 
-def update_group_normalization(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_group_normalization(node: Node, model: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Set `num_groups` to the number of kept groups."""
     x, groups = node.inputs[0], int(node.attributes["num_groups"])
     before, after = (model.shape(x) or ())[1], cut.after(x)[1]

@@ -10,7 +10,7 @@ from spa_onnx.model.facts import Axis, Coupling, Fact, Span, same, whole
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.operators.registry import Held, register
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute, SetInput
+from spa_onnx.operators.updates import Cut, SetAttribute, SetInput, ShapeEdit
 
 
 def _pads(node: Node, model: Model) -> dict[int, tuple[int, int]]:
@@ -41,7 +41,7 @@ def pad(node: Node, model: Model) -> Iterator[Fact]:
             yield Coupling(whole(Axis(x, dim), shape[dim]), moved, f"{node} puts it behind {before} padded ones")
 
 
-def update_pad(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_pad(node: Node, model: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Set the number of kept padded indices on both sides of each axis."""
     y, shape = node.outputs[0], model.shape(node.inputs[0]) or ()
     changed = {}

@@ -11,7 +11,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.operators.registry import register
 from spa_onnx.operators.reshaping import rescaled_target
-from spa_onnx.operators.updates import Cut, Edit
+from spa_onnx.operators.updates import Cut, ShapeEdit
 from spa_onnx.operators.zeros import first
 
 
@@ -68,7 +68,7 @@ def _is_unscaled(node: Node, model: Model, dim: int) -> bool:
     return sizes is not None and sizes.size > dim and int(sizes[dim]) == (model.shape(node.inputs[0]) or ())[dim]
 
 
-def update_resize(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+def update_resize(node: Node, _: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Set the sizes of the coupled axes to those of the pruned input."""
     if node.input(3) and "axes" not in node.attributes:
         yield from rescaled_target(node, cut, 3)

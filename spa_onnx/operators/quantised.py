@@ -18,10 +18,10 @@ from spa_onnx.model.quantisation import float_form
 from spa_onnx.model.traits import Moves, Operand, Quantised, operator_name, traits
 from spa_onnx.operators.conv import CONV
 from spa_onnx.operators.elementwise import broadcast
-from spa_onnx.operators.linear import as_it_is
+from spa_onnx.operators.linear import unchanged
 from spa_onnx.operators.macs import axes_of
 from spa_onnx.operators.registry import Held, knowledge, register
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute
+from spa_onnx.operators.updates import Cut, SetAttribute, ShapeEdit
 from spa_onnx.operators.zeros import any_input, first, is_zero_when_masked
 
 
@@ -80,7 +80,7 @@ def _scales(node: Node, model: Model) -> Iterator[Coupling]:
                 )
 
 
-def update_quantised(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_quantised(node: Node, model: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Apply the shape update of the float operator."""
     form = float_form(node)
     if form is None:
@@ -162,7 +162,7 @@ def _by_block(node: Node, model: Model, scales: list[str]) -> Iterator[Coupling]
         yield Coupling(inputs, block_scales, why)
 
 
-def update_matmul_nbits(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+def update_matmul_nbits(node: Node, _: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Set K and N to the kept sizes."""
     for name, size in (("K", cut.after(node.inputs[0])[-1]), ("N", cut.after(node.inputs[1])[0])):
         if node.attributes[name] != size:
@@ -198,7 +198,7 @@ def _packed(_: LinearLayer, weight: Matrix) -> Matrix:
     return weight.reshape(1, weight.shape[0], -1)
 
 
-PACKED_FORM = MatrixForm(_packed, reshaped, as_it_is, linear=False)
+PACKED_FORM = MatrixForm(_packed, reshaped, unchanged, linear=False)
 """A weight (N, blocks, elements of a block) as the matrix (1, N, K)."""
 
 

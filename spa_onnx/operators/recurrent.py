@@ -16,10 +16,10 @@ from spa_onnx.model.node import Node
 from spa_onnx.model.traits import Array, Operand, Quantised
 from spa_onnx.operators.macs import axes_of
 from spa_onnx.operators.registry import Held, register
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute
+from spa_onnx.operators.updates import Cut, SetAttribute, ShapeEdit
 from spa_onnx.operators.zeros import all_but_first, is_zero_when_masked
 
-GATES: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "RNN": 1}
+GATE_COUNTS: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "RNN": 1}
 """Operator -> number of gates: i, o, f, c of an LSTM; z, r, h of a GRU. Weights store one gate after the other."""
 
 SCALED = (8, 9, 10, 11)
@@ -46,14 +46,14 @@ def recurrent(node: Node, model: Model) -> Iterator[Fact]:
     per row or per tensor.
     """
     x, w, r = node.inputs[:3]
-    quantised = node.op not in GATES
-    gates, hidden = GATES.get(node.op, GATES["LSTM"]), _hidden(node, model)
+    quantised = node.op not in GATE_COUNTS
+    gates, hidden = GATE_COUNTS.get(node.op, GATE_COUNTS["LSTM"]), _hidden(node, model)
     row, column = (2, 1) if quantised else (1, 2)
     yield from same(
         Axis(x, 2), Axis(w, column), (model.shape(x) or ())[2], f"{node} reads feature k through W[:, :, k]"
     )
     blocks = [(w, row, gates), (r, row, gates), (node.input(3), 1, 2 * gates)]
-    blocks += [(node.input(7), 1, PEEPHOLES)] if gates == GATES["LSTM"] else []
+    blocks += [(node.input(7), 1, PEEPHOLES)] if gates == GATE_COUNTS["LSTM"] else []
     blocks += [(node.input(slot), 1, gates) for slot in SCALED if quantised]
     for name, dim, count in blocks:
         shape = model.shape(name) or () if name else ()
@@ -69,7 +69,7 @@ def recurrent(node: Node, model: Model) -> Iterator[Fact]:
 
 def _hidden(node: Node, model: Model) -> int:
     """Return the number of hidden units per direction."""
-    return (model.shape(node.inputs[2]) or ())[2 if node.op in GATES else 1]
+    return (model.shape(node.inputs[2]) or ())[2 if node.op in GATE_COUNTS else 1]
 
 
 def _dynamic_scales(node: Node, model: Model) -> Iterator[Normalises]:
@@ -86,7 +86,7 @@ def _dynamic_scales(node: Node, model: Model) -> Iterator[Normalises]:
 def _states(node: Node, model: Model, hidden: int) -> Iterator[Fact]:
     """Couple the last axis of states and outputs with the hidden units, and the batch unless there are lengths."""
     x, batch_first = node.inputs[0], bool(node.attributes.get("layout"))
-    unit = Axis(node.inputs[2], 2 if node.op in GATES else 1)
+    unit = Axis(node.inputs[2], 2 if node.op in GATE_COUNTS else 1)
     batch, time = (0, 1) if batch_first else (1, 0)
     yield Positions(Axis(x, time))
     for name in (*node.inputs[5:7], *node.outputs):
@@ -102,9 +102,9 @@ def _states(node: Node, model: Model, hidden: int) -> Iterator[Fact]:
             yield from same(Axis(x, batch), Axis(name, place), shape[place], f"batch of {node}")
 
 
-def update_recurrent(node: Node, _: Model, cut: Cut) -> Iterator[Edit]:
+def update_recurrent(node: Node, _: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Set `hidden_size` to the number of kept hidden units."""
-    hidden = cut.after(node.inputs[2])[2 if node.op in GATES else 1]
+    hidden = cut.after(node.inputs[2])[2 if node.op in GATE_COUNTS else 1]
     if "hidden_size" in node.attributes and node.attributes["hidden_size"] != hidden:
         yield SetAttribute("hidden_size", hidden)
 

@@ -69,7 +69,7 @@ class Operator:
 
     coupling: CouplingRule | None = None
     parameters: frozenset[int] = frozenset()
-    unsaid: str = WHOLE
+    default_reason: str = WHOLE
     update: ShapeUpdate | None = None
     corrects: frozenset[int] = frozenset()
     zero: KeepsZero = never
@@ -85,7 +85,7 @@ class Properties(TypedDict, total=False):
     Args:
         coupling: The coupling rule.
         parameters: Input positions of shapes, pads, axes and similar parameters, which carry no channels.
-        unsaid: The reason for pinning an axis that the rule does not mention: what the operator does with that axis.
+        default_reason: The reason for pinning an axis that the rule does not mention: what the operator does with that axis.
         update: The shape update.
         corrects: Input positions of parameters that the shape update corrects even if the graph computes them from
             sizes that change.
@@ -105,7 +105,7 @@ class Properties(TypedDict, total=False):
 
     coupling: Required[CouplingRule]
     parameters: Iterable[int]
-    unsaid: str
+    default_reason: str
     update: ShapeUpdate
     corrects: Iterable[int]
     zero: KeepsZero
@@ -254,7 +254,7 @@ def _checked_facts(node: Node, model: Model, operator: Operator, tensors: list[s
     for name in tensors:
         for dim, size in enumerate(model.shape(name) or ()):
             if size > 1 and Axis(name, dim) not in mentioned:
-                yield Pin(Axis(name, dim), f"{node.op} {operator.unsaid}", f"{node}, {name}[{dim}]")
+                yield Pin(Axis(name, dim), f"{node.op} {operator.default_reason}", f"{node}, {name}[{dim}]")
 
 
 def _check_spans(fact: Fact, model: Model) -> None:

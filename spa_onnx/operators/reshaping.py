@@ -222,7 +222,7 @@ def update_target(slot: int) -> ShapeUpdate:
     return lambda node, _, cut: rescaled_target(node, cut, slot)
 
 
-def reshaped(x: str, y: str, target: Sequence[int]) -> Iterator[NodeProto]:
+def reshape_node(x: str, y: str, target: Sequence[int]) -> Iterator[NodeProto]:
     """Yield nodes that reshape tensor x to a constant target shape and name the result y."""
     yield helper.make_node("Constant", [], [f"{y}__shape"], value_ints=list(target))
     yield helper.make_node(RESHAPE, [x, f"{y}__shape"], [y])
@@ -240,7 +240,7 @@ register(
     RESHAPE,
     coupling=reshape,
     parameters=(1,),
-    unsaid=REGROUPS,
+    default_reason=REGROUPS,
     update=update_target(1),
     corrects=(1,),
     zero=first,
@@ -252,12 +252,12 @@ for _name, _evaluate in (("Squeeze", numpy_ops.squeeze), ("Unsqueeze", numpy_ops
         _name,
         coupling=reshape,
         parameters=(1,),
-        unsaid=REGROUPS,
+        default_reason=REGROUPS,
         zero=first,
         moves=Moves.RESHAPE,
         fold=Fold(_evaluate, moved=slice(0, 1)),
     )
-register("Flatten", coupling=reshape, parameters=(1,), unsaid=REGROUPS, zero=first, moves=Moves.RESHAPE)
+register("Flatten", coupling=reshape, parameters=(1,), default_reason=REGROUPS, zero=first, moves=Moves.RESHAPE)
 register(
     EXPAND,
     coupling=expand,

@@ -15,7 +15,7 @@ from spa_onnx.model.shapes import Shape
 from spa_onnx.model.traits import Fold, Moves
 from spa_onnx.operators.registry import UNBOUNDED, register
 from spa_onnx.operators.reshaping import reshape_choice
-from spa_onnx.operators.updates import Cut, Edit, SetAttribute, SetInput, TakeInstead
+from spa_onnx.operators.updates import Cut, SetAttribute, SetInput, ShapeEdit, TakeInstead
 from spa_onnx.operators.zeros import every_input, first
 
 
@@ -54,7 +54,7 @@ def split(node: Node, model: Model) -> Iterator[Fact]:
         offset += size
 
 
-def update_split(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_split(node: Node, model: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Set the kept sizes of the parts. Parts of equal size before may differ after pruning."""
     axis = _axis(node, model)
     before = cut.value(node.inputs[1]) if node.input(1) else [(model.shape(y) or ())[axis] for y in node.outputs]
@@ -135,7 +135,7 @@ def _bound_count(node: Node, model: Model) -> int:
     return int(np.prod(model.shape(node.inputs[1]) or (1,)))
 
 
-def update_slice(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_slice(node: Node, model: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Move each bound to the number of kept indices before it; replace a Slice with steps by a Gather."""
     x, y, ranges = node.inputs[0], node.outputs[0], _slice_ranges(node, model)
     shape = model.shape(x) or ()
@@ -214,7 +214,7 @@ def _only_shape_is_read(tensor: str, model: Model) -> bool:
     )
 
 
-def update_gather(node: Node, model: Model, cut: Cut) -> Iterator[Edit]:
+def update_gather(node: Node, model: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Renumber constant indices to the kept indices of the axis."""
     x, y, picked = node.inputs[0], node.outputs[0], model.constant(node.inputs[1])
     axis, shape = _axis(node, model), model.shape(x) or ()
@@ -253,7 +253,7 @@ register(
     "Slice",
     coupling=slice_,
     parameters=(1, 2, 3, 4),
-    unsaid="takes a part of it that is known only while running",
+    default_reason="takes a part of it that is known only while running",
     update=update_slice,
     corrects=(1, 2),
     zero=first,
@@ -263,7 +263,7 @@ register(
 register(
     "Gather",
     coupling=gather,
-    unsaid="picks from it by index, so every index keeps its place",
+    default_reason="picks from it by index, so every index keeps its place",
     update=update_gather,
     zero=first,
     moves=Moves.PICK,

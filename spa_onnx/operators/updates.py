@@ -86,6 +86,6 @@ class TakeInstead:
     source: str = ""
 
 
-Edit: TypeAlias = SetAttribute | SetInput | Rescale | TakeInstead
-ShapeUpdate: TypeAlias = Callable[[Node, Model, Cut], Iterator[Edit]]
+ShapeEdit: TypeAlias = SetAttribute | SetInput | Rescale | TakeInstead
+ShapeUpdate: TypeAlias = Callable[[Node, Model, Cut], Iterator[ShapeEdit]]
 """(node, model, cut) -> the edits of the node."""

@@ -72,7 +72,7 @@ def scaled_by(*slots: int) -> KeepsZero:
     return lambda node, _, held: all(held[slot] for slot in slots if node.input(slot))
 
 
-def sums_what_is_left(model: Model) -> bool:
+def has_activation_products(model: Model) -> bool:
     """Return whether the model has a product of two activations; only then the analysis needs `Zeros`."""
     return any(multiplies(node.op) and not any(map(model.is_constant, node.inputs[:2])) for node in model.nodes)
 

@@ -17,10 +17,10 @@ from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, graph_constants
 from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import refresh_value_info
-from spa_onnx.model.subgraphs import graphs, looked_into, nested, operators
+from spa_onnx.model.subgraphs import graphs, nested, opened_graphs, operators
 from spa_onnx.operators import knowledge
 from spa_onnx.operators.registry import is_pinned_throughout
-from spa_onnx.operators.updates import Edit, Rescale, SetAttribute, SetInput, TakeInstead
+from spa_onnx.operators.updates import Rescale, SetAttribute, SetInput, ShapeEdit, TakeInstead
 from spa_onnx.plan.graph_edits import Blend, Operation, Scale, Take, operate
 from spa_onnx.plan.plan import Plan, TensorCut
 from spa_onnx.plan.removal import Removal, SliceKey, Slices, lookup, taken
@@ -62,7 +62,7 @@ def rewrite(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None =
     return Rewritten(proto, sliced, tuple(inexact), removal)
 
 
-def _chain_edits(chains: tuple[Chain, ...], removal: Removal, model: Model) -> Iterator[tuple[int, list[Edit]]]:
+def _chain_edits(chains: tuple[Chain, ...], removal: Removal, model: Model) -> Iterator[tuple[int, list[ShapeEdit]]]:
     """A shuffle whose channels still form a grid keeps its nodes; otherwise one Gather does what they did."""
     for chain in chains:
         shape = model.shape(chain.source) or ()
@@ -104,7 +104,7 @@ class _Draft:
         self._nodes = list(operators(self.proto.graph))
         self._names = {name for node in self._nodes for name in (*node.input, *node.output)}
         self._names |= {tensor.name for graph in graphs(self.proto.graph) for tensor in graph.initializer}
-        seen = list(looked_into(self.proto.graph, model.opened))
+        seen = list(opened_graphs(self.proto.graph, model.opened))
         self._stored = {tensor.name: tensor for graph in seen for tensor in graph.initializer}
         self._constants = {node.output[0]: node for graph in seen for node in graph.node if node.op_type == "Constant"}
         self._listed = {value.name: value for value in self.proto.graph.input}
@@ -171,7 +171,7 @@ class _Draft:
 
     # --- nodes -------------------------------------------------------------------------------------------------------------
 
-    def edit(self, index: int, edits: list[Edit]) -> None:
+    def edit(self, index: int, edits: list[ShapeEdit]) -> None:
         """Carry out what a follower asks for."""
         node = self._nodes[index]
         for change in edits:
@@ -229,7 +229,7 @@ class _Draft:
         """The pruned model, without what nothing reads any more."""
         dead_before = _dead(self._model.proto.graph)
         proto = operate(self.proto, self._operations) if self._operations else self.proto
-        _remove_unread(list(looked_into(proto.graph, self._model.opened)), dead_before, self._unused)
+        _remove_unread(list(opened_graphs(proto.graph, self._model.opened)), dead_before, self._unused)
         refresh_value_info(proto, self._model.opened)
         return proto
 

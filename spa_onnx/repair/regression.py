@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_onnx.linalg.blas import Matrix, gram, product
-from spa_onnx.linalg.obs import missed, ridge_fit, ridge_fit_by_columns
+from spa_onnx.linalg.obs import ridge_fit, ridge_fit_by_columns, squared_error
 from spa_onnx.statistics.moments import are_few, centre
 
 Indices = NDArray[np.int64]
@@ -32,7 +32,7 @@ class Fit(Protocol):
         """
 
     def error(self, weight: Matrix) -> float:
-        """Return the mean squared error of weights (rows, kept), less a constant; see `spa_onnx.linalg.obs.missed`."""
+        """Return the mean squared error of weights (rows, kept), less a constant; see `spa_onnx.linalg.obs.squared_error`."""
 
 
 class RegressionData(ABC):
@@ -206,7 +206,7 @@ class _GramFit:
 
     def error(self, weight: Matrix) -> float:
         """See `Fit`."""
-        return missed(weight, self.cross, self.gram)
+        return squared_error(weight, self.cross, self.gram)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from spa_onnx.analysis.explain import Explanation, Step, pin_at_end
+from spa_onnx.analysis.explain import CouplingStep, Explanation, pin_at_end
 from spa_onnx.analysis.groups import Analysis, Group
 from spa_onnx.model.facts import Axis
 from spa_onnx.report.result import Report, Result
@@ -251,9 +251,9 @@ def _parts(group: Group) -> str:
     return f", as many from each of {group.parts} parts," if group.parts > 1 else ""
 
 
-def _tree(axis: Axis, steps: Sequence[Step]) -> Iterator[tuple[int, bool, Step]]:
+def _tree(axis: Axis, steps: Sequence[CouplingStep]) -> Iterator[tuple[int, bool, CouplingStep]]:
     """(indent, whether the chain forks before it, step): each step below the one that it goes on from."""
-    onward: dict[Axis, list[Step]] = defaultdict(list)
+    onward: dict[Axis, list[CouplingStep]] = defaultdict(list)
     for step in steps:
         onward[step.near].append(step)
     waiting = [(1, len(onward[axis]) > 1, step) for step in reversed(onward[axis])]

@@ -28,7 +28,7 @@ class Report:
         inexact: Nodes that compute a statistic over an axis that lost channels.
         validation: The result of the checks; None where they were switched off.
         drift: How far the outputs moved; None where nothing was run.
-        seconds: Step -> seconds.
+        seconds: CouplingStep -> seconds.
         repair: What was done to the kept weights; empty for nothing.
         notes: What did not go as asked, one sentence each.
         selection: How the channels were selected; None for a plan that was read.

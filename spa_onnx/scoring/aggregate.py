@@ -69,7 +69,7 @@ NORMALISATIONS: Mapping[str, Callable[[Vector], Vector]] = {
 """Name -> function that makes the scores of groups comparable: float64 (channels,) -> float64 (channels,)."""
 
 
-def fill_in(scores: Mapping[str, Vector], order: Mapping[str, Vector]) -> dict[str, Vector]:
+def fill_missing_scores(scores: Mapping[str, Vector], order: Mapping[str, Vector]) -> dict[str, Vector]:
     """Give scores to groups that have none, from the order of another criterion.
 
     The channel at rank r of n gets the same quantile of all existing scores. So a ranking across groups removes the

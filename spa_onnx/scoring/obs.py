@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spa_onnx.analysis.groups import Group
 from spa_onnx.layers import LinearLayer
-from spa_onnx.linalg.hessian import Operation
+from spa_onnx.linalg.hessian import GroupSurgeon
 from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.scoring.registry import criterion
 
@@ -40,7 +40,7 @@ def column_blocks(layer: LinearLayer, group: Group) -> Iterator[tuple[NDArray[np
         yield (indices[:, :, None] * layer.window + window).reshape(len(members), -1), members
 
 
-def surgeons(group: Group, context: ScoringContext) -> Iterator[Operation]:
+def surgeons(group: Group, context: ScoringContext) -> Iterator[GroupSurgeon]:
     """Yield a surgeon for each block of each layer that reads the group's channels and has statistics."""
     if context.statistics is None:
         return

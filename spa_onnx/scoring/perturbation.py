@@ -1,7 +1,7 @@
 """Perturbation: regress the model's loss on random masks, with forward passes alone (Dery et al., Bonsai, 2024).
 
 The loss is the relative error of the outputs. Each mask removes a random share of the group's channels. Masks are
-disjoint until every channel was removed once; then the channels are shuffled again, until there are MASKS masks.
+disjoint until every channel was removed once; then the channels are shuffled again, until there are MASKS_PER_GROUP masks.
 There are more channels than masks, so the regression corrects a prior: the scores that the same regression would
 converge to if only the layers that read the group counted.
 """
@@ -22,7 +22,7 @@ from spa_onnx.scoring.registry import criterion
 
 Vector = NDArray[np.float64]
 
-MASKS = 64
+MASKS_PER_GROUP = 64
 """Masks for each group."""
 
 MASKED_SHARE = 0.25
@@ -46,8 +46,8 @@ def perturbation(group: Group, context: ScoringContext) -> Vector:
     if context.trial is None or not len(prior):
         return prior
     rng = np.random.default_rng([context.seed, *group.name.encode()])
-    removed, losses = np.zeros((MASKS, group.size)), np.zeros(MASKS)
-    for number, channels in zip(range(MASKS), _masks(group, rng), strict=False):
+    removed, losses = np.zeros((MASKS_PER_GROUP, group.size)), np.zeros(MASKS_PER_GROUP)
+    for number, channels in zip(range(MASKS_PER_GROUP), _masks(group, rng), strict=False):
         removed[number, channels] = 1.0
         losses[number] = context.trial(group, channels)
     usable = np.isfinite(losses)

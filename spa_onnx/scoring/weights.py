@@ -16,8 +16,8 @@ from spa_onnx.scoring.context import Scores, ScoringContext
 from spa_onnx.scoring.registry import criterion
 
 
-def slices(group: Group, model: Model, axis: Axis) -> Array:
-    """Return the slices of a weight along an axis, dequantised, one part after the other (see `Group`).
+def filter_slices(group: Group, model: Model, axis: Axis) -> Array:
+    """Return the filter_slices of a weight along an axis, dequantised, one part after the other (see `Group`).
 
     Args:
         group: The group that the axis belongs to.
@@ -40,7 +40,7 @@ def slices(group: Group, model: Model, axis: Axis) -> Array:
 
 
 def scored_axes(group: Group, model: Model) -> list[Axis]:
-    """Return the axes whose slices are scored: of matrices and filters, or of vectors if the group has nothing else."""
+    """Return the axes whose filter_slices are scored: of matrices and filters, or of vectors if the group has nothing else."""
     axes = list(group.weights(model))
     wide = [axis for axis in axes if sum(size > 1 for size in model.shape(axis.tensor) or ()) > 1]
     return wide or axes
@@ -50,7 +50,8 @@ def scored_axes(group: Group, model: Model) -> list[Axis]:
 def l1(group: Group, context: ScoringContext) -> Scores:
     """Sum of absolute values (Li et al., Pruning Filters for Efficient ConvNets, 2017)."""
     return [
-        (axis, np.abs(slices(group, context.model, axis)).sum(axis=1)) for axis in scored_axes(group, context.model)
+        (axis, np.abs(filter_slices(group, context.model, axis)).sum(axis=1))
+        for axis in scored_axes(group, context.model)
     ]
 
 
@@ -58,7 +59,7 @@ def l1(group: Group, context: ScoringContext) -> Scores:
 def l2(group: Group, context: ScoringContext) -> Scores:
     """Euclidean norm."""
     return [
-        (axis, np.sqrt(np.square(slices(group, context.model, axis)).sum(axis=1)))
+        (axis, np.sqrt(np.square(filter_slices(group, context.model, axis)).sum(axis=1)))
         for axis in scored_axes(group, context.model)
     ]
 
@@ -67,18 +68,19 @@ def l2(group: Group, context: ScoringContext) -> Scores:
 def linf(group: Group, context: ScoringContext) -> Scores:
     """Largest absolute value."""
     return [
-        (axis, np.abs(slices(group, context.model, axis)).max(axis=1)) for axis in scored_axes(group, context.model)
+        (axis, np.abs(filter_slices(group, context.model, axis)).max(axis=1))
+        for axis in scored_axes(group, context.model)
     ]
 
 
 @criterion("fpgm")
 def fpgm(group: Group, context: ScoringContext) -> Scores:
-    """Sum of the distances to all other slices, low near the geometric median (He et al., FPGM, 2019)."""
+    """Sum of the distances to all other filter_slices, low near the geometric median (He et al., FPGM, 2019)."""
     from scipy.spatial.distance import cdist  # noqa: PLC0415 - slow to import, and only needed here
 
     scores = []
     for axis in scored_axes(group, context.model):
-        rows = slices(group, context.model, axis)
+        rows = filter_slices(group, context.model, axis)
         scores.append((axis, cdist(rows, rows).sum(axis=1)))
     return scores
 
@@ -88,7 +90,7 @@ def lamp(group: Group, context: ScoringContext) -> Scores:
     """Squared norm of a slice over the sum of all squared norms that are not smaller (Lee et al., LAMP, 2021)."""
     scores = []
     for axis in scored_axes(group, context.model):
-        energy = np.square(slices(group, context.model, axis)).sum(axis=1)
+        energy = np.square(filter_slices(group, context.model, axis)).sum(axis=1)
         order = np.argsort(energy, kind="stable")
         not_smaller = np.cumsum(energy[order][::-1])[::-1]
         score = np.empty_like(energy)
@@ -102,7 +104,9 @@ def bn_scale(group: Group, context: ScoringContext) -> Scores:
     """Absolute scale of the BatchNormalization after each channel (Liu et al., Network Slimming, 2017)."""
     scales = {node.inputs[1] for node in context.model.nodes if node.op == "BatchNormalization"}
     return [
-        (axis, np.abs(slices(group, context.model, axis)).sum(axis=1)) for axis in group.owner if axis.tensor in scales
+        (axis, np.abs(filter_slices(group, context.model, axis)).sum(axis=1))
+        for axis in group.owner
+        if axis.tensor in scales
     ]
 
 

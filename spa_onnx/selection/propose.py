@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_onnx.analysis.groups import UNREAD, Analysis, Group
+from spa_onnx.analysis.groups import UNREAD_CAUSE, Analysis, Group
 from spa_onnx.config import Settings
 from spa_onnx.errors import RefusedError
 from spa_onnx.model.facts import Indices
 from spa_onnx.scoring import CRITERIA
-from spa_onnx.scoring.aggregate import fill_in, score_groups
+from spa_onnx.scoring.aggregate import fill_missing_scores, score_groups
 from spa_onnx.scoring.context import ScoringContext
-from spa_onnx.scoring.perturbation import MASKS
+from spa_onnx.scoring.perturbation import MASKS_PER_GROUP
 from spa_onnx.scoring.registry import Criterion
 from spa_onnx.selection.budgets import UNITS, Budget, PlanCost, Spent, saved_per_channel
 from spa_onnx.selection.select import Constraints, GroupScores, select
@@ -120,7 +120,7 @@ def _ranked(
         for group, weight in zip(scored, (weights / saved).tolist(), strict=True):
             scores[group.name] = scores[group.name] * weight
     if criterion.needs_statistics:
-        scores = fill_in(scores, score_groups(groups, CRITERIA[FALLBACK], context))
+        scores = fill_missing_scores(scores, score_groups(groups, CRITERIA[FALLBACK], context))
     if not scores:
         raise RefusedError(
             f"criterion {settings.criterion} knows nothing about any of the {len(groups)} groups; use --criterion l1"
@@ -153,7 +153,7 @@ def _trial(
 ) -> Callable[[Group, Indices], float] | None:
     """Return `ScoringContext.trial`; None where onnxruntime cannot run the model on the samples."""
     try:
-        trials = Trials(analysis, groups, calibration, MASKS * len(groups))
+        trials = Trials(analysis, groups, calibration, MASKS_PER_GROUP * len(groups))
     except RefusedError:
         return None
     return lambda group, channels: trials.error({group.name: channels}, refits=False)
@@ -204,7 +204,7 @@ def final_share(analysis: Analysis, settings: Settings) -> float:
 
 def why_nothing_is_prunable(analysis: Analysis, settings: Settings) -> str:
     """Return the reason why no group can lose channels."""
-    pinned = sorted(analysis.pinned(), key=lambda group: (group.cause == UNREAD, -group.size))
+    pinned = sorted(analysis.pinned(), key=lambda group: (group.cause == UNREAD_CAUSE, -group.size))
     if settings.exclude and any("excluded by" in group.pinned for group in pinned):
         return f"nothing to prune: --exclude {' '.join(settings.exclude)} leaves no group free; exclude less"
     if not pinned:

@@ -24,7 +24,7 @@ from spa_onnx.plan.mask import losing
 from spa_onnx.plan.removal import Removal, zeroed
 from spa_onnx.repair.layerwise import refit_layers
 from spa_onnx.statistics.calibration import Calibration
-from spa_onnx.statistics.memory import widest_cut
+from spa_onnx.statistics.memory import peak_live_bytes
 
 SAMPLES_PER_TRIAL = 64
 """The most samples that run in each trial."""
@@ -55,7 +55,7 @@ class Trials:
         self._analysis, self._calibration = analysis, calibration
         affordable = MACS_OF_TRIALS // max(count * macs(analysis.model), 1)
         inputs = {layer.data for layer in calibration.layers}
-        held = calibration.memory // max(widest_cut(analysis.model, inputs), 1)
+        held = calibration.memory // max(peak_live_bytes(analysis.model, inputs), 1)
         self._feeds = calibration.first(max(min(affordable, held, SAMPLES_PER_TRIAL), 1))
         touched = {axis.tensor for group in groups for axis in group.owner}
         touched |= {layer.bias for layer in calibration.layers}

@@ -20,13 +20,13 @@ from spa_onnx.statistics.batchnorm import ChannelMoments, batch_normalizations, 
 from spa_onnx.statistics.collect import Observation, Schedule, channel_moments, observe
 from spa_onnx.statistics.memory import (
     ARENA_FACTOR,
-    MEMORY,
+    DEFAULT_MEMORY,
     MemoryBudget,
     capture_passes,
     memory_budget,
     peak_bytes,
+    peak_live_bytes,
     sample_bytes,
-    widest_cut,
 )
 from spa_onnx.statistics.moments import Moments
 from spa_onnx.synthetic.generate import SyntheticSamples, generate_samples, has_stored_statistics, with_batch_statistics
@@ -93,7 +93,7 @@ class Calibration:
     normalisation_inputs: Mapping[str, ChannelMoments] = field(default_factory=dict)
     passes: Sequence[Sequence[str]] = ()
     sequential_samples: int = 0
-    memory: int = MEMORY
+    memory: int = DEFAULT_MEMORY
 
     @property
     def regularisation(self) -> Regularisation:
@@ -160,7 +160,7 @@ class Sampling:
 
     count: int | None = None
     seed: int = 0
-    memory: int = MEMORY
+    memory: int = DEFAULT_MEMORY
 
 
 def calibrate(
@@ -223,7 +223,7 @@ def _batch_size(model: Model, sizes: Mapping[str, int], budget: MemoryBudget) ->
 def _sequential_samples(calibration: Calibration, budget: MemoryBudget) -> int:
     """Return how many samples sequential repair uses; 0 if memory allows too few."""
     inputs = {layer.data for layer in calibration.layers}
-    sample_size = SEQUENTIAL_MODELS * max(widest_cut(calibration.model, inputs), 1)
+    sample_size = SEQUENTIAL_MODELS * max(peak_live_bytes(calibration.model, inputs), 1)
     running_samples = ARENA_FACTOR * max(map(feed_size, calibration.feeds), default=0)
     most = budget.sequential_tensors // sample_size - running_samples
     return min(calibration.samples, most) if most >= min(calibration.samples, FEWEST_SEQUENTIAL_SAMPLES) else 0

@@ -14,7 +14,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.statistics.moments import MIN_INPUTS_PER_COLUMN, are_few
 from spa_onnx.statistics.subsampling import column_count
 
-MEMORY = 25 * 10**8
+DEFAULT_MEMORY = 25 * 10**8
 """The default for the bytes that collecting statistics may take."""
 
 MATRIX_COPIES = 4
@@ -133,7 +133,7 @@ def capture_passes(
         yield tuple(names)
 
 
-def widest_cut(model: Model, names: Collection[str]) -> int:
+def peak_live_bytes(model: Model, names: Collection[str]) -> int:
     """Return the most bytes of one sample that partial execution holds when it stops at each of the named tensors."""
     producer, live = _live_bytes(model, (), 0)
     return int(max((live[producer[name]] for name in names if name in producer), default=0))

@@ -32,7 +32,7 @@ SQUARE = 1 / 3
 CORNER = 2.0**0.5
 """No point of a leaf is further from its middle, in radii."""
 
-AT_ONCE = 2**14
+PIXELS_PER_STEP = 2**14
 """Positions of pictures that are painted together."""
 
 CONTRAST = 0.25, 0.8
@@ -47,7 +47,7 @@ def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) 
     channels, height, width = shape
     largest = channels, min(height, LARGEST_TEXTURE), min(width, LARGEST_TEXTURE)
     textures = np.stack([_texture(largest, rng) for _ in range(min(TEXTURES, count))])
-    step = max(1, AT_ONCE // (height * width))
+    step = max(1, PIXELS_PER_STEP // (height * width))
     return np.concatenate([_some(min(step, count - first), shape, textures, rng) for first in range(0, count, step)])
 
 

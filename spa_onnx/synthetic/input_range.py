@@ -26,7 +26,7 @@ pretrained networks that take pixels, and 0.13 and more in 16 that do not."""
 PIXELS = 0.0, 255.0
 """The smallest and the largest."""
 
-POSITIONS = 256
+POSITIONS_PER_SAMPLE = 256
 """Looked at in each picture."""
 
 
@@ -83,7 +83,7 @@ def _moved(model: Model, first: LinearLayer, feed: Feed) -> float:
     if weight is None or bias is None:
         return np.inf
     (data,) = PartialExecution(model.proto, [feed]).tensor(first.data)
-    seen = columns(first, first.numbers(data), POSITIONS, np.random.default_rng(0))
+    seen = columns(first, first.numbers(data), POSITIONS_PER_SAMPLE, np.random.default_rng(0))
     made = (first.matrix(weight) @ seen).reshape(bias.size, -1) + bias.reshape(-1, 1).astype(np.float64)
     deviation, mean = made.std(axis=1), np.abs(made.mean(axis=1))
     live = deviation + mean > 0

@@ -16,7 +16,7 @@ from spa_onnx.linalg.blas import Matrix, pivots, product
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, has_free_batch
 
-NOISE = 0.1
+EQUAL_SHARE = 0.1
 """Share of the variance of outputs by which samples may differ and still say the same."""
 
 ENTRIES = 1024
@@ -46,10 +46,10 @@ def d_optimal_rows(outputs: Matrix, count: int) -> NDArray[np.int64]:
     """The rows that leave least of the others unpredicted, the most telling first: int64 (count,).
 
     outputs: float64 (samples, entries), about their means. Each row has the largest variance that those before leave: the pivots of the
-    Cholesky factorisation of what rows have in common, plus NOISE.
+    Cholesky factorisation of what rows have in common, plus EQUAL_SHARE.
     """
     common = product(outputs, outputs.T)
-    return pivots(common + NOISE * np.mean(np.diag(common)) * np.eye(len(common)))[:count]
+    return pivots(common + EQUAL_SHARE * np.mean(np.diag(common)) * np.eye(len(common)))[:count]
 
 
 def _some(output: Array, rows: int, seed: int) -> Matrix:

@@ -14,12 +14,12 @@ from spa_onnx.execution.session import Feed, open_session
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, feeds
 from spa_onnx.operators.macs import macs
-from spa_onnx.synthetic.tokens import rows
+from spa_onnx.synthetic.tokens import table_rows
 
 LENGTH = 48
 """Tokens of a sentence, where the model leaves that free."""
 
-WORK = 2500 * 10**9
+SENTENCE_MACS = 2500 * 10**9
 """Multiply-accumulates that sentences may cost together; a model that could make fewer than FEWEST_SENTENCES for it does not speak."""
 
 FEWEST_SENTENCES = 16
@@ -44,9 +44,9 @@ class CausalLanguageModel:
 
 
 def causal_language_model(model: Model) -> CausalLanguageModel | None:
-    """A model that looks tokens up in a table, has a score for each of its rows at every position, and makes enough sentences for WORK."""
+    """A model that looks tokens up in a table, has a score for each of its rows at every position, and makes enough sentences for SENTENCE_MACS."""
     for value in feeds(model.proto.graph):
-        name, shape, tokens = value.name, model.shape(value.name) or (), rows(model, value.name)
+        name, shape, tokens = value.name, model.shape(value.name) or (), table_rows(model, value.name)
         scores = next((output for output in model.outputs if model.shape(output) == (*shape, tokens)), None)
         if len(shape) != 2 or tokens < 2 or scores is None:
             continue
@@ -57,7 +57,7 @@ def causal_language_model(model: Model) -> CausalLanguageModel | None:
         found = CausalLanguageModel(
             name, scores, free, length, macs(model) / batch / shape[1] * length**2 / (2 if free else 1)
         )
-        return found if FEWEST_SENTENCES * found.cost <= WORK else None
+        return found if FEWEST_SENTENCES * found.cost <= SENTENCE_MACS else None
     return None
 
 
@@ -99,7 +99,7 @@ class SentenceGenerator:
 def generate_sentences(
     model: Model, language_model: CausalLanguageModel, drawn: Sequence[Feed], seed: int
 ) -> list[Feed] | None:
-    """Sentences for drawn feeds, as many of these as WORK allows; None where the model looks ahead.
+    """Sentences for drawn feeds, as many of these as SENTENCE_MACS allows; None where the model looks ahead.
 
     Raises RefusedError where onnxruntime does not run the model with sentences of that length.
     """
@@ -107,5 +107,5 @@ def generate_sentences(
     if generator.looks_ahead(drawn[0]):
         return None
     rng = np.random.default_rng(seed)
-    count = max(int(WORK // (language_model.cost * len(drawn[0][language_model.ids]))), 1)
+    count = max(int(SENTENCE_MACS // (language_model.cost * len(drawn[0][language_model.ids]))), 1)
     return [generator.sentences(feed, rng) for feed in drawn[:count]]

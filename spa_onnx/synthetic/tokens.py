@@ -17,8 +17,8 @@ LARGEST = 50
 """Ids are drawn below this where no table bounds them."""
 
 
-def rows(model: Model, name: str) -> int:
-    """The exclusive upper bound of an integer input: rows of the smallest table that it looks up, 0 where it looks up none."""
+def table_rows(model: Model, name: str) -> int:
+    """The exclusive upper bound of an integer input: table_rows of the smallest table that it looks up, 0 where it looks up none."""
     found = []
     for node in model.consumers.get(name, ()):
         if node.op == "Gather" and node.input(1) == name:
@@ -26,7 +26,7 @@ def rows(model: Model, name: str) -> int:
             axis = int(node.attributes.get("axis", 0))
             found += [shape[axis]] if shape and model.is_constant(node.inputs[0]) and shape[axis] > 0 else []
         elif traits(node.op).moves in CARRYING and node.input(0) == name:
-            found.append(rows(model, node.outputs[0]))
+            found.append(table_rows(model, node.outputs[0]))
     return min(filter(None, found), default=0)
 
 
@@ -49,7 +49,7 @@ def _kinds(drawn: Array, most: int, rng: np.random.Generator) -> Array:
 
 
 def _ids(drawn: Array, most: int, rng: np.random.Generator) -> Array:
-    """Drawn from all rows of the table."""
+    """Drawn from all table_rows of the table."""
     return rng.integers(0, most or LARGEST, drawn.shape).astype(drawn.dtype)
 
 
@@ -67,4 +67,4 @@ MEANINGS: Mapping[str, Callable[[Array, int, np.random.Generator], Array]] = {
 def token_values(model: Model, name: str, drawn: Array, rng: np.random.Generator) -> Array:
     """Values for an integer input with axes: ids within their table, masks of ones, counted positions. int of the shape of `drawn`."""
     meaning = next(meaning for part, meaning in MEANINGS.items() if part in name.lower())
-    return meaning(drawn, rows(model, name), rng)
+    return meaning(drawn, table_rows(model, name), rng)

@@ -30,7 +30,7 @@ TOLERANCE: Mapping[str, float] = {"float64": 1e-4, "float32": 1e-3, "float16": 2
 FLIPS = 0.01
 """Share of the elements of an integer output that rounding may change: equal scores are ordered by their last bits."""
 
-NOISE = 10.0
+NOISE_FACTOR = 10.0
 """Outputs may also differ by this many times what the last bits of the input change in the masked model itself."""
 
 CHOICE = "validation__choice"
@@ -112,7 +112,7 @@ class Twins:
         gap, excess = worst_difference(want, got)
         if excess > 1 and self.quantised:
             gap, excess = min((gap, excess), self._in_integers(feed), key=lambda pair: pair[1])
-        if not excess > 1 or excess <= NOISE * noise(self.reference, feed, want):
+        if not excess > 1 or excess <= NOISE_FACTOR * noise(self.reference, feed, want):
             return gap, Agreement.YES
         return gap, Agreement.IN_FLOAT64 if self._same_in_float64(feed) else Agreement.NO
 

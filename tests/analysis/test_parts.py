@@ -23,7 +23,7 @@ from spa_onnx.plan.plan import Plan, read_plan
 from spa_onnx.plan.removal import Removal, put, taken
 from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.repair.layerwise import kept_columns
-from spa_onnx.selection.select import select
+from spa_onnx.selection.select import Constraints, select
 
 _INPUT = "float[N,3,6,6] x"
 NETS = {
@@ -169,7 +169,7 @@ def test_channels_of_the_same_rank_compete_as_one_with_those_of_other_groups():
     scores = {group.name: np.arange(1.0, group.size + 1) for group in groups}
     free = next(group for group in groups if group.parts > 1)
     scores[free.name] = np.concatenate([np.roll(np.arange(8.0) / 100, shift) for shift in range(3)])
-    drop = select(groups, model, scores, 0.3, "global")
+    drop = select(groups, model, scores, 0.3, Constraints("global"))
     assert len(drop[free.name]) % 3 == 0
     assert {0, 9, 18} <= set(drop[free.name].tolist())
 

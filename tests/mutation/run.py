@@ -70,7 +70,7 @@ IMPORTED = (
 
 SOME, SOON = 200, 15.0
 """How many tests are asked at first, and for how many seconds of them; only for what they all pass, the rest are."""
-MEMORY = 12 << 30
+DEFAULT_MEMORY = 12 << 30
 """Bytes that the tests of one mutant may take."""
 
 
@@ -185,7 +185,7 @@ def _start(job: Job, copy: Path) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(copy)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (DEFAULT_MEMORY, DEFAULT_MEMORY))
         sys.path[0] = str(copy)
         os.environ["PYTHONPATH"] = str(copy)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with interrupts ignored

@@ -18,7 +18,7 @@ from random_net import BATCH
 from spa_onnx.analysis import analyse
 from spa_onnx.model.model import Model
 from spa_onnx.operators import knowledge
-from spa_onnx.operators.macs import batch_size, macs, uncounted
+from spa_onnx.operators.macs import batch_size, macs, uncounted_operators
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.selection.budgets import PlanCost
@@ -187,8 +187,8 @@ def test_weights_of_operators_that_nobody_registered_are_said_not_to_count():
         "float[2,4] y",
         domains=', "unknown.domain": 1',
     )()
-    assert uncounted(Model.of(proto)) == ["unknown.domain.Mixes"]
-    assert uncounted(Model.of(NETS["conv"]())) == []
+    assert uncounted_operators(Model.of(proto)) == ["unknown.domain.Mixes"]
+    assert uncounted_operators(Model.of(NETS["conv"]())) == []
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import spa_onnx
-from spa_onnx.linalg.obs import missed, ridge_fit, ridge_fit_by_columns
+from spa_onnx.linalg.obs import ridge_fit, ridge_fit_by_columns, squared_error
 from spa_onnx.repair import regression
 from spa_onnx.repair.regression import RegressionCollector, RegressionColumns, RegressionSums, regression_data
 from spa_onnx.statistics import moments
@@ -70,7 +70,7 @@ def test_steering_is_least_squares_with_a_pull(rows, inputs, columns, damping, s
     )
     np.testing.assert_array_equal(ridge_fit_by_columns(y, np.zeros_like(z), start, damping), start)
     (fit,) = RegressionColumns(y[None], z[None]).fits([np.arange(inputs)], centred=False)
-    assert fit.error(best) == pytest.approx(missed(best, y @ z.T / columns, z @ z.T / columns))
+    assert fit.error(best) == pytest.approx(squared_error(best, y @ z.T / columns, z @ z.T / columns))
 
 
 def test_columns_are_merged_while_they_are_few():

@@ -13,7 +13,7 @@ import spa_onnx
 from spa_onnx.execution.partial import PartialExecution
 from spa_onnx.execution.session import open_session
 from spa_onnx.layers import linear_layers
-from spa_onnx.linalg.obs import CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation, missed, ridge_fit
+from spa_onnx.linalg.obs import CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation, ridge_fit, squared_error
 from spa_onnx.model.model import Model
 from spa_onnx.operators.macs import macs
 from spa_onnx.plan.plan import Plan
@@ -125,7 +125,7 @@ def test_what_is_missed_is_the_squared_error_but_for_what_all_weights_share():
     rng = np.random.default_rng(2)
     z, y, first, second = (rng.standard_normal(shape) for shape in ((5, 40), (3, 40), (3, 5), (3, 5)))
     errors = [np.square(y - weight @ z).sum() / 40 for weight in (first, second)]
-    found = [missed(weight, y @ z.T / 40, z @ z.T / 40) for weight in (first, second)]
+    found = [squared_error(weight, y @ z.T / 40, z @ z.T / 40) for weight in (first, second)]
     assert found[0] - found[1] == pytest.approx(errors[0] - errors[1])
     assert found[0] + np.square(y).sum() / 40 == pytest.approx(errors[0])
 

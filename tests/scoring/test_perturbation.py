@@ -19,7 +19,7 @@ from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.context import ScoringContext
-from spa_onnx.scoring.perturbation import MASKED_SHARE, MASKS, _masks, prior_scores, regression_scores
+from spa_onnx.scoring.perturbation import MASKED_SHARE, MASKS_PER_GROUP, _masks, prior_scores, regression_scores
 from spa_onnx.selection import propose as choice
 from spa_onnx.selection import trials
 from spa_onnx.selection.trials import Trials, distance
@@ -64,7 +64,7 @@ def test_costs_that_add_up_are_found():
 
 def test_a_prior_that_says_it_all_is_only_scaled():
     rng = np.random.default_rng(1)
-    gone, prior = (rng.random((MASKS, 30)) < MASKED_SHARE).astype(float), rng.uniform(0, 1, 30)
+    gone, prior = (rng.random((MASKS_PER_GROUP, 30)) < MASKED_SHARE).astype(float), rng.uniform(0, 1, 30)
     np.testing.assert_allclose(regression_scores(gone, 3 * gone @ prior, prior), 3 * prior, rtol=1e-9)
 
 
@@ -72,7 +72,7 @@ def test_few_masks_are_better_than_the_prior_alone():
     rng = np.random.default_rng(2)
     prior = rng.uniform(0.5, 1.5, 100)
     true = prior * rng.uniform(0.2, 1.8, 100)
-    gone, fresh = (rng.random((2, MASKS, 100)) < MASKED_SHARE).astype(float)
+    gone, fresh = (rng.random((2, MASKS_PER_GROUP, 100)) < MASKED_SHARE).astype(float)
     found = regression_scores(gone, gone @ true, prior)
     scale = (gone @ true) @ (gone @ prior) / np.square(gone @ prior).sum()
     assert np.square(fresh @ (found - true)).mean() < 0.7 * np.square(fresh @ (scale * prior - true)).mean()
@@ -80,9 +80,9 @@ def test_few_masks_are_better_than_the_prior_alone():
 
 def test_a_channel_that_nothing_reads_costs_nothing():
     rng = np.random.default_rng(3)
-    gone, prior = (rng.random((MASKS, 10)) < MASKED_SHARE).astype(float), rng.uniform(0, 1, 10)
+    gone, prior = (rng.random((MASKS_PER_GROUP, 10)) < MASKED_SHARE).astype(float), rng.uniform(0, 1, 10)
     prior[4] = 0
-    assert regression_scores(gone, rng.uniform(0, 1, MASKS), prior)[4] == 0
+    assert regression_scores(gone, rng.uniform(0, 1, MASKS_PER_GROUP), prior)[4] == 0
 
 
 @pytest.mark.parametrize(("build", "shape"), [(CONV, (3, 6, 6)), (ROWS, (6,))])

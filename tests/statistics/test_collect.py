@@ -27,7 +27,7 @@ from spa_onnx.operators.macs import macs
 from spa_onnx.statistics import calibration, moments
 from spa_onnx.statistics.calibration import Sampling, calibrate
 from spa_onnx.statistics.collect import Observation, Schedule, channel_moments, collect, observe, with_outputs
-from spa_onnx.statistics.memory import ARENA_FACTOR, MATRIX_COPIES, memory_budget, peak_bytes, widest_cut
+from spa_onnx.statistics.memory import ARENA_FACTOR, MATRIX_COPIES, memory_budget, peak_bytes, peak_live_bytes
 from spa_onnx.statistics.moments import MomentColumns, MomentSums
 from spa_onnx.statistics.subsampling import Subsampling, positions_per_sample
 from spa_onnx.synthetic.generate import generate_samples, has_stored_statistics, with_batch_statistics
@@ -407,7 +407,7 @@ def test_the_widest_cut_holds_what_is_still_to_be_read(asked, channels):
     )
     weights = "float[8,3,1,1] w1, float[6,8,1,1] w2, float[3,14,1,1] w3"
     model = Model.of(net("float[N,3,24,24] x", weights, body, "float[N,3,24,24] y")())
-    assert widest_cut(model, set(asked)) == 4 * 24 * 24 * sum(channels)
+    assert peak_live_bytes(model, set(asked)) == 4 * 24 * 24 * sum(channels)
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_a_forward_pass_holds_what_is_kept_and_what_is_still_to_be_read(kept, ch
 def test_as_many_samples_are_repaired_in_the_order_of_the_graph_as_memory_holds(room_for, fit, monkeypatch):
     model = Model.of(BIG())
     held = (
-        2 * widest_cut(model, {"x", "b", "d", "f"}) * (room_for + ARENA_FACTOR * 40)
+        2 * peak_live_bytes(model, {"x", "b", "d", "f"}) * (room_for + ARENA_FACTOR * 40)
     )  # and for a batch of all 40 that runs
     monkeypatch.setattr(
         calibration, "memory_budget", lambda *given: replace(memory_budget(*given), sequential_tensors=held)

@@ -99,7 +99,7 @@ def test_weights_are_looked_at_in_portions(monkeypatch):
     weight, x, owned = problem(1, 4, 6, 3, 5, 0)
     (factored,) = MomentColumns(x).hessians(1.0, 0.01)
     whole = factored.surgeon(weight[0], owned, np.arange(6), 6).saliency()
-    monkeypatch.setattr(hessian, "AT_ONCE", 2 * 4 * 3)
+    monkeypatch.setattr(hessian, "WEIGHTS_PER_STEP", 2 * 4 * 3)
     np.testing.assert_allclose(factored.surgeon(weight[0], owned, np.arange(6), 6).saliency(), whole)
 
 

@@ -11,7 +11,7 @@ from nets.build import net
 from spa_onnx.errors import RefusedError
 from spa_onnx.model.model import Model
 from spa_onnx.synthetic.generate import generate_samples
-from spa_onnx.synthetic.subset import NOISE, d_optimal_rows, d_optimal_subset
+from spa_onnx.synthetic.subset import EQUAL_SHARE, d_optimal_rows, d_optimal_subset
 
 LINEAR = Model.of(net("float[N,3] x", "float[3,4] w", "y = MatMul(x, w)", "float[N,4] y")())
 FIXED = Model.of(net("float[2,3] x", "float[3,4] w", "y = MatMul(x, w)", "float[2,4] y")())
@@ -22,7 +22,7 @@ PICTURES = Model.of(net("float[N,1,8,8] x", "float[4,1,8,8] w", "y = Conv(x, w)"
 
 def left_over(outputs, chosen):
     """The variance of each row that a ridge regression on the chosen rows leaves."""
-    noise = NOISE * np.square(outputs).sum() / len(outputs)
+    noise = EQUAL_SHARE * np.square(outputs).sum() / len(outputs)
     known = outputs[chosen]
     inner = outputs @ known.T
     return np.square(outputs).sum(axis=1) - np.einsum(

@@ -68,9 +68,9 @@ def test_scores_for_other_things_than_tokens_are_no_speech():
 def test_a_model_that_costs_too_much_does_not_speak(monkeypatch):
     language_model = causal_language_model(model_of())
     assert language_model is not None
-    monkeypatch.setattr(sentences, "WORK", language_model.cost * 20)
+    monkeypatch.setattr(sentences, "SENTENCE_MACS", language_model.cost * 20)
     assert sum(len(feed["ids"]) for feed in generate_samples(model_of(), {"N": 1, "L": 5}, 100, 8, 0).feeds) == 16
-    monkeypatch.setattr(sentences, "WORK", language_model.cost * 15)
+    monkeypatch.setattr(sentences, "SENTENCE_MACS", language_model.cost * 15)
     assert causal_language_model(model_of()) is None
 
 

@@ -293,7 +293,7 @@ def mostly_rounding() -> onnx.ModelProto:
 @pytest.fixture
 def rounded(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Rewritten]:
     """With channels in reverse order the pruned model is the same but for rounding, for which there is no allowance."""
-    monkeypatch.setattr("spa_onnx.validation.masked.NOISE", 0.0)
+    monkeypatch.setattr("spa_onnx.validation.masked.NOISE_FACTOR", 0.0)
     analysis = analyse(Model.of(mostly_rounding()))
     rewritten = rewrite(analysis, Plan.removing({group.name: np.arange(0, 20, 2) for group in analysis.prunable()}, ""))
     old = {tensor.name: numpy_helper.to_array(tensor) for tensor in rewritten.proto.graph.initializer}
