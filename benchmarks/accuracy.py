@@ -279,7 +279,8 @@ def main() -> None:
         for ratio in given.ratio or task.ratios:
             cells = [cell(task, method, ratio) for method in methods]
             print(
-                f"| {name} | {ratio:g} | {dense:.{3 if task.tokens else 1}f} | {' | '.join(text for text, _ in cells)} |",
+                f"| {name} | {ratio:g} | {dense:.{3 if task.tokens else 1}f} | "
+                f"{' | '.join(text for text, _ in cells)} |",
                 flush=True,
             )
             for method, (_, figure) in zip(methods, cells, strict=True):

@@ -56,7 +56,8 @@ def main() -> int:
     x, y = images()
     seen, held_out = x[: given.calibration], (x[given.calibration :], y[given.calibration :])
     print(
-        f"Machine: {machine()}\n\n| model | top-1 before | MACs kept | parameters kept | top-1 after |\n|---|---|---|---|---|"
+        f"Machine: {machine()}\n\n| model | top-1 before | MACs kept | "
+        f"parameters kept | top-1 after |\n|---|---|---|---|---|"
     )
     for name in FORMS:
         path = MODELS / f"{name}.onnx"

@@ -358,7 +358,10 @@ def summary(lines: Sequence[Line]) -> list[str]:
         f"at least {1 - ENOUGH:.0%} of the parameters gone: {portion(lost, len(lines))}",
         f"Torch-Pruning prunes {portion(len(known), len(known) + len(unknown))}",
         f"kept at most its share + {NEAR} there: {portion(near, len(known))}",
-        f"of the {len(unknown)} it does not prune, at least {1 - ENOUGH:.0%} gone: {sum(line.kept <= ENOUGH for line in unknown)}",
+        (
+            f"of the {len(unknown)} it does not prune, at least {1 - ENOUGH:.0%} gone: "
+            f"{sum(line.kept <= ENOUGH for line in unknown)}"
+        ),
         f"onnxsim leaves {portion(whole, len(simplified))} whole (over {WHOLE:.0%} kept, or an error)",
     ]
 

@@ -24,8 +24,9 @@ MODELS = Path(os.environ.get("SHARED_MODELS", ROOT / ".." / "shared" / "models")
 VERIFY = MODELS.parent / "tools" / "verify_pruned.py"
 
 CONVOLUTIONAL = (
-    "cifar_resnet20_bn cifar_resnet56_bn cifar_resnet20_ts17 cifar_resnet20_dynamo18 cifar_resnet56_ts17 mbv1_025_224_keras "
-    "mbv2_100_224_tfl_dq mbv2_pt2tfl_dq mlperf_resnet8_keras mlperf_resnet_large_tfl mlperf_ad01_keras mlperf_vww_keras "
+    "cifar_resnet20_bn cifar_resnet56_bn cifar_resnet20_ts17 cifar_resnet20_dynamo18 cifar_resnet56_ts17 "
+    "mbv1_025_224_keras mbv2_100_224_tfl_dq mbv2_pt2tfl_dq mlperf_resnet8_keras mlperf_resnet_large_tfl "
+    "mlperf_ad01_keras mlperf_vww_keras "
     "mlperf_strww_keras deeplabv3_mnv2_tf2onnx ultraface_rfb320 fastestdet nanodet_m_320 espcn_subpixel_float "
     "espcn_nnresize_float unet_sedgen yolov8n_deq_float yunet_n_dynamic oww_embedding agllnet_256 mlsd_tiny_512 "
     "movenet_lightning_tfl_dq yolo_fastestv2 litemono_tiny_decoder ppocr_v2_cls ppocr_v3_det road_seg_adas"

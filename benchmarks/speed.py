@@ -83,7 +83,8 @@ def main() -> None:
     for name in given.models:
         nodes, ours, theirs, ours_peak, theirs_peak = compare(name, given.repeat)
         print(
-            f"| {name} | {nodes} | {ours:.3f} | {theirs:.3f} | {ours / theirs:.2f} | {ours_peak:.0f} | {theirs_peak:.0f} |",
+            f"| {name} | {nodes} | {ours:.3f} | {theirs:.3f} | {ours / theirs:.2f} | {ours_peak:.0f} | "
+            f"{theirs_peak:.0f} |",
             flush=True,
         )
         ratios.append((nodes, ours / theirs))
@@ -92,7 +93,8 @@ def main() -> None:
         some = [ratio for nodes, ratio in ratios if nodes > least]
         if some:
             print(
-                f"\n{len(some)} models of more than {least} nodes: onnxsim is {min(some):.1f} to {max(some):.1f} times faster"
+                f"\n{len(some)} models of more than {least} nodes: onnxsim is "
+                f"{min(some):.1f} to {max(some):.1f} times faster"
             )
     print(f"\nspa-onnx takes less memory on {lighter} of {len(ratios)}")
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +118,8 @@ def main() -> None:
         )
     print(f"\nimport of the libraries: {imports:.2f} s")
     print(
-        f"spa-onnx prune cifar_resnet56_ts17 --criterion l1 --no-validate: {pruned:.2f} s, {pruned / imports:.2f} x the import"
+        f"spa-onnx prune cifar_resnet56_ts17 --criterion l1 --no-validate: {pruned:.2f} s, "
+        f"{pruned / imports:.2f} x the import"
     )
     print(f"spa-onnx --help: {help_:.2f} s, {help_ / imports:.2f} x the import")
 

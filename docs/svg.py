@@ -18,9 +18,11 @@ def page(width: float, height: float, title: str, parts: Iterable[str]) -> str:
     )
     body = "\n".join(parts)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}" '
         f'role="img" aria-label="{escape(title)}">\n<title>{escape(title)}</title>\n<defs>{arrow}</defs>\n'
-        f'<rect x="0.5" y="0.5" width="{width - 1:g}" height="{height - 1:g}" rx="10" fill="{PAPER}" stroke="#d5dce5"/>\n{body}\n</svg>\n'
+        f'<rect x="0.5" y="0.5" width="{width - 1:g}" '
+        f'height="{height - 1:g}" rx="10" fill="{PAPER}" stroke="#d5dce5"/>\n{body}\n</svg>\n'
     )
 
 

@@ -16,13 +16,15 @@ from spa_onnx.synthetic.feeds import working_dims
 CONV = net(
     "float[N,3,6,6] x",
     "float[12,3,3,3] w1, float[12] b1, float[10,12,3,3] w2, float[10] b2, float[4,10,1,1] w3, float[4] b3",
-    "a = Conv<pads=[1,1,1,1]>(x, w1, b1) c = Relu(a) d = Conv<pads=[1,1,1,1]>(c, w2, b2) e = Relu(d) y = Conv(e, w3, b3)",
+    "a = Conv<pads=[1,1,1,1]>(x, w1, b1) c = Relu(a) d = Conv<pads=[1,1,1,1]>(c, w2, b2) e = Relu(d) "
+    "y = Conv(e, w3, b3)",
     "float[N,4,6,6] y",
 )
 MLP = net(
     "float[N,6] x",
     "float[6,24] w1, float[24] b1, float[16,24] w2, float[16] b2, float[16,5] w3, float[5] b3",
-    "a = MatMul(x, w1) b = Add(a, b1) c = Relu(b) d = Gemm<transB=1>(c, w2, b2) e = Relu(d) f = MatMul(e, w3) y = Add(f, b3)",
+    "a = MatMul(x, w1) b = Add(a, b1) c = Relu(b) d = Gemm<transB=1>(c, w2, b2) e = Relu(d) f = MatMul(e, w3) "
+    "y = Add(f, b3)",
     "float[N,5] y",
 )
 

@@ -5,12 +5,14 @@ import pytest
 from packaging.version import Version
 
 FIRST = {
-    "1.20.1": "decoder_attention group_query_attention_single_key multi_head_attention_bias qdq_int4_blocks_with_zero_points",
+    "1.20.1": "decoder_attention group_query_attention_single_key multi_head_attention_bias "
+    "qdq_int4_blocks_with_zero_points",
     "1.23.2": "attention_operator attention_operator_batch attention_operator_grouped experts experts_gated_beside "
     "group_query_attention_softcap matmul_of_8_bits rms_normalization_mlp rotary_operator_of_part",
     "1.24.4": "attention_operator_mask attention_operator_narrow_values conv_integer conv_integer_behind_cosine "
     "layer_normalization_scale_per_channel reduce_nothing unary_Swish",
-    "1.25.1": "attention_operator_cache attention_operator_four_axes attention_operator_single_key tensor_scatter tensor_scatter_circular",
+    "1.25.1": "attention_operator_cache attention_operator_four_axes attention_operator_single_key tensor_scatter "
+    "tensor_scatter_circular",
     "1.29.0": "rotary_embedding_of_images",
 }
 """The release that runs these nets, where an older one that we admit does not: it lacks the operator, or one form of it."""

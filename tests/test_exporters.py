@@ -31,7 +31,8 @@ PAIRS = [
 """One network each, written by two exporters, with and without BatchNormalization."""
 
 SHARED_MODELS = (
-    "basic_pitch cifar_resnet20_bn fastestdet litemono_tiny_decoder lytnet_320x240 mbv2_pt2tfl_dq mlsd_tiny_512 nanodet_m_320 "
+    "basic_pitch cifar_resnet20_bn fastestdet litemono_tiny_decoder lytnet_320x240 mbv2_pt2tfl_dq mlsd_tiny_512 "
+    "nanodet_m_320 "
     "ppocr_v3_det stories260k_llama_dynamo18 stories260k_llama_ts17 ultraface_rfb320 yolov8n_deq_float yunet_n_dynamic"
 ).split()
 """Networks of many exporters of which simplifiers leave little as it was."""
@@ -105,7 +106,7 @@ def test_the_signature_tells_groups_apart():
     assert signature(inspect(own("digits_vit"))) == Counter({(4, 4 * 4 * 16 * 64): 4, (128, 2 * 128 * 64): 4})
 
 
-# --- transformers lose heads and hidden channels in every layer, without --width --------------------------------------------------
+# --- transformers lose heads and hidden channels in every layer, without --width ------------------------------------
 
 
 def sizes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

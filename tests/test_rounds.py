@@ -27,8 +27,10 @@ RESNET, VIT = MODELS / "digits_resnet.onnx", MODELS / "digits_vit.onnx"
 VERIFY = SHARED.parent / "tools" / "verify_pruned.py"
 STACK = net(
     "float[N,3,8,8] x",
-    "float[40,3,3,3] w1, float[40] b1, float[24,40,1,1] w2, float[24] b2, float[48,24,3,3] w3, float[4,48,1,1] w4, float[4] b4",
-    "a = Conv<pads=[1,1,1,1]>(x, w1, b1) c = Relu(a) d = Conv(c, w2, b2) e = Relu(d) f = Conv<pads=[1,1,1,1]>(e, w3) g = Relu(f) "
+    "float[40,3,3,3] w1, float[40] b1, float[24,40,1,1] w2, float[24] b2, float[48,24,3,3] w3, float[4,48,1,1] w4, "
+    "float[4] b4",
+    "a = Conv<pads=[1,1,1,1]>(x, w1, b1) c = Relu(a) d = Conv(c, w2, b2) e = Relu(d) f = Conv<pads=[1,1,1,1]>(e, w3) "
+    "g = Relu(f) "
     "y = Conv(g, w4, b4)",
     "float[N,4,8,8] y",
 )

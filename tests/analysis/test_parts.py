@@ -29,14 +29,18 @@ _INPUT = "float[N,3,6,6] x"
 NETS = {
     "resnext": net(
         _INPUT,
-        "float[8,3,1,1] w0, float[24,8,1,1] w1, float[24] b1, float[24,8,3,3] w2, float[24] b2, float[8,24,1,1] w3, float[4,8,1,1] w4",
-        "s = Conv(x, w0) a = Conv(s, w1, b1) p = Relu(a) b = Conv<group=3, pads=[1,1,1,1]>(p, w2, b2) q = Relu(b) c = Conv(q, w3) "
+        "float[8,3,1,1] w0, float[24,8,1,1] w1, float[24] b1, float[24,8,3,3] w2, float[24] b2, float[8,24,1,1] w3, "
+        "float[4,8,1,1] w4",
+        "s = Conv(x, w0) a = Conv(s, w1, b1) p = Relu(a) b = Conv<group=3, pads=[1,1,1,1]>(p, w2, b2) q = Relu(b) "
+        "c = Conv(q, w3) "
         "t = Add(s, c) y = Conv(t, w4)",
     ),
     "regnet": net(
         _INPUT,
-        "float[24,3,1,1] w1, float[24] b1, float[24,8,3,3] w2, float[5,24,1,1] f1, float[24,5,1,1] f2, float[4,24,1,1] w4",
-        "a = Conv(x, w1, b1) p = Relu(a) b = Conv<group=3, pads=[1,1,1,1]>(p, w2) g = GlobalAveragePool(b) h = Conv(g, f1) i = Relu(h) "
+        "float[24,3,1,1] w1, float[24] b1, float[24,8,3,3] w2, float[5,24,1,1] f1, float[24,5,1,1] f2, "
+        "float[4,24,1,1] w4",
+        "a = Conv(x, w1, b1) p = Relu(a) b = Conv<group=3, pads=[1,1,1,1]>(p, w2) g = GlobalAveragePool(b) "
+        "h = Conv(g, f1) i = Relu(h) "
         "j = Conv(i, f2) k = Sigmoid(j) m = Mul(b, k) y = Conv(m, w4)",
     ),
     "twice": net(

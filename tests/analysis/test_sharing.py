@@ -25,14 +25,27 @@ def block(x: str, y: str, layer: str) -> str:
         [
             f"n{layer} = LayerNormalization({x}, scale, zero{layer})",
             *(
-                f"m{p} = MatMul(n{layer}, w{p}) b{p} = Identity(zero) a{p} = Add(m{p}, b{p}) r{p} = Reshape(a{p}, split)"
+                f"m{p} = MatMul(n{layer}, w{p}) b{p} = Identity(zero) a{p} = Add(m{p}, b{p}) "
+                f"r{p} = Reshape(a{p}, split)"
                 for p in (q, k, v)
             ),
-            f"t{q} = Transpose<perm=[0,2,1,3]>(r{q}) t{k} = Transpose<perm=[0,2,3,1]>(r{k}) t{v} = Transpose<perm=[0,2,1,3]>(r{v})",
+            (
+                f"t{q} = Transpose<perm=[0,2,1,3]>(r{q}) t{k} = Transpose<perm=[0,2,3,1]>(r{k}) "
+                f"t{v} = Transpose<perm=[0,2,1,3]>(r{v})"
+            ),
             f"s{layer} = MatMul(t{q}, t{k}) p{layer} = Softmax(s{layer}) o{layer} = MatMul(p{layer}, t{v})",
-            f"ot{layer} = Transpose<perm=[0,2,1,3]>(o{layer}) c{layer} = Reshape(ot{layer}, merge) d{layer} = MatMul(c{layer}, wo{layer})",
-            f"e{layer} = Add(d{layer}, zero) x{layer} = Add({x}, e{layer}) l{layer} = LayerNormalization(x{layer}, scale, zero)",
-            f"u{layer} = MatMul(l{layer}, wu{layer}) g{layer} = MatMul(l{layer}, wg{layer}) h{layer} = Sigmoid(g{layer})",
+            (
+                f"ot{layer} = Transpose<perm=[0,2,1,3]>(o{layer}) c{layer} = Reshape(ot{layer}, merge) "
+                f"d{layer} = MatMul(c{layer}, wo{layer})"
+            ),
+            (
+                f"e{layer} = Add(d{layer}, zero) x{layer} = Add({x}, e{layer}) "
+                f"l{layer} = LayerNormalization(x{layer}, scale, zero)"
+            ),
+            (
+                f"u{layer} = MatMul(l{layer}, wu{layer}) g{layer} = MatMul(l{layer}, wg{layer}) "
+                f"h{layer} = Sigmoid(g{layer})"
+            ),
             f"i{layer} = Mul(u{layer}, h{layer}) j{layer} = MatMul(i{layer}, wd{layer}) {y} = Add(x{layer}, j{layer})",
         ]
     )
@@ -47,7 +60,8 @@ language = net(
     "int64[N,S] ids",
     f"float[30,{WIDTH}] table, float[{WIDTH}] zero, float[{WIDTH}] scale, {weights('1')}, {weights('2')}, "
     f"int64[4] split = {{0, 0, {HEADS}, {WIDTH // HEADS}}}, int64[3] merge = {{0, 0, {WIDTH}}}",
-    f"x = Gather(table, ids) zero1 = Identity(zero) zero2 = Identity(zero1) {block('x', 'y1', '1')} {block('y1', 'y2', '2')} "
+    f"x = Gather(table, ids) zero1 = Identity(zero) zero2 = Identity(zero1) "
+    f"{block('x', 'y1', '1')} {block('y1', 'y2', '2')} "
     "f = LayerNormalization(y2, scale) t = Transpose(table) logits = MatMul(f, t)",
     outputs="float[N,S,30] logits",
 )

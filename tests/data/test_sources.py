@@ -68,7 +68,7 @@ def by_name(text):
     return parse(f"{text},labels=name")
 
 
-# --- images --------------------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "npz", "npz, channels first"])
@@ -247,7 +247,7 @@ def test_a_damaged_zip_is_refused(tmp_path, content):
         read_samples(tmp_path / "data.zip", NCHW, PRESETS["raw"])
 
 
-# --- arrays --------------------------------------------------------------------------------------------------------------------
+# --- arrays ---------------------------------------------------------------------------------------------------------
 
 
 def test_one_array_of_several_can_be_named(tmp_path):
@@ -278,7 +278,7 @@ def test_inputs_without_a_common_axis_for_samples_are_one_run():
         read_samples({"x": feed["x"], "state": np.zeros((2, 5, 3), np.float32)}, STATE)
 
 
-# --- test data of the model zoo ------------------------------------------------------------------------------------------------
+# --- test data of the model zoo -------------------------------------------------------------------------------------
 
 
 def write_test_data(folder, feeds, *, named):
@@ -319,7 +319,7 @@ def test_test_data_that_is_damaged_or_incomplete_is_refused(tmp_path):
         read_samples(folder, TWO)
 
 
-# --- readers -------------------------------------------------------------------------------------------------------------------
+# --- readers --------------------------------------------------------------------------------------------------------
 
 
 class Reader:
@@ -388,7 +388,7 @@ def test_labels_come_with_feeds():
     assert samples.labels.tolist() == [3, 4, 5, 6]
 
 
-# --- everywhere ----------------------------------------------------------------------------------------------------------------
+# --- everywhere -----------------------------------------------------------------------------------------------------
 
 
 def test_every_kind_has_its_row(tmp_path):
@@ -410,7 +410,8 @@ def test_prune_and_compare_and_the_api_take_all_of_them(tmp_path, monkeypatch):
     name = onnx.load(model).graph.input[0].name
     np.savez("data.npz", x=x, y=y)
     (tmp_path / "feeds_of_digits.py").write_text(
-        f"import numpy as np\ndef make():\n    d = np.load('data.npz')\n    return [{{{name!r}: d['x'], 'y': d['y']}}]\n"
+        f"import numpy as np\ndef make():\n    d = np.load('data.npz')\n"
+        f"    return [{{{name!r}: d['x'], 'y': d['y']}}]\n"
     )
     write_test_data(tmp_path / "zoo", [{name: x}], named=False)
     records = []

@@ -104,7 +104,8 @@ def test_a_part_that_cannot_run_is_named():
 FOLDED = net(
     "float[N,6] x",
     "float[8,6] w1, float[8,8] w2, float[8,3] w3",
-    "t = Transpose(w1) a = MatMul(x, t) b = Relu(a) s = Neg(w2) c = MatMul(b, s) d = Relu(c) e = Add(b, d) y = MatMul(e, w3)",
+    "t = Transpose(w1) a = MatMul(x, t) b = Relu(a) s = Neg(w2) c = MatMul(b, s) d = Relu(c) e = Add(b, d) "
+    "y = MatMul(e, w3)",
     "float[N,3] y",
 )
 """Weights behind operators of their own."""
@@ -153,7 +154,8 @@ BRANCHES = net(
     "float[N,4] x, bool c",
     "float[4,4] w1, float[4,4] w2",
     "a = MatMul(x, w1) "
-    "i = If(c) <then_branch = t () => (float[N,4] d) { d = Neg(a) }, else_branch = e () => (float[N,4] d) { d = Relu(a) }> "
+    "i = If(c) <then_branch = t () => (float[N,4] d) { d = Neg(a) }, else_branch = e () => (float[N,4] d) "
+    "{ d = Relu(a) }> "
     "d = MatMul(i, w2) y = Tanh(d)",
     "float[N,4] y",
 )

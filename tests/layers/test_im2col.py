@@ -310,7 +310,10 @@ FORMS = {
     "behind several": (
         "[2,6,5,5] x",
         "float[6,3,4,3] w, int64[1] last = {-1}",
-        "i = Identity(w) t = Transpose<perm=[2,0,3,1]>(i) u = Unsqueeze(t, last) s = Squeeze(u, last) c = Cast<to=1>(s) y = Conv(x, c)",
+        (
+            "i = Identity(w) t = Transpose<perm=[2,0,3,1]>(i) u = Unsqueeze(t, last) s = Squeeze(u, last) "
+            "c = Cast<to=1>(s) y = Conv(x, c)"
+        ),
         "[2,4,3,3]",
         lambda y: y.transpose(1, 0, 2, 3).reshape(4, 18),
     ),

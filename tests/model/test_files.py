@@ -32,7 +32,7 @@ def written(folder: Path, data: bytes, name: str = "m.onnx") -> Path:
     return folder / name
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------------------------
 
 
 def test_a_model_is_read_with_its_digest_and_size(tmp_path):
@@ -109,7 +109,7 @@ def check_damaged(folder: Path, data: bytes) -> None:
     assert len(message.splitlines()) == 1
 
 
-# --- writing -----------------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------------------------
 
 
 def test_all_files_are_written_and_nothing_else(tmp_path):
@@ -199,7 +199,8 @@ def test_runs_that_end_at_the_same_time_never_mix_their_files(tmp_path, force):
         "who, start = sys.argv[1].encode(), float(sys.argv[2])\n"
         "time.sleep(max(start - time.time(), 0))\n"
         "for _ in range(30):\n"
-        "    try: write_files({Path('model'): who, Path('plan'): who, Path('report'): who}, force=sys.argv[3] == 'True')\n"
+        "    try: write_files({Path('model'): who, Path('plan'): who, Path('report'): who}, "
+        "force=sys.argv[3] == 'True')\n"
         "    except Exception as error: print(type(error).__name__)\n"
     )
     start = str(time.time() + 1.5)
@@ -216,7 +217,7 @@ def test_runs_that_end_at_the_same_time_never_mix_their_files(tmp_path, force):
     assert prompt == ("" if force else "UsageError\n" * 89)
 
 
-# --- targets -----------------------------------------------------------------------------------------------------------------
+# --- targets --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def origins(value: Value) -> list[str]:
     return ["+".join(sorted(map(str, axes))) for axes in value.origin]
 
 
-# --- chains as exporters write them ------------------------------------------------------------------------------------------
+# --- chains as exporters write them ---------------------------------------------------------------------------------
 
 
 def test_shape_gather_div_concat_is_folded_with_the_axes_that_it_came_from():
@@ -160,7 +160,7 @@ def test_slices_reads_attributes_and_inputs_alike():
     assert slices(Model.of(proto).nodes[0].__class__(0, "n", "Slice", (), (), {}), new) == slices(node, [])
 
 
-# --- random chains against onnx.reference ------------------------------------------------------------------------------------
+# --- random chains against onnx.reference ---------------------------------------------------------------------------
 
 SMALL = st.integers(-3, 6)
 

@@ -32,7 +32,7 @@ def recorded(proto: onnx.ModelProto) -> dict[str, tuple[int, ...] | None]:
     }
 
 
-# --- symbolic dimensions -----------------------------------------------------------------------------------------------------
+# --- symbolic dimensions --------------------------------------------------------------------------------------------
 
 
 def test_named_unnamed_and_zero_dimensions_are_symbolic():
@@ -173,7 +173,7 @@ def test_inferred_sizes_are_those_of_the_real_tensors(recipe, batch):
         assert model.shape(name) == array.shape, name
 
 
-# --- the skeleton ------------------------------------------------------------------------------------------------------------
+# --- the skeleton ---------------------------------------------------------------------------------------------------
 
 
 def test_the_skeleton_holds_no_large_weight_and_leaves_the_model_alone():
@@ -194,7 +194,7 @@ def test_literals_are_integers_and_short_vectors_of_scales():
     assert set(literals(proto.graph)) == {"shape", "scales", "flag"}
 
 
-# --- recorded shapes ---------------------------------------------------------------------------------------------------------
+# --- recorded shapes ------------------------------------------------------------------------------------------------
 
 
 def with_records(text: str = "a = Conv(x, w) b = Relu(a) y = GlobalAveragePool(b)") -> onnx.ModelProto:

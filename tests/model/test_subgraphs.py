@@ -51,7 +51,8 @@ NESTS = {
         free=("w1[1]", "w2[1]", "wt[1]", "w3[1]"),
     ),
     "if_private": Nest(
-        f"q = If(yes) <{THEN.format('h = MatMul(p, wt) k = Relu(h) t = MatMul(k, ws)')}, {ELSE.format('u = Identity(p)')}>",
+        f"q = If(yes) <{THEN.format('h = MatMul(p, wt) k = Relu(h) t = MatMul(k, ws)')}, "
+        f"{ELSE.format('u = Identity(p)')}>",
         {"wt": (8, 6), "ws": (6, 8)},
         free=("w1[1]", "w2[1]", "wt[1]", "w3[1]"),
     ),
@@ -71,7 +72,8 @@ NESTS = {
         outer={"wv": (8, 8)},
     ),
     "if_constant": Nest(
-        "z = If(yes) <then_branch = one () => (float[8] t) { t = Constant<value_floats = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]>() }, "
+        "z = If(yes) <then_branch = one () => (float[8] t) "
+        "{ t = Constant<value_floats = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]>() }, "
         "else_branch = two () => (float[8] u) { u = ReduceMax<axes=[0], keepdims=0>(p) }> q = Add(p, z)",
         why="a constant that a branch or body returns as it is",
     ),
@@ -89,7 +91,8 @@ NESTS = {
         free=("w1[1]", "w2[1]", "w3[1]"),
     ),
     "loop": Nest(
-        "q = Loop(two, yes, p) <body = b (int64 i, bool c, float[2,8] e) => (bool d, float[2,8] f) { f = MatMul(e, wb) d = Identity(c) }>",
+        "q = Loop(two, yes, p) <body = b (int64 i, bool c, float[2,8] e) => (bool d, float[2,8] f) "
+        "{ f = MatMul(e, wb) d = Identity(c) }>",
         {"wb": (8, 8)},
         free=("w1[1]", "w2[1]", "w3[1]"),
     ),
@@ -100,8 +103,10 @@ NESTS = {
         free=("w1[1]", "w2[1]", "wb[1]", "w3[1]"),
     ),
     "loop_that_stacks": Nest(
-        "last, all = Loop(two, yes, p) <body = b (int64 i, bool c, float[2,8] e) => (bool d, float[2,8] f, float[2,8] g) "
-        "{ h = MatMul(e, wb) k = Relu(h) f = MatMul(k, wc) g = Tanh(f) d = Identity(c) }> q = ReduceMax<axes=[0], keepdims=0>(all)",
+        "last, all = Loop(two, yes, p) "
+        "<body = b (int64 i, bool c, float[2,8] e) => (bool d, float[2,8] f, float[2,8] g) "
+        "{ h = MatMul(e, wb) k = Relu(h) f = MatMul(k, wc) g = Tanh(f) d = Identity(c) }> "
+        "q = ReduceMax<axes=[0], keepdims=0>(all)",
         {"wb": (8, 6), "wc": (6, 8)},
         why="its size depends on data",
         free=("w1[1]", "wb[1]", "w3[1]"),
@@ -127,13 +132,15 @@ NESTS = {
         free=("w1[1]", "w2[1]", "wb[1]", "wc[1]", "w3[1]"),
     ),
     "scan_backwards_over_an_axis_of_channels": Nest(
-        "last, q = Scan<num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1], scan_input_directions = [1], "
+        "last, q = Scan<num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1], "
+        "scan_input_directions = [1], "
         "body = b (float[2] e, float[2] f) => (float[2] g, float[2] h) { g = Add(e, f) h = Tanh(g) }>(start, p)",
         outer={"start": (2,)},
         why="Scan needs all of it",
     ),
     "scan_that_stacks_nothing": Nest(
-        "last = Scan<num_scan_inputs = 1, body = b (float[8] e, float[8] f) => (float[8] g) { g = Add(e, f) }>(start, p) q = Add(p, last)",
+        "last = Scan<num_scan_inputs = 1, body = b (float[8] e, float[8] f) => (float[8] g) "
+        "{ g = Add(e, f) }>(start, p) q = Add(p, last)",
         outer={"start": (8,)},
         free=("w1[1]", "w2[1]", "w3[1]"),
     ),
@@ -144,7 +151,8 @@ NESTS = {
         why="enters or leaves a branch or body of Scan",
     ),
     "sequence_map": Nest(
-        "ps = SequenceConstruct(p) qs = SequenceMap(ps) <body = b (float[2,8] e) => (float[2,8] f) { f = MatMul(e, wm) }> "
+        "ps = SequenceConstruct(p) qs = SequenceMap(ps) <body = b (float[2,8] e) => (float[2,8] f) "
+        "{ f = MatMul(e, wm) }> "
         "q = SequenceAt(qs, none)",
         {"wm": (8, 8)},
         why="no coupling rule for operator SequenceAt",

@@ -91,12 +91,16 @@ def test_heads_of_a_cache_that_the_caller_holds_stay_and_the_reason_names_it():
     """The keys so far are a graph input, so that its heads, and with them those of queries and values, stay; nothing else does."""
     build = net(
         "float[N,S,6] x, float[N,4,P,3] past",
-        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,6] wo, int64[4] split = {0, 0, 4, 3}, int64[3] merge = {0, 0, 12}, "
+        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,6] wo, int64[4] split = {0, 0, 4, 3}, "
+        "int64[3] merge = {0, 0, 12}, "
         "float[6,16] w1, float[16,4] w2",
-        "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, split) k4 = Reshape(k, split) v4 = Reshape(v, split) "
+        "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, split) k4 = Reshape(k, split) "
+        "v4 = Reshape(v, split) "
         "qt = Transpose<perm=[0,2,1,3]>(q4) kh = Transpose<perm=[0,2,1,3]>(k4) vt = Transpose<perm=[0,2,1,3]>(v4) "
-        "kk = Concat<axis=2>(past, kh) vv = Concat<axis=2>(past, vt) kt = Transpose<perm=[0,1,3,2]>(kk) s = MatMul(qt, kt) p = Softmax(s) "
-        "o = MatMul(p, vv) ot = Transpose<perm=[0,2,1,3]>(o) m = Reshape(ot, merge) z = MatMul(m, wo) h = MatMul(z, w1) r = Relu(h) "
+        "kk = Concat<axis=2>(past, kh) vv = Concat<axis=2>(past, vt) kt = Transpose<perm=[0,1,3,2]>(kk) "
+        "s = MatMul(qt, kt) p = Softmax(s) "
+        "o = MatMul(p, vv) ot = Transpose<perm=[0,2,1,3]>(o) m = Reshape(ot, merge) z = MatMul(m, wo) "
+        "h = MatMul(z, w1) r = Relu(h) "
         "y = MatMul(r, w2)",
         outputs="float[N,S,4] y, float[N,4,T,3] kk, float[N,4,T,3] vv",
     )
@@ -130,7 +134,8 @@ def test_packed_queries_keys_and_values_of_a_decoder_lose_the_same_heads():
 def test_experts_with_a_gate_of_its_own_lose_one_inner_width_in_all_weights_and_biases():
     build = net(
         "float[2,5,6] x",
-        "float[6,8] w1, float[8,3] wr, int64[2] rows = {-1, 3}, float[3,7,8] e1, float[3,7] b1, float[3,8,7] e2, float[3,8] b2, "
+        "float[6,8] w1, float[8,3] wr, int64[2] rows = {-1, 3}, float[3,7,8] e1, float[3,7] b1, float[3,8,7] e2, "
+        "float[3,8] b2, "
         "float[3,7,8] e3, float[3,7] b3, float[8,4] w9",
         "a = MatMul(x, w1) r = MatMul(a, wr) f = Reshape(r, rows) "
         "z = com.microsoft.MoE<k=1>(a, f, e1, b1, e2, b2, e3, b3) y = MatMul(z, w9)",

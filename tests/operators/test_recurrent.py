@@ -47,8 +47,10 @@ def test_the_two_directions_are_no_channels_and_are_not_reported_as_pinned():
 def test_a_quantised_layer_takes_its_scale_from_hidden_units_that_do_not_start_at_zero(state, scaled):
     proto = net(
         "float[5,2,3] x, float[1,2,3] u",
-        "int8[1,3,32] wi, int8[1,8,32] wr, float[1,64] b, float[1] s1 = {0.01}, int8[1] z1 = {0}, float[3,8] wu, float[1,2,8] c0",
-        f"m = MatMul(u, wu) h0 = {state}(m) y = com.microsoft.DynamicQuantizeLSTM<hidden_size=8>(x, wi, wr, b, , h0, c0, , s1, z1, s1, z1)",
+        "int8[1,3,32] wi, int8[1,8,32] wr, float[1,64] b, float[1] s1 = {0.01}, int8[1] z1 = {0}, float[3,8] wu, "
+        "float[1,2,8] c0",
+        f"m = MatMul(u, wu) h0 = {state}(m) "
+        "y = com.microsoft.DynamicQuantizeLSTM<hidden_size=8>(x, wi, wr, b, , h0, c0, , s1, z1, s1, z1)",
         outputs="float[5,1,2,8] y",
         domains=', "com.microsoft": 1',
     )()
@@ -66,9 +68,11 @@ def test_with_the_batch_in_front_removing_units_equals_zeroing_them(operator):
     rows = GATES[operator] * 8
     proto = net(
         "float[2,5,3] x",
-        f"float[3,6] w1, float[1,{rows},6] wi, float[1,{rows},8] wr, float[1,{2 * rows}] b, float[2,1,8] h0, int64[1] two = {{2}}, "
+        f"float[3,6] w1, float[1,{rows},6] wi, float[1,{rows},8] wr, float[1,{2 * rows}] b, float[2,1,8] h0, "
+        f"int64[1] two = {{2}}, "
         "int64[1] one = {1}, float[8,4] w8, float[8,4] w9",
-        f"a = MatMul(x, w1) h, last = {operator}<hidden_size=8, layout=1>(a, wi, wr, b, , h0) s = Squeeze(h, two) u = MatMul(s, w8) "
+        f"a = MatMul(x, w1) h, last = {operator}<hidden_size=8, layout=1>(a, wi, wr, b, , h0) s = Squeeze(h, two) "
+        f"u = MatMul(s, w8) "
         "t = Squeeze(last, one) y = MatMul(t, w9)",
         outputs="float[2,5,4] u, float[2,4] y",
     )()

@@ -122,7 +122,8 @@ def test_a_range_counts_positions_and_holds_none_of_its_inputs():
     build = net(
         "float[2,5,6] x",
         "float[6,8] w1, int64 zero = {0}, int64 one = {1}",
-        "d = Shape(x) n = Gather(d, one) r = Range(zero, n, one) f = Cast<to=1>(r) a = MatMul(x, w1) y = Identity(a) z = Identity(f)",
+        "d = Shape(x) n = Gather(d, one) r = Range(zero, n, one) f = Cast<to=1>(r) a = MatMul(x, w1) y = Identity(a) "
+        "z = Identity(f)",
         outputs="y, z",
     )
     model = Model.of(build())

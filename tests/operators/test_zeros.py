@@ -52,8 +52,10 @@ def test_what_a_norm_leaves_of_channels_that_go_may_be_summed_over(norm):
     """The scale and the bias go with the channel, so both factors of the product hold zeros there."""
     proto = net(
         "float[2,3,5] x",
-        "float[8,3,1] w1, float[8,3,1] w2, float[8] s, float[8] t, float[8] m, float[8] v = {1, 2, 3, 4, 5, 6, 7, 8}, float[5,4] w3",
-        f"a = Conv(x, w1) n = {norm} b = Conv(x, w2) e = Exp(b) c = Transpose<perm=[0,2,1]>(n) d = MatMul(c, e) y = MatMul(d, w3)",
+        "float[8,3,1] w1, float[8,3,1] w2, float[8] s, float[8] t, float[8] m, float[8] v = {1, 2, 3, 4, 5, 6, 7, 8}, "
+        "float[5,4] w3",
+        f"a = Conv(x, w1) n = {norm} b = Conv(x, w2) e = Exp(b) c = Transpose<perm=[0,2,1]>(n) d = MatMul(c, e) "
+        f"y = MatMul(d, w3)",
         "float[2,5,4] y",
     )()
     assert {group.name for group in inspect(proto).prunable()} == {"w1[0]"}

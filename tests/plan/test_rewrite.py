@@ -224,7 +224,7 @@ def test_constants_in_short_forms_are_cut_too():
     assert validate(analysis.model, rewritten, {}).gap < 1e-6
 
 
-# --- dead and dying nodes ----------------------------------------------------------------------------------------------------
+# --- dead and dying nodes -------------------------------------------------------------------------------------------
 
 
 def test_what_was_dead_before_stays_and_what_rewriting_kills_is_gone():
@@ -300,7 +300,7 @@ def test_what_only_a_branch_reads_survives_beside_a_replaced_shuffle():
     assert validate(model, rewritten, {}).gap < 1e-5
 
 
-# --- shared tensors ----------------------------------------------------------------------------------------------------------
+# --- shared tensors -------------------------------------------------------------------------------------------------
 
 
 shared = net(
@@ -314,7 +314,8 @@ shared = net(
 def test_a_bias_that_loses_different_channels_is_duplicated_once_each():
     proto = net(
         "float[N,3,4,4] x",
-        "float[8,3,1,1] w1, float[8,3,1,1] w2, float[8,3,1,1] w3, float[8] b, float[2,8,1,1] r1, float[2,8,1,1] r2, float[2,8,1,1] r3",
+        "float[8,3,1,1] w1, float[8,3,1,1] w2, float[8,3,1,1] w3, float[8] b, float[2,8,1,1] r1, float[2,8,1,1] r2, "
+        "float[2,8,1,1] r3",
         """a1 = Conv(x, w1, b) a2 = Conv(x, w2, b) a3 = Conv(x, w3, b) z1 = Relu(a1) z2 = Relu(a2) z3 = Relu(a3)
            y1 = Conv(z1, r1) y2 = Conv(z2, r2) y3 = Conv(z3, r3) s = Add(y1, y2) y = Add(s, y3)""",
     )()
@@ -338,7 +339,8 @@ def test_an_uncut_use_of_a_shared_tensor_keeps_it_as_it_was():
     proto = net(
         "float[N,3,4,4] x",
         "float[8,3,1,1] w1, float[8,3,1,1] w2, float[8] b, float[2,8,1,1] r1, float[2,8,1,1] r2",
-        "a1 = Conv(x, w1, b) a2 = Conv(x, w2, b) z1 = Relu(a1) z2 = Relu(a2) y1 = Conv(z1, r1) y2 = Conv(z2, r2) y = Add(y1, y2)",
+        "a1 = Conv(x, w1, b) a2 = Conv(x, w2, b) z1 = Relu(a1) z2 = Relu(a2) y1 = Conv(z1, r1) y2 = Conv(z2, r2) "
+        "y = Add(y1, y2)",
     )()
     for number, node in enumerate(proto.graph.node):
         node.name = f"n{number}"
@@ -359,7 +361,7 @@ def test_a_matrix_read_twice_is_one_tensor_and_both_readers_lose_the_same():
     assert validate(analysis.model, rewritten, {"N": 2}).gap < 1e-5
 
 
-# --- old and small formats ---------------------------------------------------------------------------------------------------
+# --- old and small formats ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

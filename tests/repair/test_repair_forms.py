@@ -32,23 +32,28 @@ CASES = {
     ),
     "qlinear": net(
         "float[N,3,6,6] x",
-        "float[12,3,1,1] w1, float[12] b1, float sa = {0.03}, uint8 za = {0}, uint8[10,12,3,3] w2, float s2 = {0.01}, uint8 z2 = {128}, "
+        "float[12,3,1,1] w1, float[12] b1, float sa = {0.03}, uint8 za = {0}, uint8[10,12,3,3] w2, float s2 = {0.01}, "
+        "uint8 z2 = {128}, "
         "int32[10] bias2, float sb = {0.4}, uint8 zb = {100}, float[4,10,1,1] w3",
         "a = Conv(x, w1, b1) r = Relu(a) q = QuantizeLinear(r, sa, za) "
-        "b = QLinearConv<pads=[1,1,1,1]>(q, sa, za, w2, s2, z2, sb, zb, bias2) d = DequantizeLinear(b, sb, zb) y = Conv(d, w3)",
+        "b = QLinearConv<pads=[1,1,1,1]>(q, sa, za, w2, s2, z2, sb, zb, bias2) d = DequantizeLinear(b, sb, zb) "
+        "y = Conv(d, w3)",
         "float[N,4,6,6] y",
     ),
     "integer": net(
         "float[N,3,6,6] x",
-        "float[12,3,1,1] w1, float[12] b1, int8[10,12,3,3] w2, int8 z2 = {0}, float s2 = {0.01}, float[1,10,1,1] b2, float[4,10,1,1] w3",
-        "a = Conv(x, w1, b1) r = Relu(a) q, s, p = DynamicQuantizeLinear(r) i = ConvInteger<pads=[1,1,1,1]>(q, w2, p, z2) "
+        "float[12,3,1,1] w1, float[12] b1, int8[10,12,3,3] w2, int8 z2 = {0}, float s2 = {0.01}, float[1,10,1,1] b2, "
+        "float[4,10,1,1] w3",
+        "a = Conv(x, w1, b1) r = Relu(a) q, s, p = DynamicQuantizeLinear(r) "
+        "i = ConvInteger<pads=[1,1,1,1]>(q, w2, p, z2) "
         "f = Cast<to=1>(i) t = Mul(s, s2) g = Mul(f, t) b = Add(g, b2) u = Relu(b) y = Conv(u, w3)",
         "float[N,4,6,6] y",
     ),
     "bits": net(
         "float[N,6] x",
         "float[6,96] w1, float[96] b1, uint8[8,6,8] q2, float[8,6] scale2, float[8,5] w3",
-        "m = MatMul(x, w1) a = Add(m, b1) r = Relu(a) b = com.microsoft.MatMulNBits<K=96, N=8, bits=4, block_size=16>(r, q2, scale2) "
+        "m = MatMul(x, w1) a = Add(m, b1) r = Relu(a) "
+        "b = com.microsoft.MatMulNBits<K=96, N=8, bits=4, block_size=16>(r, q2, scale2) "
         "y = MatMul(b, w3)",
         "float[N,5] y",
         domains=', "com.microsoft": 1',
@@ -56,7 +61,8 @@ CASES = {
     "lstm_input": net(
         "float[N,5,3] x",
         "float[3,16] w1, float[16] b1, float[1,24,16] wi, float[1,24,6] wr, float[1,48] b",
-        "t = Transpose<perm=[1,0,2]>(x) m = MatMul(t, w1) a = Add(m, b1) r = Relu(a) h = LSTM<hidden_size=6>(r, wi, wr, b) "
+        "t = Transpose<perm=[1,0,2]>(x) m = MatMul(t, w1) a = Add(m, b1) r = Relu(a) "
+        "h = LSTM<hidden_size=6>(r, wi, wr, b) "
         "y = Transpose<perm=[2,0,1,3]>(h)",
         "float[N,5,1,6] y",
     ),
@@ -70,13 +76,16 @@ CASES = {
     "behind_transpose": net(
         "float[N,6] x",
         "float[24,6] w1, float[24] b1, float[5,24] w2, float[5] b2",
-        "t = Transpose(w1) m = MatMul(x, t) a = Add(m, b1) r = Relu(a) u = Transpose(w2) c = MatMul(r, u) y = Add(c, b2)",
+        "t = Transpose(w1) m = MatMul(x, t) a = Add(m, b1) r = Relu(a) u = Transpose(w2) c = MatMul(r, u) "
+        "y = Add(c, b2)",
         "float[N,5] y",
     ),
     "behind_several": net(
         "float[N,3,6,6] x",
-        "float[12,3,1,1] w1, float[12] b1, float[9,1,12,10] w2, float[1,10] b2, int64[4] kernel = {10, 12, 3, 3}, int64[1] first = {0}",
-        "a = Conv(x, w1, b1) r = Relu(a) i = Identity(w2) t = Transpose<perm=[3,2,1,0]>(i) w = Reshape(t, kernel) c = Squeeze(b2, first) "
+        "float[12,3,1,1] w1, float[12] b1, float[9,1,12,10] w2, float[1,10] b2, int64[4] kernel = {10, 12, 3, 3}, "
+        "int64[1] first = {0}",
+        "a = Conv(x, w1, b1) r = Relu(a) i = Identity(w2) t = Transpose<perm=[3,2,1,0]>(i) w = Reshape(t, kernel) "
+        "c = Squeeze(b2, first) "
         "y = Conv<pads=[1,1,1,1]>(r, w, c)",
         "float[N,10,6,6] y",
     ),
@@ -89,13 +98,15 @@ CASES = {
     "einsum": net(
         "float[N,4,6] x",
         "float[6,8,3] w1, float[8,3] b1, float[8,3,5] w2",
-        'm = Einsum<equation="nld,dhk->nlhk">(x, w1) a = Add(m, b1) r = Relu(a) y = Einsum<equation="nlhk,hkd->nld">(r, w2)',
+        'm = Einsum<equation="nld,dhk->nlhk">(x, w1) a = Add(m, b1) r = Relu(a) '
+        'y = Einsum<equation="nlhk,hkd->nld">(r, w2)',
         "float[N,4,5] y",
     ),
     "fused": net(
         "float[N,3,6,6] x",
         "float[12,3,1,1] w1, float[12] b1, float[10,12,3,3] w2, float[10] b2, float[8,10] w3",
-        'r = com.microsoft.FusedConv<activation="Relu">(x, w1, b1) c = com.microsoft.FusedConv<activation="Relu">(r, w2, b2) '
+        'r = com.microsoft.FusedConv<activation="Relu">(x, w1, b1) '
+        'c = com.microsoft.FusedConv<activation="Relu">(r, w2, b2) '
         "g = GlobalAveragePool(c) f = Flatten(g) y = com.microsoft.FusedMatMul<transB=1, alpha=0.5>(f, w3)",
         "float[N,8] y",
         domains=', "com.microsoft": 1',

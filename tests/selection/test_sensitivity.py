@@ -23,7 +23,8 @@ from spa_onnx.statistics import calibration
 TWO_BRANCHES = net(
     "float[N,6] x",
     "float[6,16] w1, float[16,3] w2, float[6,16] v1, float[16,3] v2, float s",
-    "a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2) d = MatMul(x, v1) e = Relu(d) f = MatMul(e, v2) g = Mul(f, s) y = Add(c, g)",
+    "a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2) d = MatMul(x, v1) e = Relu(d) f = MatMul(e, v2) g = Mul(f, s) "
+    "y = Add(c, g)",
     "float[N,3] y",
 )
 

@@ -95,7 +95,8 @@ def test_inputs_that_are_given_count_too():
 SEQUENCE = net(
     "float[N,6] x",
     "float[6,8] w1, float[8,8] w2, float[8,3] w3, int64 first = {0}",
-    "a = MatMul(x, w1) s = SplitToSequence<axis=0>(x) b = Relu(a) c = MatMul(b, w2) d = Relu(c) e = SequenceAt(s, first) "
+    "a = MatMul(x, w1) s = SplitToSequence<axis=0>(x) b = Relu(a) c = MatMul(b, w2) d = Relu(c) "
+    "e = SequenceAt(s, first) "
     "f = ReduceSum<keepdims=0>(e) g = Add(d, f) y = MatMul(g, w3)",
     "float[N,3] y",
 )

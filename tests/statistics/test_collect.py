@@ -35,7 +35,8 @@ from spa_onnx.synthetic.generate import generate_samples, has_stored_statistics,
 MIXED = net(
     "float[N,4,5,5] x",
     "float[6,2,3,3] w1, float[6] b1, float[3,6,1,1] w2, float[3,2] w3",
-    "a = Conv<group=2, pads=[1,1,1,1]>(x, w1, b1) c = Relu(a) d = Conv(c, w2) e = ReduceMean<axes=[2,3], keepdims=0>(d) y = MatMul(e, w3)",
+    "a = Conv<group=2, pads=[1,1,1,1]>(x, w1, b1) c = Relu(a) d = Conv(c, w2) "
+    "e = ReduceMean<axes=[2,3], keepdims=0>(d) y = MatMul(e, w3)",
     "float[N,2] y",
 )
 
@@ -160,19 +161,25 @@ def test_channel_moments_of_a_graph_input_are_those_of_the_samples():
     assert calibrate(model, {"N": 2}, None, Sampling(8, 0)).feeds
 
 
-# --- batch statistics ----------------------------------------------------------------------------------------------------
+# --- batch statistics -----------------------------------------------------------------------------------------------
 
 NORM = "float[5] {0}1, float[5] {0}2, float[5] {0}3, float[5] var{0}"
 IMAGE = (
     "float[N,3,8,8] x",
     f"float[5,3,3,3] w, {NORM.format('p')}, {NORM.format('q')}, float[5,5,1,1] v",
-    "a = Conv(x, w) n = BatchNormalization(a, p1, p2, p3, varp) r = Relu(n) c = Conv(r, v) y = BatchNormalization(c, q1, q2, q3, varq)",
+    (
+        "a = Conv(x, w) n = BatchNormalization(a, p1, p2, p3, varp) r = Relu(n) c = Conv(r, v) "
+        "y = BatchNormalization(c, q1, q2, q3, varq)"
+    ),
     "float[N,5,6,6] y",
 )
 ROWS = (
     "float[N,6] x",
     f"float[6,5] w, {NORM.format('p')}, {NORM.format('q')}, float[5,5] v",
-    "a = MatMul(x, w) n = BatchNormalization(a, p1, p2, p3, varp) r = Relu(n) c = MatMul(r, v) y = BatchNormalization(c, q1, q2, q3, varq)",
+    (
+        "a = MatMul(x, w) n = BatchNormalization(a, p1, p2, p3, varp) r = Relu(n) c = MatMul(r, v) "
+        "y = BatchNormalization(c, q1, q2, q3, varq)"
+    ),
     "float[N,5] y",
 )
 
@@ -197,7 +204,7 @@ def test_batch_statistics_give_each_output_its_stored_moments(parts, options):
         np.testing.assert_allclose(tensor.var(axis=axes), model.constant(f"{letter}1") ** 2, rtol=1e-2, atol=1e-4)
 
 
-# --- synthetic samples -----------------------------------------------------------------------------------------------------
+# --- synthetic samples ----------------------------------------------------------------------------------------------
 
 
 def reader(kind, shape, **constants):
@@ -253,7 +260,8 @@ def test_masks_are_ones_positions_are_counted_and_ids_fill_their_table():
         net(
             "int64[N,L] input_ids, int64[N,L] attention_mask, int64[N,L] position_ids, int64[N,L] token_type_ids",
             "float[300,4] table, float[9,4] places, float[2,4] kinds, int64[1] last = {2}",
-            "a = Gather(table, input_ids) b = Gather(places, position_ids) c = Gather(kinds, token_type_ids) d = Add(a, b) e = Add(d, c) "
+            "a = Gather(table, input_ids) b = Gather(places, position_ids) c = Gather(kinds, token_type_ids) "
+            "d = Add(a, b) e = Add(d, c) "
             "f = Cast<to=1>(attention_mask) g = Unsqueeze(f, last) y = Mul(e, g)",
             "float[N,L,4] y",
         )()
@@ -289,12 +297,13 @@ def test_large_models_are_shown_fewer_made_up_samples(monkeypatch, work, made):
     assert calibrate(model, {"N": 8}, None, Sampling(40, 0)).samples == made
 
 
-# --- memory --------------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------------------------
 
 BIG = net(
     "float[N,3,24,24] x",
     "float[8,3,3,3] w1, float[8,8,3,3] w2, float[6,8,3,3] w3, float[4,6,1,1] w4",
-    "a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, w2) d = Relu(c) e = Conv<pads=[1,1,1,1]>(d, w3) f = Relu(e) "
+    "a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, w2) d = Relu(c) "
+    "e = Conv<pads=[1,1,1,1]>(d, w3) f = Relu(e) "
     "y = Conv(f, w4)",
     "float[N,4,24,24] y",
 )

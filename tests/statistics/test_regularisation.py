@@ -23,16 +23,21 @@ def model_with(between, weights=SHARED, end="y = MatMul(b, w2)"):
 
 
 GEMM = net(
-    "float[N,4] x", "float[4,10] w1, float[10] b1, float[10,3] w2, float[3] b2", "a = Gemm(x, w1, b1) b = Relu(a) y = Gemm(b, w2, b2)",
+    "float[N,4] x",
+    "float[4,10] w1, float[10] b1, float[10,3] w2, float[3] b2",
+    "a = Gemm(x, w1, b1) b = Relu(a) y = Gemm(b, w2, b2)",
     "float[N,3] y",
-)  # fmt: skip
+)
 MEAN = "{to} = ReduceMean<keepdims=1, axes=[1]>({of})"
 NETS = {
     "nothing": ("b = Relu(a)", "", False),
     "layer": ("b = LayerNormalization(a, one, two)", "", True),
     "stored": ("b = BatchNormalization(a, one, two, mean, variance)", "", False),
     "parts": (
-        f"{MEAN.format(of='a', to='m')} c = Sub(a, m) d = Mul(c, c) {MEAN.format(of='d', to='v')} s = Sqrt(v) b = Div(c, s)",
+        (
+            f"{MEAN.format(of='a', to='m')} c = Sub(a, m) d = Mul(c, c) "
+            f"{MEAN.format(of='d', to='v')} s = Sqrt(v) b = Div(c, s)"
+        ),
         "",
         True,
     ),

@@ -19,7 +19,8 @@ def model_of(nodes: str = "y = MatMul(a, w)", shape: str = "N,L", tokens: int = 
     """After each token it predicts the next number, with next to no doubt."""
     proto = net(
         f"int64[{shape}] ids, int64[{shape}] attention_mask",
-        f"float[{TOKENS},{TOKENS}] table, float[{TOKENS},{tokens}] w, int64[1] first = {{1}}, int64[1] last = {{2}}{weights}",
+        f"float[{TOKENS},{TOKENS}] table, float[{TOKENS},{tokens}] w, int64[1] first = {{1}}, "
+        f"int64[1] last = {{2}}{weights}",
         f"h = Gather(table, ids) m = Cast<to=1>(attention_mask) u = Unsqueeze(m, last) a = Mul(h, u) {nodes}",
         f"float[{shape},{tokens}] y",
     )()

@@ -206,7 +206,7 @@ def test_what_the_checker_holds_against_the_original_already_is_only_a_note():
     assert verdict is None or any("rejects the original too" in note for note in verdict.notes)
 
 
-# --- noise -------------------------------------------------------------------------------------------------------------------
+# --- noise ----------------------------------------------------------------------------------------------------------
 
 
 cancelling = net(
@@ -331,7 +331,7 @@ def test_what_cannot_be_computed_in_float64_is_a_fault(rounded, monkeypatch):
         validate(*rounded, {})
 
 
-# --- difference --------------------------------------------------------------------------------------------------------------
+# --- difference -----------------------------------------------------------------------------------------------------
 
 NAN, INF = float("nan"), float("inf")
 
@@ -367,7 +367,7 @@ def test_difference_works_in_every_type_without_wrapping_around(dtype, expected)
     assert difference(np.asarray([200, 0], np.uint8), np.asarray([0, 200], np.uint8)) == 1.0
 
 
-# --- masking -----------------------------------------------------------------------------------------------------------------
+# --- masking --------------------------------------------------------------------------------------------------------
 
 
 def test_the_masked_model_is_the_original_with_zeros_and_nothing_else():
@@ -460,7 +460,7 @@ def test_the_indices_of_a_gather_are_not_masked():
     assert validate(analysis.model, rewritten, {}).gap < 1e-5
 
 
-# --- what cannot be compared -------------------------------------------------------------------------------------------------
+# --- what cannot be compared ----------------------------------------------------------------------------------------
 
 
 def verdict_of(nodes: str, outputs: str = "float[N,4,4,4] y") -> Verdict:
