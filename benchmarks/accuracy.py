@@ -1,11 +1,13 @@
-"""Accuracy after pruning without any training: criteria, repair, made-up and given samples, and other tools, at equal multiply-accumulates.
+"""Accuracy after pruning without any training, at equal multiply-accumulates.
+
+Criteria, repair, synthetic and given samples, and other tools are compared.
 
     python benchmarks/accuracy.py [MODEL ...] [--method NAME ...] [--ratio R ...] [--curves FILE.svg]
 
-Prints a markdown row for each model and MACs ratio (dense MACs / pruned MACs). Accuracies are top-1 in percent on data that was not
-calibrated on; for a language model, nats per token (smaller is better). Random pruning is the mean of three seeds. --curves also draws
-accuracy over the share of MACs kept. Needs the extra `benchmarks`, and the models and data beside the project; "Torch-Pruning l1" also
-torch and torch-pruning.
+Prints a markdown row for each model and MACs ratio (dense MACs / pruned MACs). Accuracies are top-1 in percent on data
+that was not calibrated on; for a language model, nats per token (smaller is better). Random pruning is the mean of
+three seeds. --curves also draws accuracy over the share of MACs kept. Needs the extra `benchmarks`, and the models and
+data beside the project; "Torch-Pruning l1" also torch and torch-pruning.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ Array = NDArray[Any]
 class Task:
     """A model, its MACs ratios, and what it is measured with.
 
-    given: samples to calibrate on. measured: samples and their classes. shift: of class numbers. tokens: whether samples are sentences.
+    given: samples to calibrate on. measured: samples and their classes. shift: of class numbers. tokens: whether
+    samples are sentences.
     """
 
     path: Path
@@ -172,7 +175,7 @@ TASKS: Mapping[str, Task] = {
 
 
 def _ours(given: int = 0, *, seeds: int = 1, **options: object) -> Callable[[Task, float], list[onnx.ModelProto]]:
-    """Pruned by spa-onnx to the MACs, once for each seed; given: samples to calibrate on, none for made-up ones."""
+    """Pruned by spa-onnx to the MACs, once for each seed; given: calibration samples, None for synthetic ones."""
 
     def prune(task: Task, ratio: float) -> list[onnx.ModelProto]:
         samples: dict[str, Any] = {}

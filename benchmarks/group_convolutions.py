@@ -1,10 +1,13 @@
-"""What groups of a convolution that lose their own channels keep: accuracy at equal multiply-accumulates, on networks trained here.
+"""Accuracy kept where the groups of a convolution lose different channels, at equal multiply-accumulates.
+
+The networks are trained here.
 
     python benchmarks/group_convolutions.py [--seeds 5] [--epochs 12] [--nets NAME ...]
 
-Small networks in the manner of ResNeXt and RegNet are trained on scikit-learn's digits, and pruned to a share of their multiply-accumulates
-in three ways: each group of a convolution loses its own least important channels, all groups lose the same channel, or whole groups go. 400
-digits are held out; what is left is refitted, by `--repair obs`, on 256 of those trained on. Needs torch and scikit-learn.
+Small networks in the manner of ResNeXt and RegNet are trained on scikit-learn's digits, and pruned to a share of their
+multiply-accumulates in three ways: each group of a convolution loses its own least important channels, all groups lose
+the same channel, or whole groups go. 400 digits are held out; what is left is refitted, by `--repair obs`, on 256 of
+those trained on. Needs torch and scikit-learn.
 """
 
 from __future__ import annotations

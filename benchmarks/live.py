@@ -1,7 +1,7 @@
-"""Networks of `accuracy.py` as live PyTorch modules with the weights of their ONNX files, and what Torch-Pruning makes of them.
+"""Networks of `accuracy.py` as live PyTorch modules with the weights of their ONNX files, for Torch-Pruning.
 
-Torch-Pruning has no way to read an ONNX file, so those networks are written down here whose weights can be put into their place by name
-or in the order of the graph. Needs torch and torch-pruning.
+Torch-Pruning has no way to read an ONNX file, so those networks are written down here whose weights can be put into
+their place by name or in the order of the graph. Needs torch and torch-pruning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ STEPS = 7
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut that takes every second position and pads channels with zeros (He et al. 2016, option A)."""
+    """Two 3x3 convolutions beside a shortcut.
+
+    The shortcut takes every second position and pads channels with zeros (He et al. 2016, option A).
+    """
 
     def __init__(self, inputs: int, outputs: int, *, folded: bool) -> None:
         super().__init__()
@@ -49,7 +52,10 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Three stages of 16, 32 and 64 channels; the convolutions have biases where BatchNormalization is folded into them."""
+    """Three stages of 16, 32 and 64 channels.
+
+    The convolutions have biases where BatchNormalization is folded into them.
+    """
 
     def __init__(self, blocks: int, *, folded: bool) -> None:
         super().__init__()
@@ -116,7 +122,10 @@ def exported(network: nn.Module, example: Tensor) -> onnx.ModelProto:
 
 
 def _stream(network: nn.Module) -> list[nn.Module]:
-    """The layers that write to the residual stream of a CifarResNet: Torch-Pruning 1.6 fails on the zeros that its shortcuts pad."""
+    """Return the layers that write to the residual stream of a CifarResNet.
+
+    Torch-Pruning 1.6 fails on the zeros that its shortcuts pad.
+    """
     return [network.conv1, *(block.conv2 for block in network.modules() if isinstance(block, Block))]
 
 
@@ -136,7 +145,10 @@ def _pruned(network: nn.Module, example: Tensor, ratio: float) -> onnx.ModelProt
 
 
 def torch_pruned(name: str, proto: onnx.ModelProto, ratio: float) -> onnx.ModelProto:
-    """A network pruned to 1 / ratio of its multiply-accumulates, as near as may be. Raises KeyError where it is not rebuilt here."""
+    """Return a network pruned to about 1 / ratio of its multiply-accumulates.
+
+    Raises KeyError for a network that is not rebuilt here.
+    """
     if name not in NETWORKS:
         raise KeyError("not rebuilt")
     network = NETWORKS[name](proto).eval()

@@ -2,8 +2,9 @@
 
     python benchmarks/obspa_speed.py [cifar_resnet56_bn] [resnet50] [--ratio 0.4]
 
-Each model is pruned in a process of its own. Beside the seconds that passed stand the seconds that the processors worked, which a busy
-machine does not change. `x forward` is how often onnxruntime could have run the calibration samples through the dense model in that time.
+Each model is pruned in a process of its own. Beside the seconds that passed stand the seconds that the processors
+worked, which a busy machine does not change. `x forward` is how often onnxruntime could have run the calibration
+samples through the dense model in that time.
 """
 
 from __future__ import annotations
@@ -104,7 +105,11 @@ def worked() -> float:
 
 
 def measure(path: str, ratio: float) -> dict[str, object]:
-    """Prune once: seconds and processor seconds by step and together, samples, those of one forward pass over as many, and peak GB."""
+    """Prune once and return the costs.
+
+    Seconds and processor seconds by step and together, the samples, the seconds of one forward pass over as many
+    samples, and the peak in GB.
+    """
     import spa_onnx  # noqa: PLC0415 - in the process that is measured
 
     marks: list[tuple[str, float, float]] = []
@@ -140,7 +145,8 @@ def rows(name: str, found: dict[str, object]) -> Iterator[str]:
     steps, (wall, cpu) = found["steps"], found["forward"]
     whole = [sum(spent[kind] for spent in steps.values()) for kind in (0, 1)]
     seconds, memory = LIMITS.get(name, (None, None))
-    yield f"\n{name}: {found['samples']} synthetic samples, one forward pass over them {wall:.1f} s ({cpu:.1f} s of processors)"
+    forward = f"one forward pass over them {wall:.1f} s ({cpu:.1f} s of processors)"
+    yield f"\n{name}: {found['samples']} synthetic samples, {forward}"
     yield "\n| step | s | processor s | share of processor s | x forward |"
     yield "|---|---|---|---|---|"
     for step, spent in steps.items():

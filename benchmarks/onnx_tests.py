@@ -1,9 +1,12 @@
-"""ONNX's own test models through `groups` and `prune` (l1, 0.5), as they are and with weights to cut; counts and reasons.
+"""Run ONNX's own test models through `groups` and `prune` (l1, 0.5): counts and reasons.
+
+The models are tried as they are and with weights that can be cut.
 
     python benchmarks/onnx_tests.py [--variant NAME]... [--match REGEX]
 
-The models are those of the installed onnx: what it ships as files, and the node tests, which it generates. Every pruned model is compared
-with the masked one; where the outside checker is there (beside the shared models), it looks at every pruned model too.
+The models are those of the installed onnx: what it ships as files, and the node tests, which it generates. Every pruned
+model is compared with the masked one; where the outside checker is there (beside the shared models), it looks at every
+pruned model too.
 """
 
 from __future__ import annotations
@@ -38,7 +41,10 @@ def checker() -> ModuleType | None:
 
 
 def fault(outside: ModuleType, proto: onnx.ModelProto) -> str:
-    """What the outside checker holds against the pruned model; empty if nothing, or where it cannot feed or compare the model."""
+    """Return what the outside checker finds wrong with the pruned model.
+
+    Empty if it finds nothing, or where it cannot feed or compare the model.
+    """
     found = spa_onnx.prune(proto, 0.5, criterion="l1")
     plan = {
         **found.plan,

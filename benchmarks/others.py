@@ -1,4 +1,4 @@
-"""What other pruners make of the same architectures: onnxsim on the same export, Torch-Pruning on the same live model."""
+"""Other pruners on the same architectures: onnxsim on the same export, Torch-Pruning on the same live model."""
 
 from __future__ import annotations
 
@@ -67,10 +67,12 @@ def simplifier(path: Path) -> Finding:
 
 
 def torch_pruning(row: Row, prepare: Callable[[Any], None]) -> Finding:
-    """Torch-Pruning: l1, half of each layer, the layers that write the outputs ignored. A text where the result does not run.
+    """Torch-Pruning: l1, half of each layer, the layers that write the outputs ignored.
 
-    Fused projections (`qkv`) are declared as heads, and what their modules note about sizes is updated afterwards, as the library's
-    own examples do. Where that fails, nothing is declared.
+    Returns a text where the result does not run.
+
+    Fused projections (`qkv`) are declared as heads, and what their modules note about sizes is updated afterwards, as
+    the library's own examples do. Where that fails, nothing is declared.
     """
     try:
         return _torch_pruning(row, prepare, declared=True)

@@ -2,8 +2,9 @@
 
     python benchmarks/quantised_accuracy.py [--ratio 0.115] [--calibration 200]
 
-MobileNetV2 with 1,001 classes on raw pixels, as TensorFlow Lite had it, once with its weights dequantised and once as QDQ. Criterion and
-repair are the defaults; the samples to calibrate on and those to measure on are a random split of the same 500 images. Needs pillow.
+MobileNetV2 with 1,001 classes on raw pixels, as TensorFlow Lite had it, once with its weights dequantised and once as
+QDQ. Criterion and repair are the defaults; the samples to calibrate on and those to measure on are a random split of
+the same 500 images. Needs pillow.
 """
 
 from __future__ import annotations

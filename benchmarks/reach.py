@@ -1,12 +1,15 @@
-"""Reach: export architectures with random weights, prune each, and hold the result against its original with the outside checker.
+"""Reach: export architectures with random weights, prune each, and compare it with its original.
+
+The outside checker compares them.
 
     python benchmarks/reach.py [NAME ...] [--cache FOLDER] [--exporter torchscript|dynamo] [--quick] [--export-only]
 
-NAME is the start of a row's name (`timm/swin`, `transformers/bert`); `--quick` is a choice that takes about a minute. Every weight,
-bias and running statistic is jittered, so that nothing is zero or equal; statistics about those of what each BatchNorm is given.
-TorchScript exports have a symbolic batch (and sequence), dynamo's are static. A row is pruned at 0.5 (l1, local); where more than 60 %
-of its parameters stay, `--width` is tried as well. What cannot be imported or exported is listed as skipped. Exports are kept in the
-cache folder. Needs the extra `benchmarks`, and torch, timm, transformers.
+NAME is the start of a row's name (`timm/swin`, `transformers/bert`); `--quick` is a choice that takes about a minute.
+Every weight, bias and running statistic is jittered, so that nothing is zero or equal; statistics about those of what
+each BatchNorm is given. TorchScript exports have a symbolic batch (and sequence), dynamo's are static. A row is pruned
+at 0.5 (l1, local); where more than 60 % of its parameters stay, `--width` is tried as well. What cannot be imported or
+exported is listed as skipped. Exports are kept in the cache folder. Needs the extra `benchmarks`, and torch, timm,
+transformers.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ WHOLE = 0.99
 """Share of the parameters above which a model counts as left whole."""
 
 IN_DOUBLE = "== in float64"
-"""What is prompt of models that differ by more than the checker allows, but not where float64 rounds."""
+"""The message for models that differ by more than the checker allows, but not where float64 rounds."""
 
 ALIKE = 1e-9
 """Largest difference over largest output of such models in float64."""
@@ -60,7 +63,10 @@ UNKNOWN = "not measured"
 """In place of what another tool keeps."""
 
 OTHER_SIZES = {"batch": 3, "sequence": 7, "target": 5, "images": 4, "past": 6, "past + sequence": 13}
-"""Symbolic dimensions while verifying: other sizes than those that the tool worked with, so that none got written into the graph."""
+"""Sizes of symbolic dimensions for the checker.
+
+They differ from those that the tool worked with, so that a size written into the graph is noticed.
+"""
 
 OPSET = {"torchscript": 17, "dynamo": 20}
 
@@ -76,7 +82,10 @@ class Outcome:
 
     @property
     def verified(self) -> bool:
-        """Whether the checker compared or, where the plan is inexact, at least ran it; or the models agree in float64."""
+        """Whether the pruned model agrees with its original.
+
+        The checker compared the two or, where the plan is inexact, at least ran the result; or they agree in float64.
+        """
         return self.check.startswith(("pruned == masked", "runs", IN_DOUBLE))
 
     @property
@@ -110,7 +119,10 @@ def jitter(model: Any) -> None:
 
 
 def settle(model: Any, inputs: Sequence[Any]) -> None:
-    """Give every BatchNorm statistics near those of what it is given, in place: else deep networks amplify rounding beyond all measure."""
+    """Give every BatchNorm statistics near those of its inputs, in place.
+
+    Otherwise deep networks amplify rounding beyond all measure.
+    """
     import torch  # noqa: PLC0415 - an extra
 
     def measure(module: Any, given: Sequence[Any]) -> None:
@@ -206,11 +218,14 @@ def prune(path: Path, *, width: bool) -> Outcome:
 
 
 def checked(path: Path, result: spa_onnx.Result) -> str:
-    """The outside checker's line. What it prompt about the same pruned model and the same plan is kept beside the exports."""
+    """Return the outside checker's line.
+
+    The line for the same pruned model and the same plan is stored beside the exports.
+    """
     model, plan = result.model.SerializeToString(), json.dumps(result.plan)
     digest = hashlib.sha256(model + plan.encode() + VERIFY.read_bytes()).hexdigest()
-    prompt = path.parent / "checked" / f"{digest}.txt"
-    if not prompt.exists():
+    stored = path.parent / "checked" / f"{digest}.txt"
+    if not stored.exists():
         with tempfile.TemporaryDirectory() as folder:
             pruned, kept = Path(folder) / "pruned.onnx", Path(folder) / "plan.json"
             pruned.write_bytes(model)
@@ -218,11 +233,11 @@ def checked(path: Path, result: spa_onnx.Result) -> str:
             command = [sys.executable, str(VERIFY), str(path), str(pruned), str(kept), "--seeds", "2"]
             command += [f"--dim={name}={size}" for name, size in OTHER_SIZES.items()]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-        prompt.parent.mkdir(exist_ok=True)
-        prompt.write_text(
+        stored.parent.mkdir(exist_ok=True)
+        stored.write_text(
             done.stdout.strip() or (done.stderr.strip().splitlines() or ["no answer"])[-1], encoding="utf-8"
         )
-    return prompt.read_text(encoding="utf-8")
+    return stored.read_text(encoding="utf-8")
 
 
 def reasons(path: Path, *, width: bool, count: int = 2) -> str:
@@ -236,7 +251,7 @@ def reasons(path: Path, *, width: bool, count: int = 2) -> str:
 
 
 def remembered(note: Path, find: Callable[[], Any], *, again: bool = False) -> Any:
-    """What was found out about an export before, kept beside it as JSON; found out now where it was not, or shall be again."""
+    """Return what is known about an export: read from the JSON beside it, or measured if absent or asked for again."""
     if again or not note.exists():
         note.write_text(json.dumps(find()), encoding="utf-8")
     return json.loads(note.read_text(encoding="utf-8"))

@@ -2,12 +2,13 @@
 
     python benchmarks/real_models.py [MODEL ...] [--setting '0.5' ...]
 
-Prints the table of docs/results/real_models.md: the share of the parameters kept, by model and setting, and what the best other ONNX
-pruner keeps at 0.5; then every result that the checker does not accept. Its lines go to stderr as they come. Where a model's outputs are
-integers the checker compares nothing, so the quantisation at the very end is taken off original and pruned model alike before they are
-compared; such lines say `float outputs`. Where a quantised model differs by a rounding step it is compared with the operators fused, whose
-integer sums do not depend on their order; such lines say `integer kernels`. Results that differ by more than the checker allows are
-computed again, with the masked original, in float64.
+Prints the table of docs/results/real_models.md: the share of the parameters kept, by model and setting, and what the
+best other ONNX pruner keeps at 0.5; then every result that the checker does not accept. Its lines go to stderr as they
+come. Where a model's outputs are integers the checker compares nothing, so the quantisation at the very end is taken
+off original and pruned model alike before they are compared; such lines say `float outputs`. Where a quantised model
+differs by a rounding step it is compared with the operators fused, whose integer sums do not depend on their order;
+such lines say `integer kernels`. Results that differ by more than the checker allows are computed again, with the
+masked original, in float64.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ GAP = re.compile(r"relative difference ([0-9.e+-]+)")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a model at a setting. kept: share of the parameters, None where it was refused. line: what the checker prompt."""
+    """The result for a model at a setting.
+
+    kept: share of the parameters, None if it was refused. line: what the checker printed.
+    """
 
     kept: float | None
     line: str
@@ -103,7 +107,10 @@ def checked(original: onnx.ModelProto, pruned: onnx.ModelProto, folder: Path, *e
 
 
 def fused(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its quantised operators fused by onnxruntime: they then add up integers, which is exact in any order."""
+    """Return the model with its quantised operators fused by onnxruntime.
+
+    The fused operators add up integers, which is exact in any order.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -2,10 +2,11 @@
 
     python benchmarks/scale.py [--largest 100000] [--repeat 2]
 
-Chains of convolutions, transformers with grouped-query attention, and networks that split, concatenate, group and flatten wide tensors,
-so that indices have to be followed one by one, each at several sizes; then one graph of the shape of a LLaMA with a billion parameters.
-Weights have a place and no data: the analysis needs their shapes alone. Reading the graph (shape inference, shape arithmetic) and finding
-its groups are timed apart, the smallest of several runs each, in one process.
+Chains of convolutions, transformers with grouped-query attention, and networks that split, concatenate, group and
+flatten wide tensors, so that indices have to be followed one by one, each at several sizes; then one graph of the shape
+of a LLaMA with a billion parameters. Weights have a place and no data: the analysis needs their shapes alone. Reading
+the graph (shape inference, shape arithmetic) and finding its groups are timed apart, the smallest of several runs each,
+in one process.
 """
 
 from __future__ import annotations
@@ -83,7 +84,10 @@ def transformer(nodes: int) -> onnx.ModelProto:
 
 
 def billion() -> onnx.ModelProto:
-    """The shape of a LLaMA with 1.5 billion parameters: 16 layers, 2048 wide, 8 key-value for 32 query heads, 8192 hidden channels."""
+    """Build the shape of a LLaMA with 1.5 billion parameters.
+
+    16 layers, 2048 wide, 8 key-value for 32 query heads, 8192 hidden channels.
+    """
     return decoder(width=2048, heads=32, shared=8, hidden=8192, vocabulary=128_256, layers=16)
 
 
@@ -147,7 +151,10 @@ def decoder(
 
 
 def wide(indices: int) -> onnx.ModelProto:
-    """Blocks of a split, grouped convolutions, a concatenation, and a flatten in the end: about so many indices, followed one by one."""
+    """Build blocks of a split, grouped convolutions and a concatenation, with a flatten at the end.
+
+    It has about this many indices, and each is followed by itself.
+    """
     graph, width = Graph(), 1024
     x = graph.add("Conv", "image", graph.weight(width, 3, 1, 1))
     for _ in range(max(indices // (10 * width) - 7, 1)):

@@ -71,7 +71,10 @@ def checker_options(name: str) -> list[str]:
 
 
 def in_double(path: Path, result: spa_onnx.Result) -> float:
-    """How far the pruned model is from the masked original, relative to its largest output, when both are computed in float64."""
+    """Return the largest difference of the pruned and the masked model, relative to the largest output.
+
+    Both are computed in float64.
+    """
     settings = result.plan["settings"]
     analysis = inspect(path, width=settings["width"], attention=settings["attention"])
     drop = {group["name"]: np.asarray(group["removed"]) for group in result.plan["groups"]}

@@ -2,8 +2,9 @@
 
     python benchmarks/speed.py [MODEL ...] [--repeat 3]
 
-Each figure is the smallest of several runs, taken in turns, of a call on a model that is already loaded; peak memory is that of a fresh
-process. Then two whole processes as ratios to an import: `prune --no-validate`, and `--help`. Needs the extra `benchmarks`.
+Each figure is the smallest of several runs, taken in turns, of a call on a model that is already loaded; peak memory is
+that of a fresh process. Then two whole processes as ratios to an import: `prune --no-validate`, and `--help`. Needs the
+extra `benchmarks`.
 """
 
 from __future__ import annotations

@@ -240,7 +240,9 @@ def _owner_of(analysis: Analysis, axis: Axis) -> tuple[tuple[str, Sequence[str]]
 
 
 def _matrix(name: str, x: float, y: float, kept: Sequence[tuple[int, Sequence[int]]], *, lost: bool) -> Iterator[str]:
-    """Rows and columns of a weight with the colour of their group at the edge; `lost`: all of them, with those that go in white.
+    """Draw rows and columns of a weight with the colour of their group at the edge.
+
+    lost: draw all of them, and those that are removed in white.
 
     kept: the rows that stay, each with the columns that stay in it.
     """

@@ -1,4 +1,7 @@
-"""The running example of docs/how_it_works.md: a small residual block. `python docs/example.py` writes it to example.onnx."""
+"""The running example of docs/how_it_works.md: a small residual block.
+
+`python docs/example.py` writes it to example.onnx.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
 """Bring the documentation up to date: outputs between markers, docs/cli.md and the pictures.
 
-`python docs/generate.py` rewrites what is stale; `--check` writes nothing and exits 1 if something is. Figures that differ from run
-to run (latencies, seconds, rounding differences) are no reason to call a page stale; `--figures` brings them up to date too.
+`python docs/generate.py` rewrites what is stale; `--check` writes nothing and exits 1 if something is. Figures that
+differ from run to run (latencies, seconds, rounding differences) are no reason to call a page stale; `--figures` brings
+them up to date too.
 
-A marker names what stands between it and the next `<!-- end -->`: a command after `$`, or a block of docs/walkthrough.py. The commands
-of a page, and its Python, run from top to bottom in a folder of its own with models/ and example.onnx in it.
+A marker names what stands between it and the next `<!-- end -->`: a command after `$`, or a block of
+docs/walkthrough.py. The commands of a page, and its Python, run from top to bottom in a folder of its own with models/
+and example.onnx in it.
 """
 
 from __future__ import annotations
@@ -159,7 +161,10 @@ def settled(content: str) -> str:
 
 
 def stale(alike: Callable[[str], str] = settled) -> Iterator[tuple[Path, str]]:
-    """The files that are not as they would come out now, and what they should hold. alike: what of a page is compared."""
+    """Return the files that are out of date, and what they should hold.
+
+    alike: the part of a page that is compared.
+    """
     for path, content in everything():
         if not path.is_file() or alike(path.read_text(encoding="utf-8")) != alike(content):
             yield path, content

@@ -58,7 +58,8 @@ def line(
 ) -> str:
     """A straight line."""
     head = ' marker-end="url(#arrow)"' if arrow else ""
-    return f'<line x1="{start[0]:g}" y1="{start[1]:g}" x2="{end[0]:g}" y2="{end[1]:g}" stroke="{stroke}" stroke-width="{width:g}"{head}/>'
+    ends = f'x1="{start[0]:g}" y1="{start[1]:g}" x2="{end[0]:g}" y2="{end[1]:g}"'
+    return f'<line {ends} stroke="{stroke}" stroke-width="{width:g}"{head}/>'
 
 
 def path(d: str, stroke: str = SOFT, width: float = 1.2, *, arrow: bool = False) -> str:

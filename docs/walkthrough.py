@@ -119,9 +119,9 @@ def facts_block() -> str:
     for node in model.nodes:
         if node.name in ("stem", "mix", "flat", "odds"):
             lines.append(f"{node}: {', '.join(node.inputs)} -> {', '.join(node.outputs)}")
-            prompt = list(facts(node, model))
-            lines += [f"  {line}" for fact in prompt if not isinstance(fact, Positions) for line in fact_lines(fact)]
-            stays = ", ".join(str(fact.axis) for fact in prompt if isinstance(fact, Positions))
+            stated = list(facts(node, model))
+            lines += [f"  {line}" for fact in stated if not isinstance(fact, Positions) for line in fact_lines(fact)]
+            stays = ", ".join(str(fact.axis) for fact in stated if isinstance(fact, Positions))
             lines += [f"  {'Positions':<10} {stays}"] if stays else []
     return "\n".join(lines)
 

@@ -1,4 +1,7 @@
-"""The law that every coupling rule must keep: removing channels and zeroing every slice that they own give the same function."""
+"""The law that every coupling rule must keep: the pruned model computes what the masked model computes.
+
+Pruned: the channels are removed. Masked: every slice that they own is zero.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -24,7 +27,10 @@ class VacuousError(AssertionError):
 
 
 def random_drop(groups: Iterable[Group], seed: int, ratio: float = 0.4) -> dict[str, Indices]:
-    """About `ratio` of the channels of every group, at least one and never all; of parts that lose their own as many from each."""
+    """Draw about `ratio` of the channels of every group, at least one and never all.
+
+    Parts that lose their own channels lose as many each.
+    """
     rng = np.random.default_rng(seed)
     drop = {}
     for group in groups:
@@ -35,7 +41,10 @@ def random_drop(groups: Iterable[Group], seed: int, ratio: float = 0.4) -> dict[
 
 
 def gap(proto: onnx.ModelProto, drop: Mapping[str, Indices], seed: int) -> float:
-    """Largest |pruned - masked| over largest |masked| on a random feed. Raises VacuousError where masking changes no output."""
+    """Return the largest |pruned - masked| over the largest |masked| on random feeds.
+
+    Raises VacuousError if masking changes no output.
+    """
     analysis = analyse(Model.of(proto))
     return measured(analysis.model, rewrite(analysis, Plan.removing(drop, "")), seed)
 
@@ -71,7 +80,10 @@ def wrong_shapes(model: Model, rewritten: Rewritten) -> list[str]:
 
 
 def violation(proto: onnx.ModelProto, seed: int, ratio: float = 0.4) -> str:
-    """What is wrong with a random plan for this model: a refusal, sizes that do not agree, or the gap; empty if nothing is."""
+    """Return what is wrong with a random plan for this model; empty if nothing is.
+
+    A refusal, sizes that do not agree, or the gap.
+    """
     try:
         analysis = analyse(Model.of(proto))
         rewritten = rewrite(analysis, Plan.removing(random_drop(analysis.prunable(), seed, ratio), ""))

@@ -1,8 +1,9 @@
 """ONNX's own test models, and variants of them in which there is something to cut.
 
-A node test has its weights as graph inputs, and graph inputs are pinned. So each is also taken with all inputs but the first float one
-*frozen* as initializers; and *framed*: an axis of a float input is then made by a weight, and an axis of an output read through one, so
-that nothing but the operator's own rule decides what may go. `driven` frames every float input, `framed` the first.
+A node test has its weights as graph inputs, and graph inputs are pinned. So each is also taken with all inputs but the
+first float one *frozen* as initializers; and *framed*: an axis of a float input is then made by a weight, and an axis
+of an output read through one, so that nothing but the operator's own rule decides what may go. `driven` frames every
+float input, `framed` the first.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ def node_cases() -> tuple[Case, ...]:
 
 @cache
 def stored_cases() -> tuple[Case, ...]:
-    """The models that onnx ships as files: converted from PyTorch, simple ones, and architectures with made-up weights."""
+    """The models that onnx ships as files.
+
+    Some are converted from PyTorch, some are simple, some are architectures with random weights.
+    """
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data"
     return tuple(Case(f"{p.parts[-3]}/{p.parent.name}{_part(p)}", onnx.load(p)) for p in sorted(folder.rglob("*.onnx")))
 
@@ -84,7 +88,10 @@ def frozen(case: Case) -> onnx.ModelProto | None:
 
 
 def framed(case: Case) -> onnx.ModelProto | None:
-    """The frozen model, with weights around its first float input and its outputs; None where it has no axis to put one on."""
+    """Return the frozen model with weights around its first float input and its outputs.
+
+    None if the model has no axis to put one on.
+    """
     inner = frozen(case) or case.proto
     first = next((value.name for value in inner.graph.input if _kind(value) in FLOATS), None)
     return _frame(inner, {first}) if first else None
@@ -148,7 +155,7 @@ def _around(
     widens: bool,
     listed: bool,
 ) -> ValueInfoProto:
-    """Nodes that make an input from a narrow one (widens), or a narrow output from an output; the narrow tensor's declaration.
+    """Return nodes that make an input from a narrow one, or a narrow output from an output, and its declaration.
 
     Inputs are positive, as operators such as Log and Sqrt want them. listed: whether weights are graph inputs too.
     """
@@ -183,14 +190,20 @@ def _around(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one model. kind: `verified`, `inexact`, `refused`, `not runnable`, `wrong` or `traceback`; why: the message."""
+    """The result for one model.
+
+    kind: `verified`, `inexact`, `refused`, `not runnable`, `wrong` or `traceback`. why: the message.
+    """
 
     kind: str
     why: str = ""
 
 
 def outcome(proto: onnx.ModelProto, ratio: float = 0.5) -> Outcome:
-    """Put a model through `groups` and `prune`. What onnxruntime cannot run is rewritten all the same, without a check."""
+    """Put a model through `groups` and `prune`.
+
+    A model that onnxruntime cannot run is rewritten without a check.
+    """
     try:
         inspect(proto)
         return _pruned(proto, ratio)

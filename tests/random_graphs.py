@@ -1,4 +1,7 @@
-"""Random valid networks: a recipe is plain data that prints as it was drawn, and `build(recipe)` makes the same model again."""
+"""Random valid networks.
+
+A recipe is plain data that prints as it was drawn, and `build(recipe)` makes the same model again.
+"""
 
 from __future__ import annotations
 

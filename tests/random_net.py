@@ -86,7 +86,10 @@ def convolve(
 
 
 class Body(Net):
-    """A nested graph under construction. Tensors of the net around it may be read by name; its own names differ from theirs."""
+    """A nested graph under construction.
+
+    It may read tensors of the net around it by name; its own names differ from theirs.
+    """
 
     def __init__(self, outer: Net, mark: str) -> None:
         super().__init__(int(outer.rng.integers(2**16)), outer.opset, symbolic=outer.symbolic)

@@ -15,7 +15,10 @@ FIRST = {
     "tensor_scatter_circular",
     "1.29.0": "rotary_embedding_of_images",
 }
-"""The release that runs these nets, where an older one that we admit does not: it lacks the operator, or one form of it."""
+"""The onnxruntime release that runs these nets where an older one that is admitted does not.
+
+The older one lacks the operator, or one form of it.
+"""
 
 NEEDED = {name: release for release, names in FIRST.items() for name in names.split()}
 

@@ -52,7 +52,8 @@ def shared(name: str) -> Path:
 def signature(analysis: Analysis) -> Counter[tuple[int, int]]:
     """(channels, elements of matrices and filters that they own) of every group that can lose channels.
 
-    Names, layouts and vectors differ: a simplifier folds BatchNormalization away and merges the matrices of queries, keys and values.
+    Names, layouts and vectors differ: a simplifier folds BatchNormalization away and merges the matrices of queries,
+    keys and values.
     """
     model = analysis.model
     found: Counter[tuple[int, int]] = Counter()

@@ -21,7 +21,10 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def described(name: str, build: Build) -> Iterator[str]:
-    """The groups of a net: those with weights that are pinned, with the reason; the free ones with what each channel owns."""
+    """Return the groups of a net: those with weights that are pinned, and the free ones.
+
+    The pinned ones have the reason, the free ones what each channel owns.
+    """
     yield f"=== {name}"
     analysis = analyse(Model.of(build()))
     held = {group.name for group in analysis.pinned()}

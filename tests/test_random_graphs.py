@@ -99,7 +99,7 @@ def check_law(recipe: Recipe, seed: int, tally: Tally) -> None:
 
 
 def check_tensors(model: Model, after: Model, rewritten: Rewritten) -> None:
-    """Each tensor that the plan lists is in the pruned model, and is the slice of the original that the plan says it is."""
+    """Each tensor that the plan lists is in the pruned model, as the slice of the original that the plan names."""
     for cut in rewritten.tensors:
         source = model.constant(cut.source)
         assert source.shape == cut.shape

@@ -146,7 +146,10 @@ def test_rounds_end_where_one_would(options, repair):
 
 
 def test_statistics_are_collected_again():
-    """Later rounds see the repaired model: with a criterion that looks at inputs they choose otherwise, and lose no more."""
+    """Later rounds see the repaired model.
+
+    With a criterion that looks at inputs they choose otherwise, and lose no more.
+    """
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((300, 3, 1, 1)) + rng.standard_normal((300, 3, 8, 8))).astype(np.float32)
     dense = open_session(STACK()).run({"x": x})[0]

@@ -1,4 +1,7 @@
-"""The work of the analysis grows with the graph and no faster. Calls are counted, because seconds are not the same twice."""
+"""The work of the analysis grows with the graph and no faster.
+
+Calls are counted, because seconds vary from run to run.
+"""
 
 from __future__ import annotations
 

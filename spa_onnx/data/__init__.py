@@ -1,1 +1,1 @@
-"""Samples to calibrate on: read from what the user gives, or made up."""
+"""Samples to calibrate on: the ones that the user gives, or synthetic ones."""

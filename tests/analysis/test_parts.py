@@ -1,4 +1,7 @@
-"""Convolutions in groups: every group loses its own least important channels, as many as the others, and the result is exact."""
+"""Convolutions in groups: every group loses its own least important channels, as many as the others.
+
+The result is exact.
+"""
 
 from __future__ import annotations
 

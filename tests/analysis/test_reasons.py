@@ -1,4 +1,4 @@
-"""For every axis of every weight there is a group, and for every group that cannot lose channels a reason that a user can act on."""
+"""Every axis of every weight is in a group, and a group that cannot lose channels has a reason that helps a user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What exporters share: a table for tokens and logits, biases merged because they are equal, one constant behind many Reshapes."""
+"""What exporters share between layers.
+
+A table for tokens and logits, biases merged because they are equal, one constant behind many Reshapes.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +22,10 @@ WIDTH, HEADS = 12, 4
 
 
 def block(x: str, y: str, layer: str) -> str:
-    """Attention and a gated layer, each behind a norm; every constant but the weights is one for both layers, as are all biases."""
+    """Attention and a gated layer, each behind a norm.
+
+    Both layers share every constant but the weights, and all their biases.
+    """
     q, k, v = (f"{part}{layer}" for part in "qkv")
     return " ".join(
         [
@@ -98,7 +104,10 @@ def test_the_pruned_model_runs_on_batches_and_sequences_of_any_size(case, sizes)
 
 
 def test_a_bias_that_uses_share_is_cut_for_each_of_them(case):
-    """Queries, keys and values of two layers and four norms read one vector of zeros, directly or through an Identity."""
+    """Queries, keys and values of two layers and four norms read one vector of zeros.
+
+    They read it directly or through an Identity.
+    """
     wide, _, rewritten = case
     zeros = {cut.name: cut.kept[0] for cut in rewritten.tensors if cut.source == "zero"}
     assert {len(kept) for kept in zeros.values()} == {6}

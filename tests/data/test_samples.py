@@ -1,4 +1,7 @@
-"""Data given by the user: what fits is read as it is, what does not is refused with the array's name and what was expected."""
+"""Data given by the user: arrays that fit are read unchanged.
+
+Others are refused with the name of the array and what was expected.
+"""
 
 from __future__ import annotations
 

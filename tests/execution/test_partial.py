@@ -1,4 +1,7 @@
-"""A walk through the graph: the same tensors as one run, each node once, and nothing kept that nobody reads any more."""
+"""Partial execution gives the same tensors as one run.
+
+It runs each node once, and keeps nothing that is not read again.
+"""
 
 from __future__ import annotations
 

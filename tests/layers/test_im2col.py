@@ -360,7 +360,8 @@ def test_a_recurrent_layer_is_two_products(direction):
     """With an identity for its activation every step is W x + R h, h the state of the step before."""
     count = 2 if direction == "bidirectional" else 1
     names, ones, zeros = (str([each] * count).replace("'", '"') for each in ("Affine", 1.0, 0.0))
-    nodes = f'y = RNN<hidden_size=4, direction="{direction}", activations={names}, activation_alpha={ones}, activation_beta={zeros}>(x, w, r)'
+    activations = f"activations={names}, activation_alpha={ones}, activation_beta={zeros}"
+    nodes = f'y = RNN<hidden_size=4, direction="{direction}", {activations}>(x, w, r)'
     proto = net("float[5,3,6] x", f"float[{count},4,6] w, float[{count},4,4] r", nodes, f"float[5,{count},3,4] y")()
     model = Model.of(proto)
     x = normal(model.shape("x"), 0)

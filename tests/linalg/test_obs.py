@@ -32,7 +32,10 @@ def problem(rows, blocks, size, seed):
 
 
 def best(weight, hessian, kept):
-    """(least 1/2 tr((W - W') H (W - W')'), the W' that uses the kept inputs only), by a solver that knows nothing of the inverse."""
+    """Return (least 1/2 tr((W - W') H (W - W')'), the W' that uses the kept inputs only).
+
+    Solved without the inverse.
+    """
     root = np.linalg.cholesky(hessian)
     solution = np.linalg.lstsq(root[kept].T, (weight @ root).T, rcond=None)[0].T
     full = np.zeros_like(weight)

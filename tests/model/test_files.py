@@ -210,11 +210,11 @@ def test_runs_that_end_at_the_same_time_never_mix_their_files(tmp_path, force):
         )
         for who in range(3)
     ]
-    prompt = "".join(run.communicate(timeout=60)[0] for run in runs)
+    printed = "".join(run.communicate(timeout=60)[0] for run in runs)
     left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(left) == {"model", "plan", "report"}
     assert len(set(left.values())) == 1
-    assert prompt == ("" if force else "UsageError\n" * 89)
+    assert printed == ("" if force else "UsageError\n" * 89)
 
 
 # --- targets --------------------------------------------------------------------------------------------------------

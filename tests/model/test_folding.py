@@ -36,9 +36,9 @@ def test_shape_gather_div_concat_is_folded_with_the_axes_that_it_came_from():
     values = folded(
         """s = Shape(x) zero = Constant<value_int=0>() n = Gather<axis=0>(s, zero)
            one = Constant<value_int=1>() c = Gather<axis=0>(s, one) two = Constant<value_int=2>() half = Div(c, two)
-           axes = Constant<value_ints=[0]>() n1 = Unsqueeze(n, axes) two1 = Unsqueeze(two, axes) half1 = Unsqueeze(half, axes)
-           a = Constant<value_ints=[2]>() b = Constant<value_ints=[99]>() rest = Slice(s, a, b)
-           out = Concat<axis=0>(n1, two1, half1, rest)"""
+           axes = Constant<value_ints=[0]>() n1 = Unsqueeze(n, axes) two1 = Unsqueeze(two, axes)
+           half1 = Unsqueeze(half, axes) a = Constant<value_ints=[2]>() b = Constant<value_ints=[99]>()
+           rest = Slice(s, a, b) out = Concat<axis=0>(n1, two1, half1, rest)"""
     )
     assert values["out"].array.tolist() == [2, 2, 6, 5, 7]
     assert origins(values["out"]) == ["x[0]", "", "x[1]", "x[2]", "x[3]"]
@@ -258,7 +258,8 @@ def test_random_chains_use_most_operators_that_fold():
 
 def test_an_element_changes_only_with_the_axes_of_its_origin():
     """Every element of a chain is recomputed with each axis one larger: those that change name that axis."""
-    text = """s = Shape(x) a = Constant<value_ints=[1]>() b = Constant<value_ints=[3]>() t = Slice(s, a, b) two = Constant<value_ints=[2]>()
+    text = """s = Shape(x) a = Constant<value_ints=[1]>() b = Constant<value_ints=[3]>() t = Slice(s, a, b)
+              two = Constant<value_ints=[2]>()
               h = Div(t, two) p = ReduceProd(t) out = Concat<axis=0>(h, two, p, s)"""
     sizes = [2, 12, 6, 8]
     base = folded(text, "2,12,6,8")["out"]

@@ -118,10 +118,10 @@ def test_a_reshape_to_a_computed_shape_is_resolved_by_folding():
     model = Model.of(
         parse(
             "float[N,12,H,W] x",
-            """s = Shape(x) zero = Constant<value_ints=[0]>() one = Constant<value_ints=[1]>() four = Constant<value_ints=[4]>()
-               three = Constant<value_ints=[3]>() two = Constant<value_ints=[2]>() n = Gather(s, zero) c = Gather(s, one)
-               rest = Slice(s, two, four) part = Div(c, three) shape = Concat<axis=0>(n, three, part, rest)
-               r = Reshape(x, shape) y = Transpose<perm=[0,2,1,3,4]>(r)""",
+            """s = Shape(x) zero = Constant<value_ints=[0]>() one = Constant<value_ints=[1]>()
+               four = Constant<value_ints=[4]>() three = Constant<value_ints=[3]>() two = Constant<value_ints=[2]>()
+               n = Gather(s, zero) c = Gather(s, one) rest = Slice(s, two, four) part = Div(c, three)
+               shape = Concat<axis=0>(n, three, part, rest) r = Reshape(x, shape) y = Transpose<perm=[0,2,1,3,4]>(r)""",
         ),
         {"N": 5, "H": 6, "W": 7},
     )
@@ -138,19 +138,23 @@ def test_shapes_computed_from_shapes_of_computed_reshapes_are_found_too():
         parse(
             "float[N,12] x",
             """s = Shape(x) zero = Constant<value_ints=[0]>() rest = Constant<value_ints=[3,4]>() n = Gather(s, zero)
-               a = Concat<axis=0>(n, rest) r = Reshape(x, a) s2 = Shape(r) two = Constant<value_ints=[2]>() k = Gather(s2, two)
-               three = Constant<value_ints=[3]>() b = Concat<axis=0>(n, k, three) y = Reshape(r, b)""",
+               a = Concat<axis=0>(n, rest) r = Reshape(x, a) s2 = Shape(r) two = Constant<value_ints=[2]>()
+               k = Gather(s2, two) three = Constant<value_ints=[3]>() b = Concat<axis=0>(n, k, three)
+               y = Reshape(r, b)""",
         )
     )
     assert model.shape("y") == (2, 4, 3)
 
 
 def test_however_long_the_chain_every_unit_slices_at_half_the_size_that_the_one_before_it_left():
-    # chunk(2) as TorchScript writes it: ONNX does not follow computed bounds, so each unit is resolved only after the one before it
+    # chunk(2) as TorchScript writes it: ONNX does not follow computed bounds, so each unit is resolved only after the
+    # one before it
     units = 24
-    nodes = "zero = Constant<value_ints=[0]>() one = Constant<value_ints=[1]>() two = Constant<value_ints=[2]>() t0 = Identity(x) "
+    nodes = "".join(f"{name} = Constant<value_ints=[{i}]>() " for i, name in enumerate(("zero", "one", "two")))
+    nodes += "t0 = Identity(x) "
     for i in range(units):
-        nodes += f"""s{i} = Shape(t{i}) c{i} = Gather(s{i}, one) h{i} = Div(c{i}, two) a{i} = Slice(t{i}, zero, h{i}, one)
+        nodes += f"""s{i} = Shape(t{i}) c{i} = Gather(s{i}, one) h{i} = Div(c{i}, two)
+                     a{i} = Slice(t{i}, zero, h{i}, one)
                      b{i} = Slice(t{i}, h{i}, c{i}, one) t{i + 1} = Concat<axis=1>(b{i}, a{i}) """
     model = Model.of(parse("float[N,12] x", nodes + f"y = Relu(t{units})"))
     assert [model.shape(f"a{i}") for i in range(units)] == [(2, 6)] * units
@@ -189,7 +193,8 @@ def test_literals_are_integers_and_short_vectors_of_scales():
     proto = parse(
         "float[1] x",
         "y = Identity(x)",
-        stored="int64[2] shape = {1, 2}, float[4] scales = {1, 1, 2, 2}, float[2,2] matrix = {1, 2, 3, 4}, bool[1] flag = {1}",
+        stored="int64[2] shape = {1, 2}, float[4] scales = {1, 1, 2, 2}, "
+        "float[2,2] matrix = {1, 2, 3, 4}, bool[1] flag = {1}",
     )
     assert set(literals(proto.graph)) == {"shape", "scales", "flag"}
 

@@ -1,4 +1,7 @@
-"""Branches and bodies are cut like the graph around them; what crosses other borders stays, with the reason; all of it is exact."""
+"""Branches and bodies of nested graphs are cut like the graph around them.
+
+What crosses other borders stays, with the reason; all of it is exact.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,11 @@ ELSE = "else_branch = two () => (float[2,8] u) {{ {} }}"
 
 @dataclass(frozen=True)
 class Nest:
-    """nodes: between p and q. inner: weights of the nested graphs. outer: more of the outer graph's. free: what can be cut."""
+    """One case.
+
+    nodes: between p and q. inner: weights of the nested graphs. outer: further weights of the outer graph. free: what
+    can be cut.
+    """
 
     nodes: str
     inner: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -281,7 +288,8 @@ def test_names_that_two_branches_share_close_both():
 def test_what_follows_a_loop_is_cut_where_every_run_leaves_the_same_shape(behind, grows):
     """Where sizes are not known, rules that set numbers right where channels are gone have nothing to set right."""
     made = "t = Tanh(e) f = Concat<axis=2>(t, t)" if grows else "f = Tanh(e)"
-    loop = f"Loop(two, yes, p) <body = b (int64 i, bool c, float[2,8,Q,5] e) => (bool d, float[2,8,R,5] f) {{ {made} d = Identity(c) }}>"
+    body = f"b (int64 i, bool c, float[2,8,Q,5] e) => (bool d, float[2,8,R,5] f) {{ {made} d = Identity(c) }}"
+    loop = f"Loop(two, yes, p) <body = {body}>"
     values = "bool yes = {1}, int64 two = {2}, float low = {-1}, float high = {1}, int64[8] ends = {0,0,1,1,0,0,1,1}"
     nodes = f"a = Conv(x, w1) b = Relu(a) p = Conv(b, w2) q = {loop} {behind} y = Relu(g)"
     proto = parser.parse_model(f"{HEAD}\nnest (float[2,3,5,5] x) => (float[2,M,K,L] y) <{values}> {{ {nodes} }}")

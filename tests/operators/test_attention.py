@@ -88,7 +88,10 @@ def test_heads_that_share_an_axis_with_the_batch_go_and_the_batch_stays_free(siz
 
 
 def test_heads_of_a_cache_that_the_caller_holds_stay_and_the_reason_names_it():
-    """The keys so far are a graph input, so that its heads, and with them those of queries and values, stay; nothing else does."""
+    """The past keys are a graph input, so that its heads stay, and those of queries and values with them.
+
+    Nothing else stays.
+    """
     build = net(
         "float[N,S,6] x, float[N,4,P,3] past",
         "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,6] wo, int64[4] split = {0, 0, 4, 3}, "

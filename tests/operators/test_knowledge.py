@@ -1,4 +1,4 @@
-"""What is known about an operator is prompt once, and nothing that has to be known is missing."""
+"""Everything that is known about an operator is stated once, and nothing that has to be known is missing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def float_name(operator: str) -> str:
 
 
 def reading_a_matrix() -> dict[str, set[str]]:
-    """Operator -> nets in which it sums over an axis of a constant with two axes or more: tied to an input and to no output."""
+    """Return operator -> nets in which it sums over an axis of a constant with two axes or more.
+
+    Such an axis is tied to an input and to no output.
+    """
     found: dict[str, set[str]] = defaultdict(set)
     for name, build in NETS.items():
         model = Model.of(build())

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def convolution_by_hand(size, channels, filters, kernel, groups, stride, pad) -> int:
-    """One multiplication for every output element, every channel of its group and every place of the kernel, padding included."""
+    """One multiplication per output element, channel of its group and place of the kernel, padding included."""
     side = (size + 2 * pad - kernel) // stride + 1
     count = 0
     for _out, _y, _x in product(range(filters), range(side), range(side)):

@@ -21,7 +21,10 @@ from spa_onnx.pipeline import inspect
 
 
 def run_on_zeros(operator: str) -> np.ndarray | None:
-    """What it makes of zeros, by the newest operator set in which onnxruntime has a kernel for floats; None where none has."""
+    """Return what the operator makes of zeros, in the newest operator set that onnxruntime runs for floats.
+
+    None if it runs none.
+    """
     attributes = "<to=1>" if operator == "Cast" else ""
     for opset in (24, 22, 20):
         proto = net("float[2,3] x", "float[3] w", f"y = {operator}{attributes}(x)", "float[2,3] y", opset=opset)()

@@ -1,4 +1,7 @@
-"""The rewriter keeps all that a plan does not touch: names, metadata, documentation, versions, annotations, dead nodes."""
+"""The rewriter keeps all that a plan does not touch.
+
+Names, metadata, documentation, versions, annotations, dead nodes.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ shuffled = net(
 scaled = net(
     "float[N,3,H,4] x",
     f"{WEIGHTS}, int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[1] eight = {{8}}, int64[1] four = {{4}}",
-    """a = Conv(x, w1, b1) n = Shape(a) batch = Gather(n, zero) high = Gather(n, two) target = Concat<axis=0>(batch, eight, high, four)
+    """a = Conv(x, w1, b1) n = Shape(a) batch = Gather(n, zero) high = Gather(n, two)
+       target = Concat<axis=0>(batch, eight, high, four)
        e = Relu(a) z = Reshape(e, target) y = Conv(z, w9, b9)""",
 )
 blended = net(
@@ -244,7 +248,8 @@ def test_shape_arithmetic_that_only_fed_a_replaced_shuffle_is_removed():
     proto = net(
         "float[N,3,4,4] x",
         f"{WEIGHTS}, int64[1] zero = {{0}}, int64[4] rest = {{2, 4, 4, 4}}, int64[4] back = {{0, 8, 4, 4}}",
-        """a = Conv(x, w1, b1) n = Shape(a) batch = Gather(n, zero) target = Concat<axis=0>(batch, rest) r = Reshape(a, target)
+        """a = Conv(x, w1, b1) n = Shape(a) batch = Gather(n, zero) target = Concat<axis=0>(batch, rest)
+           r = Reshape(a, target)
            t = Transpose<perm=[0,2,1,3,4]>(r) s = Reshape(t, back) z = Relu(s) y = Conv(z, w9, b9)""",
     )()
     model, rewritten = carry_out(proto, [0, 1, 6])
@@ -256,7 +261,8 @@ def test_shape_arithmetic_that_is_a_graph_output_too_survives_beside_a_replaced_
     proto = net(
         "float[N,3,4,4] x",
         f"{WEIGHTS}, int64[1] zero = {{0}}, int64[4] rest = {{2, 4, 4, 4}}, int64[4] back = {{0, 8, 4, 4}}",
-        """a = Conv(x, w1, b1) n = Shape(x) batch = Gather(n, zero) target = Concat<axis=0>(batch, rest) r = Reshape(a, target)
+        """a = Conv(x, w1, b1) n = Shape(x) batch = Gather(n, zero) target = Concat<axis=0>(batch, rest)
+           r = Reshape(a, target)
            t = Transpose<perm=[0,2,1,3,4]>(r) s = Reshape(t, back) z = Relu(s) y = Conv(z, w9, b9)""",
         outputs="float[N,4,4,4] y, int64[5] target",
     )()
@@ -288,8 +294,8 @@ def test_a_cut_is_inexact_only_where_a_statistic_loses_something(gone, named):
 def test_what_only_a_branch_reads_survives_beside_a_replaced_shuffle():
     proto = parser.parse_model(
         """<ir_version: 8, opset_import: ["": 17]> g (float[2,3,4,4] x, bool c) => (float[2,4,4,4] y) {
-           a = Conv(x, w1, b1) r = Reshape(a, apart) t = Transpose<perm=[0,2,1,3,4]>(r) s = Reshape(t, back) z = Conv(s, w9, b9)
-           y = If(c) <then_branch = yes () => (float[2,4,4,4] p) { p = Add(z, outer) },
+           a = Conv(x, w1, b1) r = Reshape(a, apart) t = Transpose<perm=[0,2,1,3,4]>(r) s = Reshape(t, back)
+           z = Conv(s, w9, b9) y = If(c) <then_branch = yes () => (float[2,4,4,4] p) { p = Add(z, outer) },
                       else_branch = no () => (float[2,4,4,4] q) { q = Mul(z, outer) }> }"""
     )
     proto.graph.initializer.extend(shuffled().graph.initializer)
@@ -471,9 +477,11 @@ def typed(kind: int) -> onnx.ModelProto:
 
 def test_graphs_inside_branches_are_left_as_they_are():
     proto = parser.parse_model(
-        """<ir_version: 8, opset_import: ["": 17]> g (float[2,3] x, bool c) => (float[2,2] y) <float[3,4] w, float[4,2] v> {
-           a = MatMul(x, w) b = Relu(a) d = MatMul(b, v)
-           y = If(c) <then_branch = yes () => (float[2,2] p) { p = Identity(d) }, else_branch = no () => (float[2,2] q) { q = Neg(d) }> }"""
+        """<ir_version: 8, opset_import: ["": 17]> g (float[2,3] x, bool c) => (float[2,2] y)
+           <float[3,4] w, float[4,2] v> {
+           a = MatMul(x, w) b = Relu(a) d = MatMul(b, v) y = If(c)
+           <then_branch = yes () => (float[2,2] p) { p = Identity(d) },
+            else_branch = no () => (float[2,2] q) { q = Neg(d) }> }"""
     )
     for name, shape in (("w", (3, 4)), ("v", (4, 2))):
         proto.graph.initializer.append(

@@ -1,4 +1,7 @@
-"""Repair of weights that are quantised, belong to recurrent layers or stand behind other operators: stored as they were."""
+"""Repair of weights that are quantised, belong to recurrent layers or stand behind other operators.
+
+They are stored as they were.
+"""
 
 from itertools import islice
 

@@ -1,4 +1,4 @@
-"""Whatever the samples and the weights: no value that is not finite is written, and what was not repaired is prompt."""
+"""Whatever the samples and the weights: every written value is finite, and what was not repaired is reported."""
 
 from __future__ import annotations
 

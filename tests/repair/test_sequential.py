@@ -54,7 +54,10 @@ def test_errors_are_corrected_and_not_added_up(name):
 
 @pytest.mark.parametrize("regularisation", [CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation(4.0, biased_damping=0.1)])
 def test_layer_by_layer_weights_and_biases_are_those_of_least_squares(regularisation):
-    """About the means, which the bias takes up; where these may be off, as if there were columns that held nothing but the means."""
+    """The fit is about the means, which the bias takes up.
+
+    Where the means may be off, it is as if columns held nothing but the means.
+    """
     proto = MLP()
     analysis, known = known_of(proto, samples((6,), 400), 400)
     removal = Removal(analysis, dropped(analysis))
@@ -239,7 +242,10 @@ def test_large_models_are_refitted_layer_by_layer_only_with_made_up_samples(monk
 
 @pytest.mark.parametrize("given", [False, True])
 def test_batch_statistics_hold_while_made_up_samples_are_repaired_in_order(given, monkeypatch):
-    """The stored ones are far off for synthetic samples, so that the outputs of the network as it is would say nothing."""
+    """The stored statistics are far off for synthetic samples.
+
+    The outputs of the original network would say nothing.
+    """
     proto = net(
         "float[N,3,6,6] x",
         "float[8,3,3,3] w1, float[8] s, float[8] b, float[8] m, float[8] var1, float[4,8,3,3] w2",
@@ -258,9 +264,9 @@ def test_given_samples_keep_more_of_a_trained_network(tmp_path):
     path = tmp_path / "calibration.npz"
     np.savez(path, x=data["x"][:200])
     right = {}
-    for label, options in (("given", {"data": path}), ("made up", {})):
+    for label, options in (("given", {"data": path}), ("synthetic", {})):
         cut = spa_onnx.prune(MODELS / "digits_resnet.onnx", target="macs=0.4", check=False, **options)
         session = open_session(cut.model)
         right[label] = (session.run({"image": data["x"][200:]})[0].argmax(axis=1) == data["y"][200:]).mean()
     assert right["given"] > 0.9
-    assert right["given"] >= right["made up"] - 0.01
+    assert right["given"] >= right["synthetic"] - 0.01

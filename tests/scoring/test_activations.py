@@ -62,7 +62,10 @@ def windows(tensor):
 
 
 def inputs(context, tensors):
-    """weight name -> (its matrix (rows, channels, positions of the kernel), its inputs (channels, positions of the kernel, columns))."""
+    """Return weight name -> (its matrix, its inputs).
+
+    The matrix is (rows, channels, places of the kernel), the inputs are (channels, places of the kernel, columns).
+    """
     for name, tensor in tensors.items():
         weight = context.model.constant(name).astype(np.float64)
         if tensor.ndim == 2:

@@ -22,7 +22,10 @@ from spa_onnx.scoring.context import ScoringContext
 
 WIDE, NARROW = Axis("wide", 0), Axis("narrow", 1)
 GROUP = Group("g", 3, {WIDE: np.asarray([0, 0, 1, -1, 2, 1]), NARROW: np.asarray([2, 1, 0])})
-"""Channel 0 owns wide 0 and 1 and narrow 2; channel 1 wide 2 and 5 and narrow 1; channel 2 wide 4 and narrow 0; wide 3 is nobody's."""
+"""Channel 0 owns wide 0 and 1 and narrow 2; channel 1 wide 2 and 5 and narrow 1; channel 2 wide 4 and narrow 0.
+
+No channel owns wide 3.
+"""
 WIDE_SCORES, NARROW_SCORES = np.asarray([1.0, 2.0, 3.0, 100.0, 5.0, 7.0]), np.asarray([0.5, 11.0, 13.0])
 OWNED = ([1.0, 2.0, 13.0], [3.0, 7.0, 11.0], [5.0, 0.5])
 

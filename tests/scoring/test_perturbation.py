@@ -101,7 +101,10 @@ def test_a_trial_is_what_the_pruned_model_would_do(build, shape, refits):
 
 
 def test_the_loss_of_the_model_decides():
-    """Both halves of the channels look alike to the product that reads them, but what the first half is read into is thrown away."""
+    """Both halves of the channels look alike to the product that reads them.
+
+    What the product makes of the first half is thrown away.
+    """
     proto = net(
         "float[N,6] x",
         "float[6,16] w1, float[16,8] w2, float[8,3] w3",

@@ -29,13 +29,15 @@ SCOPED = settings(CI, max_examples=60)
 stack = net(
     "float[1,3,8,8] x",
     "float[16,3,3,3] w1, float[32,16,3,3] w2, float[32,32,3,3] w3, float[64,32,1,1] w4, float[5,64] w5",
-    """a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, w2) d = Relu(c) e = Conv<pads=[1,1,1,1]>(d, w3)
+    """a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, w2) d = Relu(c)
+       e = Conv<pads=[1,1,1,1]>(d, w3)
        f = Relu(e) g = Conv(f, w4) h = Relu(g) i = GlobalAveragePool(h) j = Flatten(i) y = Gemm<transB=1>(j, w5)""",
 )
 twins = net(
     "float[1,3,8,8] x",
     "float[8,3,3,3] w1, float[12,8,1,1] w2, float[8,3,3,3] w3, float[12,8,1,1] w4, float[4,24] w5",
-    """a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = Conv(b, w2) d = Conv<pads=[1,1,1,1]>(x, w3) e = Relu(d) f = Conv(e, w4)
+    """a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = Conv(b, w2) d = Conv<pads=[1,1,1,1]>(x, w3) e = Relu(d)
+       f = Conv(e, w4)
        g = Concat<axis=1>(c, f) i = GlobalAveragePool(g) j = Flatten(i) y = Gemm<transB=1>(j, w5)""",
 )
 grouped = net(

@@ -21,7 +21,7 @@ from spa_onnx.synthetic.feeds import working_dims
 
 @pytest.fixture(params=["digits_resnet", "digits_vit"])
 def known(request):
-    """The analysis of a model, and what is known about its inputs on made-up samples, which take batch statistics."""
+    """The analysis of a model, and what is known about its inputs on synthetic samples, which take batch statistics."""
     proto = onnx.load(MODELS / f"{request.param}.onnx")
     analysis = inspect(proto)
     return analysis, calibrate(
@@ -35,7 +35,10 @@ def cuts(analysis, many):
 
 
 def test_the_rest_of_the_model_says_what_the_whole_would(known, monkeypatch):
-    """Whatever the order of trials: along the graph, back to the start, again with other channels, or as if every node had to run."""
+    """The order of trials does not matter.
+
+    Along the graph, back to the start, again with other channels, or as if every node had to run.
+    """
     analysis, calibration = known
     tried = [*cuts(analysis, 1), *cuts(analysis, 2)]
     found = [Trials(analysis, analysis.prunable(), calibration, 1).error(drop) for drop in tried]

@@ -1,4 +1,4 @@
-"""Sums over samples, and samples that are made up."""
+"""Sums over samples, and synthetic samples."""
 
 from __future__ import annotations
 

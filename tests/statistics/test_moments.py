@@ -28,7 +28,10 @@ SIZES = st.tuples(
 
 
 def problem(blocks, rows, channels, size, columns, seed):
-    """(W, X, what each channel owns): the inputs of a channel are scattered, one input is constant, one is another's copy."""
+    """(W, X, the inputs that each channel owns).
+
+    The inputs of a channel are scattered, one input is constant, one is a copy of another.
+    """
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((blocks, channels * size, columns)) + rng.uniform(-3, 3, (blocks, channels * size, 1))
     x[:, 0] = rng.uniform(-3, 3)

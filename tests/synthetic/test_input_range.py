@@ -37,7 +37,10 @@ NORMALISED = net(
 
 
 def trained_on(build, values):
-    """The net as training leaves it on inputs of this mean and deviation, with its normalisation folded into its first weights."""
+    """The net as training leaves it on inputs of this mean and deviation.
+
+    Its normalisation is folded into its first weights.
+    """
     mean, deviation = values
     proto = build()
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}

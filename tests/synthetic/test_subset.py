@@ -1,4 +1,7 @@
-"""Of many samples those are taken whose outputs say most: as a direct computation finds them, and none that repeats another."""
+"""Of many samples those are taken whose outputs say most, and none that repeats another.
+
+A direct computation finds the same ones.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The checkers themselves: each kind of damage is caught, the first tensor that differs is named, noise hides nothing."""
+"""The checkers themselves: each kind of damage is caught, and noise hides nothing.
+
+The first tensor that differs is named.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +156,10 @@ def unsort(proto: onnx.ModelProto) -> None:
 
 
 def misfit_at_run_time(proto: onnx.ModelProto) -> None:
-    """The checker cannot see it: a Reshape of the input, whose batch is not known, to a fixed shape that does not fit."""
+    """The checker of onnx cannot see it.
+
+    A Reshape of the input, whose batch is not known, to a fixed shape that does not fit.
+    """
     shape = helper.make_node("Constant", [], ["shape"], value=helper.make_tensor("shape", 7, [4], [5, 3, 4, 4]))
     proto.graph.node.insert(0, helper.make_node("Reshape", ["x", "shape"], ["r"]))
     proto.graph.node.insert(0, shape)
@@ -276,7 +282,10 @@ def test_a_model_that_returns_only_classes_is_compared_too():
 
 
 def mostly_rounding() -> onnx.ModelProto:
-    """What is left of a sum when it is taken from itself, added up in halves: in float32 that is for the last bit to say."""
+    """What is left when a sum, added up in halves, is subtracted from itself.
+
+    In float32 only the last bit decides it.
+    """
     proto = net(
         "float[1,3,4,4] x",
         "float[64,3,1,1] w1, float[4,64,1,1] w9, float[4,32,1,1] left, float[4,32,1,1] right, float large",
@@ -419,7 +428,10 @@ def test_a_size_is_never_where_the_models_part():
 
 @pytest.mark.parametrize("operator", ["Log", "Reciprocal"])
 def test_an_operator_that_zero_is_not_for_is_held_against_masked_readers(operator):
-    """The logarithm of a masked channel is infinite, and so is what a weight of zero makes of it; but the channel is nobody's."""
+    """The logarithm of a masked channel is infinite, and so is a product of it with a weight of zero.
+
+    No channel that stays reads it.
+    """
     proto = net(
         "float[2,3,4,4] x",
         "float[8,3,1,1] scale_1, float[4,8,1,1] w9",
@@ -447,7 +459,10 @@ def test_before_ir_4_the_masked_model_lists_what_nothing_reads_any_more():
 
 
 def test_the_indices_of_a_gather_are_not_masked():
-    """Index 0 instead of the removed one would copy a channel that stays, and a product of two activations would count it."""
+    """Index 0 instead of the removed one would copy a channel that stays.
+
+    A product of two activations would count it.
+    """
     proto = net(
         "float[2,3,4,4] x",
         "float[4,3,1,1] w1, float[16,5] w9, int64[3] order = {2, 0, 3}, int64[3] flat = {0, 3, 16}",
