@@ -1,8 +1,12 @@
 """What a test asks of onnxruntime: an old one cannot run every net, and what it cannot run, a test cannot compare."""
 
+import onnx
 import onnxruntime
 import pytest
 from packaging.version import Version
+
+from spa_onnx.errors import RefusedError
+from spa_onnx.execution.session import open_session
 
 FIRST = {
     "1.20.1": "decoder_attention group_query_attention_single_key multi_head_attention_bias "
@@ -28,3 +32,12 @@ def needs_runtime(name: str) -> None:
     release = NEEDED.get(name, "0")
     if Version(onnxruntime.__version__) < Version(release):
         pytest.skip(f"needs onnxruntime {release}")
+
+
+def runs(proto: onnx.ModelProto) -> bool:
+    """Return whether the installed onnxruntime has kernels for a model."""
+    try:
+        open_session(proto)
+    except RefusedError:
+        return False
+    return True

@@ -204,6 +204,8 @@ def test_matrix_and_tensor_are_inverses(op, shape, size, attributes, dtype):
         ("Einsum", (2, 6), (6, 4), {"equation": "ab,bc->a"}),
         ("Einsum", (2, 6), (2, 6), {"equation": "ab,ab->a"}),
         ("Einsum", (6, 6), (6, 4), {"equation": "aa,ac->c"}),
+        ("Einsum", (2, 6), (6, 4), {"equation": "...b,bc->...c"}),
+        ("Einsum", (2, 6), (6, 4), {"equation": "ab,bc"}),
     ],
 )
 def test_what_is_no_plain_product_is_left_out(op, shape, size, attributes):
@@ -379,3 +381,8 @@ def test_a_recurrent_layer_is_two_products(direction):
     for number in range(count):
         h, wx, rh = (each[:: -1 if number else 1, number] for each in (y, made["w"], made["r"]))
         np.testing.assert_allclose(h[1:], wx[1:] + rh[:-1], rtol=1e-3, atol=1e-3 * np.abs(h).max())
+
+
+def test_a_product_of_three_operands_is_left_out():
+    proto = net("float[2,6] x, float[4] s", "float[6,4] w", 'y = Einsum<equation="ab,bc,c->ac">(x, w, s)')()
+    assert list(linear_layers(Model.of(proto))) == []

@@ -8,7 +8,9 @@ from nets.transformer import fused
 
 from spa_onnx.analysis import analyse
 from spa_onnx.execution.session import open_session
+from spa_onnx.model.facts import Coupling
 from spa_onnx.model.model import Model
+from spa_onnx.operators import facts
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
@@ -147,3 +149,45 @@ def test_experts_with_a_gate_of_its_own_lose_one_inner_width_in_all_weights_and_
     )
     inner = owners(build, "e1[1]")
     assert inner == {axis: list(range(7)) for axis in ("e1[1]", "b1[1]", "e2[2]", "e3[1]", "b3[1]")}
+
+
+@pytest.mark.parametrize("fusion", [0, 1, 2])
+def test_experts_lose_the_inner_width_as_it_is_fused_with_its_gate(fusion):
+    """The gate's rows are in a weight of their own, interleaved with the others, or behind them."""
+    rows = 14 if fusion else 7
+    build = net(
+        "float[2,5,6] x",
+        f"float[6,8] w1, float[8,3] wr, int64[2] rows = {{-1, 3}}, float[3,{rows},8] e1, float[3,8,7] e2, float[8,4] w9",
+        "a = MatMul(x, w1) r = MatMul(a, wr) f = Reshape(r, rows) "
+        f"z = com.microsoft.MoE<k=1, swiglu_fusion={fusion}>(a, f, e1, , e2) y = MatMul(z, w9)",
+        outputs="float[2,5,4] y",
+        domains=', "com.microsoft": 1',
+    )
+    inner = owners(build, "e1[1]")
+    places = np.arange(7)
+    assert inner["e2[2]"] == list(places)
+    assert inner["e1[1]"] == list((places, places.repeat(2), np.tile(places, 2))[fusion])
+
+
+ROWS = (
+    "z = com.microsoft.MultiHeadAttention<num_heads=4>(q, k, v)",
+    "z = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>(q, h, h, , , n, t)",
+    "z = com.microsoft.Attention<num_heads=4>(q, w, b)",
+    "z = com.microsoft.DecoderMaskedMultiHeadAttention<num_heads=4>(q, k, v)",
+)
+
+
+@pytest.mark.parametrize("nodes", ROWS)
+def test_attention_works_on_each_sequence_and_position_separately(nodes):
+    build = net(
+        "float[2,5,32] q, float[2,5,32] k, float[2,5,32] v, float[2,5,16] h, int32[2] n, int32 t",
+        "float[32,96] w, float[96] b",
+        nodes,
+        outputs="float[2,5,32] z",
+        domains=', "com.microsoft": 1',
+    )
+    model = Model.of(build())
+    (node,) = model.nodes
+    stated = list(facts(node, model))
+    tied = {frozenset(map(str, fact.axes())) for fact in stated if isinstance(fact, Coupling)}
+    assert {frozenset(("q[0]", "z[0]")), frozenset(("q[1]", "z[1]"))} <= tied

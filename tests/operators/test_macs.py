@@ -244,3 +244,13 @@ def test_every_further_channel_costs_less():
     cost = PlanCost(model, analyse(model).prunable())
     costs = [cost(np.asarray([gone])) for gone in range(8)]
     assert np.diff(costs).tolist() == [-(4 * 27 + 4 * 5)] * 7
+
+
+def test_experts_that_do_not_say_how_many_they_select_select_one():
+    text = 'r = MatMul(x, w8) f = Reshape(r, rows) y = com.microsoft.MoE<{}activation_type="gelu">(x, f, w2, , w3)'
+    weights = "float[6,3] w8, int64[2] rows = {-1, 3}, float[3,5,6] w2, float[3,6,5] w3"
+    silent, one = (
+        net("float[2,5,6] x", weights, text.format(k), "float[2,5,6] y", domains=', "com.microsoft": 1')()
+        for k in ("", "k=1, ")
+    )
+    assert macs(Model.of(silent)) == macs(Model.of(one)) == 2 * 5 * 6 * 3 + 2 * 5 * 6 * 5 * 2

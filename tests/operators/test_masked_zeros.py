@@ -16,6 +16,7 @@ from spa_onnx.synthetic.feeds import random_feed
 
 MS = {"domains": ', "com.microsoft": 1'}
 CLIP = "float low = {-1.0}, float high = {0.75}, float above = {0.25}, float below = {-0.25}"
+PADDING = "int64[6] longer = {0, 1, 0, 0, 1, 0}, float nil = {0}, float one = {1}"
 OLD = {"opset": 10}
 HEADS = "com.microsoft.MultiHeadAttention<num_heads=4>"
 
@@ -30,6 +31,9 @@ ZERO = {
     "of another domain": tokens("z = com.microsoft.QuickGelu(a)", **MS),
     "a product with what does not vanish": tokens("c = Cos(a) z = Mul(c, a)"),
     "a sum of what vanishes": tokens("s = Sin(a) z = Add(s, a)"),
+    "padding with zeros": tokens("z = Pad(a, longer, nil)", PADDING),
+    "padding with zeros by default": tokens("z = Pad(a, longer)", PADDING),
+    "padding with zeros by attribute": tokens("z = Pad<pads=[0,1,0,0,1,0]>(a)", **OLD),
     "values of attention": tokens(f"c = Cos(a) z = {HEADS}(c, c, a)", **MS),
 }
 NOT_ZERO = {
@@ -40,6 +44,8 @@ NOT_ZERO = {
     "clip by attributes below zero": tokens("z = Clip<min=-1.0, max=-0.25>(a)", **OLD),
     "clip to what is computed": tokens("c = ReduceMax<keepdims=0>(x) z = Clip(a, , c)"),
     "a sum with what does not vanish": tokens("c = Cos(a) z = Add(c, a)"),
+    "padding with ones": tokens("z = Pad(a, longer, one)", PADDING),
+    "padding with ones by attribute": tokens("z = Pad<pads=[0,1,0,0,1,0], value=1.0>(a)", **OLD),
     "queries and keys of attention": tokens(f"c = Cos(a) z = {HEADS}(a, a, c)", **MS),
 }
 

@@ -6,7 +6,8 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from calibrated import CONV, MLP, dead, half, samples
+from calibrated import CONV, MLP, dead, half, known_of, samples
+from nets.build import net
 from onnx import helper, numpy_helper
 
 import spa_onnx
@@ -14,6 +15,9 @@ from spa_onnx.execution.session import open_session
 from spa_onnx.linalg.blas import inverted
 from spa_onnx.linalg.obs import damped, refit
 from spa_onnx.model.model import Model
+from spa_onnx.plan.plan import Plan
+from spa_onnx.plan.rewrite import rewrite
+from spa_onnx.repair.repair import MOST_NAMED_WEIGHTS, not_refitted_weights
 from spa_onnx.scoring import CRITERIA
 
 SHAPE = (3, 6, 6)
@@ -124,3 +128,16 @@ def test_singular_matrices_are_solved(rank, scale):
     assert np.isfinite(plain).all()
     error, without = (np.square(weight @ x - w @ x[kept]).sum() for w in (new, weight[:, kept]))
     assert error <= without * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("count", [1, MOST_NAMED_WEIGHTS, MOST_NAMED_WEIGHTS + 1])
+def test_the_note_names_a_few_weights_and_says_where_there_are_more(count):
+    chain = " ".join(f"a{i} = MatMul({f'r{i - 1}' if i else 'x'}, w{i}) r{i} = Relu(a{i})" for i in range(count + 1))
+    weights = ", ".join(f"float[6,6] w{i}" for i in range(count + 1))
+    proto = net("float[2,6] x", weights, f"{chain} y = Identity(r{count})", "float[2,6] y")()
+    analysis, calibration = known_of(proto, samples((6,), 12))
+    removal = rewrite(analysis, Plan.removing({group.name: [0] for group in analysis.prunable()}, "")).removal
+    (note,) = not_refitted_weights(calibration, removal, {})
+    named = [f"w{i + 1}" for i in range(count)]
+    assert note.startswith(f"{count} of the {count} weights")
+    assert note.endswith(": " + ", ".join(named[:MOST_NAMED_WEIGHTS]) + (", ..." if count > MOST_NAMED_WEIGHTS else ""))

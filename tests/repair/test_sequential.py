@@ -270,3 +270,11 @@ def test_given_samples_keep_more_of_a_trained_network(tmp_path):
         right[label] = (session.run({"image": data["x"][200:]})[0].argmax(axis=1) == data["y"][200:]).mean()
     assert right["given"] > 0.9
     assert right["given"] >= right["synthetic"] - 0.01
+
+
+def test_neighbouring_ridge_penalties_are_close_and_the_range_is_wide():
+    """So that one of them is within a factor of two of any penalty between the least and the largest."""
+    steps = np.divide(DAMPINGS[1:], DAMPINGS[:-1])
+    assert steps.min() > 1
+    assert steps.max() < 4
+    np.testing.assert_allclose(DAMPINGS[-1] / DAMPINGS[0], 1000)
