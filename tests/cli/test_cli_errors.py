@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
-from command import MODELS, SHARED, SHORT, copy_model, listing, save, spa, spa_process, tiny
+from command import MODELS, SHARED, SHORT, copy_model, save, spa, spa_process, tiny
+from failing import INVALID, REFUSED, USAGE, fails
 from nets.build import image
 
 from spa_onnx import pipeline, steps
@@ -18,24 +18,6 @@ from spa_onnx.errors import ValidationError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-REFUSED, USAGE, INVALID, GATE = 1, 2, 3, 4
-
-
-def fails(folder: Path, code: int, *args: object) -> str:
-    """The one line on stderr of a command that fails with this exit code and leaves the folder as it was."""
-    before = listing(folder)
-    result = spa(*args)
-    assert (result.exit_code, result.stdout) == (code, ""), (result.exit_code, result.output, result.exception)
-    assert result.stderr.startswith("Error: ")
-    assert result.stderr.count("\n") == 1
-    assert listing(folder) == before
-    return result.stderr
-
-
-@pytest.fixture
-def net(tmp_path: Path) -> Path:
-    return save(tiny(), tmp_path / "tiny.onnx")
 
 
 def damaged(change: Callable[[onnx.ModelProto], None]) -> bytes:
@@ -254,6 +236,8 @@ def test_a_wrong_cut_is_found_by_validation(tmp_path, net, monkeypatch):
 
 
 IMAGE = np.zeros((4, 1, 8, 8), np.float32)
+
+
 WRONG_DATA = {
     "wrong_name": ({"pixels": IMAGE}, "image"),
     "wrong_shape": ({"x": np.zeros((4, 3, 8, 8), np.float32)}, "[4, 3, 8, 8]"),
@@ -325,85 +309,3 @@ def test_onnxruntime_warns_of_nothing(tmp_path):
     build = image(f"u = {resize} z = Relu(u)", "float[4] s = {1, 1, 2, 2}", opset=13)
     result = spa_process("prune", save(build(), tmp_path / "m.onnx"), tmp_path / "new.onnx", "--ratio", "0.5")
     assert (result.returncode, result.stderr) == (0, "")
-
-
-def make_plan(net: Path) -> Path:
-    path = net.parent / "plan.json"
-    assert spa("prune", net, net.parent / "new.onnx", "--plan", path, *SHORT).exit_code == 0
-    (net.parent / "new.onnx").unlink()
-    return path
-
-
-def edited(change: Callable[[dict], object]) -> Callable[[str], str]:
-    def edit(text: str) -> str:
-        plan = json.loads(text)
-        change(plan)
-        return json.dumps(plan)
-
-    return edit
-
-
-def cut(**change: object) -> Callable[[str], str]:
-    """Change the first edit; the groups, which repeat it for readers, are left out."""
-
-    def edit(plan: dict) -> None:
-        plan["edits"][0].update(change)
-        del plan["groups"]
-
-    return edited(edit)
-
-
-WRONG_PLANS = {
-    "no_json": (lambda _: "channels: all", "not a plan file"),
-    "no_text": (lambda text: text[: len(text) // 2], "not a plan file"),
-    "a_list": (lambda _: "[]", "not a plan file"),
-    "nothing": (lambda _: "", "not a plan file"),
-    "without_edits": (edited(lambda plan: plan.pop("edits")), "not a plan file"),
-    "unknown_edit": (cut(kind="rotation"), "kind rotation, this version knows channels"),
-    "at_odds": (edited(lambda plan: plan["groups"][0].update(removed=[0])), "edits and groups disagree"),
-    "other_format": (edited(lambda plan: plan.update(format=3)), "format 3"),
-    "other_model": (edited(lambda plan: plan["model"].update(sha256="0" * 64)), "another model"),
-    "unknown_group": (cut(group="nobody[0]"), "nobody[0]"),
-    "out_of_range": (cut(removed=[0, 8]), "[0, 8]"),
-    "negative": (cut(removed=[-1]), "[-1]"),
-    "twice": (cut(removed=[1, 1]), "[1, 1]"),
-    "whole_group": (cut(removed=list(range(8))), "which has 8"),
-    "none": (cut(removed=[]), "which has 8"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_PLANS)
-def test_a_plan_that_does_not_fit_is_refused(tmp_path, net, name):
-    change, words = WRONG_PLANS[name]
-    path = make_plan(net)
-    path.write_text(change(path.read_text()))
-    assert words in fails(tmp_path, REFUSED, "apply", net, path, "-o", tmp_path / "new.onnx", "--no-validate")
-
-
-def test_a_plan_for_another_model_is_refused(tmp_path, net):
-    assert "another model" in fails(tmp_path, REFUSED, "apply", copy_model(tmp_path), make_plan(net))
-
-
-def test_apply_does_not_overwrite_its_plan(tmp_path, net):
-    plan = make_plan(net)
-    assert "is an input" in fails(tmp_path, USAGE, "apply", net, plan, "-o", plan, "--force")
-
-
-def test_a_missing_plan_is_a_usage_error(tmp_path, net):
-    assert "none.json does not exist" in fails(tmp_path, USAGE, "apply", net, "none.json")
-
-
-LOOSE_PLANS = {
-    "fractions": cut(removed=[0.5]),
-    "nested": cut(removed=[[1]]),
-    "unknown_setting": edited(lambda plan: plan["settings"].update(colour="red")),
-    "settings_of_another_kind": edited(lambda plan: plan.update(settings=[])),
-    "exclude_of_another_kind": edited(lambda plan: plan["settings"].update(exclude=3)),
-}
-
-
-@pytest.mark.parametrize("name", LOOSE_PLANS)
-def test_a_plan_with_values_of_another_kind_is_refused(tmp_path, net, name):
-    path = make_plan(net)
-    path.write_text(LOOSE_PLANS[name](path.read_text()))
-    fails(tmp_path, REFUSED, "apply", net, path, "-o", tmp_path / "new.onnx", "--no-validate")
