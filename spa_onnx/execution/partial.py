@@ -1,4 +1,4 @@
-"""Partial execution: tensors are computed when they are asked for, and freed when no node ahead reads them."""
+"""Partial execution: tensors are computed when they are requested, and freed when no pending node reads them."""
 
 from __future__ import annotations
 
@@ -21,38 +21,44 @@ class Stage:
 
     Args:
         part: The nodes as a model.
-        outputs: The tensors that are kept of what they compute.
-        wanted: The tensors that are still read after it; all others are freed.
+        outputs: The tensors that the nodes compute and that are kept.
+        live: The tensors that are read after this stage; all others are freed.
     """
 
     part: onnx.ModelProto
     outputs: tuple[str, ...]
-    wanted: frozenset[str]
+    live: frozenset[str]
 
 
 class PartialExecution:
-    """A graph that is run on some batches step by step; constants of nodes that have not run yet can still be replaced.
+    """Runs a graph on batches in stages. Constants of nodes that have not run can be replaced between stages.
 
-    Each step runs the nodes that the requested tensor still needs, and keeps what the nodes ahead read. So memory is bounded by the
-    widest cut through the graph, and every node runs once. Nodes that compute with constants alone are an exception: they run in each
-    part that needs them, as some kernels and fusions take nothing but constants. Request tensors in topological order.
+    A stage runs the pending nodes that the requested tensor needs, and keeps the tensors that the other pending nodes
+    read. Memory is bounded by the widest cut through the graph, and every node runs once. Nodes that read only
+    constants are an exception: they run in each stage that needs them, because some kernels and fusions accept only
+    constants. Request tensors in topological order.
 
-    batches: the tensors that are held, one feed per batch.
+    Args:
+        proto: The model.
+        feeds: The inputs, one feed per batch.
+
+    Attributes:
+        batches: The tensors that are held, one feed per batch.
     """
 
     def __init__(self, proto: onnx.ModelProto, feeds: Sequence[Feed]) -> None:
         self._proto = proto
-        self._constants = {name: _named(tensor, name) for name, tensor in graph_constants(proto.graph).items()}
+        self._constants = {name: _renamed(tensor, name) for name, tensor in graph_constants(proto.graph).items()}
         self._sparse = {tensor.values.name: tensor for tensor in proto.graph.sparse_initializer}
         self._nodes = {index: node for index, node in enumerate(proto.graph.node) if constant_tensor(node) is None}
         self._producer = {name: index for index, node in self._nodes.items() for name in node.output if name}
         self._reads = {index: _reads(node) for index, node in self._nodes.items()}
-        self._fixed = self._with_constants_alone()
-        self._ahead = set(self._nodes)
+        self._constant_nodes = self._nodes_on_constants()
+        self._pending = set(self._nodes)
         self.batches: list[Feed] = [dict(feed) for feed in feeds]
 
     def replace(self, name: str, array: Array) -> None:
-        """Give the nodes that have not run yet another constant."""
+        """Replace a constant for the nodes that have not run."""
         self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
 
     def tensor(self, name: str) -> list[Array]:
@@ -64,108 +70,121 @@ class PartialExecution:
         return run_together([self], name)[0]
 
     def until(self, index: int) -> None:
-        """Run all nodes before the node with this number.
+        """Run all nodes before the one with this index.
 
         Raises:
             RefusedError: The executor cannot run them.
         """
-        before = [number for number in self._ahead - self._fixed if number < index]
+        before = [number for number in self._pending - self._constant_nodes if number < index]
         if before:
-            _advance([self], [self._step(self._needed(before))])
+            _advance([self], [self._stage(self._needed(before))])
 
     def first_reader(self, names: Collection[str]) -> int:
-        """Return the number of the first node that has to run again when these constants change; the number of nodes if none has."""
+        """Return the index of the first node that has to run again when these constants change.
+
+        Returns:
+            An index; the number of nodes if no node has to run again. Nodes that read only constants do not count.
+        """
         changed = set(names)
         for index, node in self._nodes.items():
             if changed.intersection(self._reads[index]):
-                if index not in self._fixed:
+                if index not in self._constant_nodes:
                     return index
                 changed.update(node.output)
         return len(self._proto.graph.node)
 
     @property
     def position(self) -> int:
-        """The number of the first node that has not run."""
-        return min(self._ahead - self._fixed, default=len(self._proto.graph.node))
+        """The index of the first node that has not run; the number of nodes after the last."""
+        return min(self._pending - self._constant_nodes, default=len(self._proto.graph.node))
 
-    def rest(self, given: Mapping[str, Array]) -> tuple[onnx.ModelProto, list[Feed]]:
-        """Return the nodes ahead as a model of the outputs that are missing, and its inputs beside `given`, one feed per batch.
+    def rest(self, new_inputs: Mapping[str, Array]) -> tuple[onnx.ModelProto, list[Feed]]:
+        """Return the pending nodes as a model that computes the outputs that are missing.
 
         Args:
-            given: Constants that become inputs, each with a value of their type and shape.
+            new_inputs: Constants that become inputs, each with a value of its type and shape.
+
+        Returns:
+            The model, and its inputs without `new_inputs`, one feed per batch.
         """
-        missing = [v.name for v in self._proto.graph.output if self._producer.get(v.name, -1) in self._ahead]
-        part = self._part(self._needed([self._producer[name] for name in missing]), missing, given)
+        missing = [v.name for v in self._proto.graph.output if self._producer.get(v.name, -1) in self._pending]
+        part = self._part(self._needed([self._producer[name] for name in missing]), missing, new_inputs)
         read = {value.name for value in part.graph.input}
-        return part, [{name: array for name, array in known.items() if name in read} for known in self.batches]
+        return part, [{name: array for name, array in held.items() if name in read} for held in self.batches]
 
-    def is_ahead(self, name: str) -> bool:
-        """Return whether a tensor is still to be computed."""
-        return name in self._producer and self._producer[name] in self._ahead
+    def is_pending(self, name: str) -> bool:
+        """Return whether a node that has not run computes this tensor."""
+        return name in self._producer and self._producer[name] in self._pending
 
-    def _step(self, nodes: Sequence[int], name: str = "") -> Stage:
-        """Take nodes off those ahead. The tensor of this name, if there is one, is kept as well as what is still read."""
-        self._ahead -= set(nodes) - self._fixed
-        wanted = self._wanted() | ({name} if name else set())
+    def _stage(self, nodes: Sequence[int], name: str = "") -> Stage:
+        """Return a stage of pending nodes, and count them as run. It keeps the named tensor and all live tensors."""
+        self._pending -= set(nodes) - self._constant_nodes
+        live = self._live() | ({name} if name else set())
         outputs = [
             output
             for index in nodes
             for output in self._nodes[index].output
-            if output in wanted and (output == name or index not in self._fixed)
+            if output in live and (output == name or index not in self._constant_nodes)
         ]
-        return Stage(self._part(nodes, outputs), tuple(outputs), frozenset(wanted))
+        return Stage(self._part(nodes, outputs), tuple(outputs), frozenset(live))
 
-    def step_to(self, name: str) -> Stage:
-        """Return the step that computes a tensor that is still ahead. Its nodes count as run from here on."""
-        return self._step(self._needed([self._producer[name]]), name)
+    def stage_to(self, name: str) -> Stage:
+        """Return the stage that computes a pending tensor, and count its nodes as run."""
+        return self._stage(self._needed([self._producer[name]]), name)
 
-    def take(self, batch: int, step: Stage, arrays: Sequence[Array]) -> None:
-        """Keep what a step has computed of a batch, and free what is not read any more."""
-        known = self.batches[batch]
-        known.update(zip(step.outputs, arrays, strict=True))
-        for name in [name for name in known if name not in step.wanted]:
-            del known[name]
+    def take(self, batch: int, stage: Stage, arrays: Sequence[Array]) -> None:
+        """Store the outputs of a stage for one batch, and free the tensors that are no longer read.
 
-    def _with_constants_alone(self) -> frozenset[int]:
-        """Nodes that read nothing but constants, or what such nodes compute."""
-        fixed: set[int] = set()
+        Args:
+            batch: The index of the batch.
+            stage: The stage that has run.
+            arrays: Its outputs, in the order of `stage.outputs`.
+        """
+        held = self.batches[batch]
+        held.update(zip(stage.outputs, arrays, strict=True))
+        for name in [name for name in held if name not in stage.live]:
+            del held[name]
+
+    def _nodes_on_constants(self) -> frozenset[int]:
+        """Return the nodes that read only constants or outputs of such nodes."""
+        nodes: set[int] = set()
         for index, reads in self._reads.items():
             if reads and all(
-                name in self._constants or name in self._sparse or self._producer.get(name, -1) in fixed
+                name in self._constants or name in self._sparse or self._producer.get(name, -1) in nodes
                 for name in reads
             ):
-                fixed.add(index)
-        return frozenset(fixed)
+                nodes.add(index)
+        return frozenset(nodes)
 
-    def _needed(self, wanted: Sequence[int]) -> list[int]:
-        """The nodes to run for these, they among them, in the order of the graph."""
-        found: set[int] = set()
-        waiting = list(wanted)
-        while waiting:
-            index = waiting.pop()
-            if index in self._ahead and index not in found:
-                found.add(index)
-                waiting += [self._producer[read] for read in self._reads[index] if read in self._producer]
-        return sorted(found)
+    def _needed(self, targets: Sequence[int]) -> list[int]:
+        """Return the pending nodes that these nodes depend on, including themselves, in the order of the graph."""
+        needed: set[int] = set()
+        stack = list(targets)
+        while stack:
+            index = stack.pop()
+            if index in self._pending and index not in needed:
+                needed.add(index)
+                stack += [self._producer[read] for read in self._reads[index] if read in self._producer]
+        return sorted(needed)
 
-    def _wanted(self) -> set[str]:
-        """What the nodes ahead read."""
-        return {name for index in self._ahead for name in self._reads[index]}
+    def _live(self) -> set[str]:
+        """Return the tensors that pending nodes read."""
+        return {name for index in self._pending for name in self._reads[index]}
 
     def _part(
-        self, step: Sequence[int], outputs: Sequence[str], given: Mapping[str, Array] | None = None
+        self, nodes: Sequence[int], outputs: Sequence[str], new_inputs: Mapping[str, Array] | None = None
     ) -> onnx.ModelProto:
-        """These nodes as a model: what they read and do not compute are its inputs, or constants. given: constants that shall be inputs."""
-        given = given or {}
-        inside = {output for index in step for output in self._nodes[index].output}
-        read = dict.fromkeys(name for index in step for name in self._reads[index] if name not in inside)
-        stored = [self._constants[name] for name in read if name in self._constants and name not in given]
+        """Return nodes as a model; its inputs are the held tensors that they read, and `new_inputs`."""
+        new_inputs = new_inputs or {}
+        computed = {output for index in nodes for output in self._nodes[index].output}
+        read = dict.fromkeys(name for index in nodes for name in self._reads[index] if name not in computed)
+        stored = [self._constants[name] for name in read if name in self._constants and name not in new_inputs]
         sparse = [self._sparse[name] for name in read if name in self._sparse]
-        entering = [name for name in read if name not in self._constants and name in self.batches[0]]
-        inputs = [_input(name, given[name].dtype, given[name].shape) for name in read if name in given]
-        inputs += [_input(name, self.batches[0][name].dtype, self._rank(name)) for name in entering]
+        held = [name for name in read if name not in self._constants and name in self.batches[0]]
+        inputs = [_input(name, new_inputs[name].dtype, new_inputs[name].shape) for name in read if name in new_inputs]
+        inputs += [_input(name, self.batches[0][name].dtype, self._unknown_sizes(name)) for name in held]
         graph = onnx.GraphProto(
-            name="part", node=[self._nodes[index] for index in step], initializer=stored, input=inputs
+            name="part", node=[self._nodes[index] for index in nodes], initializer=stored, input=inputs
         )
         graph.sparse_initializer.extend(sparse)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
@@ -178,54 +197,60 @@ class PartialExecution:
             graph=graph,
         )
 
-    def _rank(self, name: str) -> list[None] | None:
-        """A shape that says no more than the rank, which fusions want to know; nothing where a Squeeze has taken a batch of one away."""
-        ranks = {known[name].ndim for known in self.batches}
+    def _unknown_sizes(self, name: str) -> list[None] | None:
+        """Return a shape of unknown sizes, because fusions need the rank; None if the rank differs between batches.
+
+        It differs if a Squeeze has removed the axis of a batch of 1.
+        """
+        ranks = {held[name].ndim for held in self.batches}
         return [None] * ranks.pop() if len(ranks) == 1 else None
 
 
 def run_together(executions: Sequence[PartialExecution], name: str) -> list[list[Array]]:
-    """Return a tensor of several partial executions of the same batches, one array per batch each.
+    """Return a tensor of several partial executions of the same batches.
 
-    What they need is run as one model, so that a step opens one session for all of them.
+    The nodes that they need run as one model, so that one session serves all of them.
+
+    Returns:
+        For each execution, one array per batch.
 
     Raises:
         RefusedError: The executor cannot run the nodes that the tensor needs.
     """
-    behind = [each for each in executions if each.is_ahead(name)]
-    _advance(behind, [each.step_to(name) for each in behind])
-    return [[known[name] for known in each.batches] for each in executions]
+    pending = [execution for execution in executions if execution.is_pending(name)]
+    _advance(pending, [execution.stage_to(name) for execution in pending])
+    return [[held[name] for held in execution.batches] for execution in executions]
 
 
-def _advance(executions: Sequence[PartialExecution], steps: Sequence[Stage]) -> None:
-    """Run one step of each execution on all batches."""
-    names = [output for step in steps for output in step.outputs]
+def _advance(executions: Sequence[PartialExecution], stages: Sequence[Stage]) -> None:
+    """Run one stage of each execution on all batches."""
+    names = [output for stage in stages for output in stage.outputs]
     if not names:
         return
     what = f"the part of the model that computes {names[-1]}"
-    session = open_session(_joined([step.part for step in steps]), optimise=True, what=what)
+    session = open_session(_joined([stage.part for stage in stages]), optimise=True, what=what)
     read = set(session.inputs)
-    prefixes = _prefixes(len(steps))
+    prefixes = _prefixes(len(stages))
     for batch in range(len(executions[0].batches)):
         feed = {
             f"{prefix}{name}": array
-            for prefix, each in zip(prefixes, executions, strict=True)
-            for name, array in each.batches[batch].items()
+            for prefix, execution in zip(prefixes, executions, strict=True)
+            for name, array in execution.batches[batch].items()
             if f"{prefix}{name}" in read
         }
         arrays = session.run(feed)
-        for each, step in zip(executions, steps, strict=True):
-            each.take(batch, step, arrays[: len(step.outputs)])
-            arrays = arrays[len(step.outputs) :]
+        for execution, stage in zip(executions, stages, strict=True):
+            execution.take(batch, stage, arrays[: len(stage.outputs)])
+            arrays = arrays[len(stage.outputs) :]
 
 
 def _prefixes(count: int) -> list[str]:
-    """A prefix for the names of each model that is run together with others; none for one alone."""
+    """Return a prefix for the names of each part of a joined model; no prefix if there is only one part."""
     return [""] if count == 1 else [f"{number}/" for number in range(count)]
 
 
 def _joined(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
-    """Several models as one, whose names have prefixes."""
+    """Join models into one, with prefixed names."""
     if len(parts) == 1:
         return parts[0]
     joined = onnx.ModelProto()
@@ -234,7 +259,9 @@ def _joined(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     joined.graph.name = parts[0].graph.name
     for prefix, part in zip(_prefixes(len(parts)), parts, strict=True):
         stored = [*part.graph.initializer, *(tensor.values for tensor in part.graph.sparse_initializer)]
-        names = {tensor.name: f"{prefix}{tensor.name}" for tensor in stored}  # onnx looks into subgraphs without them
+        names = {
+            tensor.name: f"{prefix}{tensor.name}" for tensor in stored
+        }  # without it onnx does not rename them in subgraphs
         graph = compose.add_prefix_graph(part.graph, prefix, name_map=names)
         for field in ("node", "initializer", "sparse_initializer", "input", "output"):
             getattr(joined.graph, field).extend(getattr(graph, field))
@@ -246,12 +273,12 @@ def _input(name: str, dtype: np.dtype[np.generic], shape: Sequence[int | None] |
 
 
 def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
-    """Tensors that a node reads, those that its branches or bodies take from outside included."""
+    """Return the tensors that a node reads, including those that its subgraphs capture."""
     return tuple(dict.fromkeys([*filter(None, node.input), *captured_names(node)]))
 
 
-def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    """The constant under the name by which nodes read it: a Constant node's value often has none."""
+def _renamed(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    """Return a constant under the name by which nodes read it. The value of a Constant node often has no name."""
     if tensor.name == name:
         return tensor
     renamed = onnx.TensorProto()

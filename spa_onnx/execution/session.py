@@ -1,4 +1,4 @@
-"""Executors: what runs a model. onnxruntime is the usual one; `float64` is a slow reference."""
+"""Executors run models. The default is onnxruntime; `spa_onnx.execution.float64` is a slow reference."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.model.traits import Array
 
 Feed: TypeAlias = dict[str, Array]
-"""Inputs of one run: name -> array."""
+"""The inputs of one run: name -> array."""
 
 FATAL = 4
-"""The severity in onnxruntime below which nothing is logged: what goes wrong is raised."""
+"""onnxruntime's severity for logging fatal errors only. Errors are raised as exceptions anyway."""
 
 default_severity: ContextVar[int | None] = ContextVar("default_severity", default=None)
-"""The severity of onnxruntime's default logger for sessions that are opened. For programs; None leaves it to the host of a library."""
+"""The severity of onnxruntime's default logger when sessions are opened; None does not change it.
+
+The command line sets it. A library leaves the logger to the program that imports it.
+"""
 
 
 class Session(Protocol):
@@ -32,19 +35,22 @@ class Session(Protocol):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The names of its inputs."""
+        """The names of the inputs."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of its outputs."""
+        """The names of the outputs."""
 
     def run(self, feed: Feed, names: Sequence[str] | None = None, *, release: bool = False) -> list[Array]:
         """Run one feed.
 
         Args:
             feed: The inputs.
-            names: The outputs that are wanted; None for all.
-            release: Whether the memory that the run takes is given back after it.
+            names: The outputs to return; None for all.
+            release: Whether to free the memory of the run after it.
+
+        Returns:
+            One array per output, in the order of `names`.
 
         Raises:
             RefusedError: The run fails.
@@ -52,7 +58,7 @@ class Session(Protocol):
 
 
 class Executor(Protocol):
-    """Makes models ready to run."""
+    """Opens models for running."""
 
     def open(
         self, proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model"
@@ -61,9 +67,9 @@ class Executor(Protocol):
 
         Args:
             proto: The model.
-            optimise: Whether to use all fusions, or only basic ones, which round alike.
-            timed: Whether latency is going to be measured, so that threads wait actively for the next run.
-            what: What messages call the model.
+            optimise: Whether to use all fusions. Without it only basic ones are used, which round alike.
+            timed: Whether latency will be measured. Then threads spin while they wait for the next run.
+            what: The name of the model in error messages.
 
         Raises:
             RefusedError: The executor does not accept the model.
@@ -85,7 +91,7 @@ class OnnxRuntime:
     def open(
         self, proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model"
     ) -> Session:
-        """See `Executor`. A model that is open already is not opened again."""
+        """Open a model, or return its session if it is open already; see `Executor.open`."""
         content = proto.SerializeToString()
         key = (hashlib.blake2b(content, digest_size=16).digest(), optimise, self)
         shared = _OPEN.get(key)
@@ -96,6 +102,7 @@ class OnnxRuntime:
         return shared
 
     def _open(self, content: bytes, *, optimise: bool, timed: bool, what: str) -> Any:
+        """Return a new session of onnxruntime for a serialised model."""
         import onnxruntime as ort  # noqa: PLC0415 - not needed with --no-validate, and slow to import
 
         severity = default_severity.get()
@@ -115,7 +122,12 @@ class OnnxRuntime:
 
 
 class _OrtSession:
-    """A session of onnxruntime. timed: whether its threads wait actively."""
+    """A session of onnxruntime.
+
+    Args:
+        session: An `onnxruntime.InferenceSession`.
+        timed: Whether its threads spin while they wait.
+    """
 
     def __init__(self, session: Any, *, timed: bool) -> None:
         self._session, self.timed = session, timed
@@ -144,19 +156,19 @@ class _OrtSession:
 
 
 _OPEN: WeakValueDictionary[tuple[bytes, bool, OnnxRuntime], _OrtSession] = WeakValueDictionary()
-"""Sessions that somebody still uses, by the content of their model."""
+"""The sessions in use, by (hash of the model, optimise, executor)."""
 
 _EXECUTOR: ContextVar[Executor | None] = ContextVar("executor", default=None)
 
 
 def executor() -> Executor:
-    """Return the executor of the work at hand: onnxruntime on the CPU, unless `running_on` says otherwise."""
+    """Return the executor in use: that of the enclosing `running_on`, else onnxruntime on the CPU."""
     return _EXECUTOR.get() or OnnxRuntime()
 
 
 @contextmanager
 def running_on(chosen: Executor) -> Iterator[None]:
-    """Use an executor for all models that the block opens."""
+    """Use an executor for all models that are opened in a with block."""
     token = _EXECUTOR.set(chosen)
     try:
         yield
@@ -178,7 +190,8 @@ def onnxruntime_with(providers: Sequence[str], threads: int) -> OnnxRuntime:
         missing = [name for name in providers if name not in ort.get_available_providers()]
         if missing or not providers:
             raise UsageError(
-                f"--providers {','.join(providers)}: this onnxruntime has no {missing[0] if missing else 'provider of that name'}; "
+                f"--providers {','.join(providers)}: this onnxruntime has no "
+                f"{missing[0] if missing else 'provider of that name'}; "
                 f"it has {', '.join(ort.get_available_providers())}"
             )
     return OnnxRuntime(tuple(providers), threads)
@@ -187,29 +200,39 @@ def onnxruntime_with(providers: Sequence[str], threads: int) -> OnnxRuntime:
 def open_session(
     proto: onnx.ModelProto, *, optimise: bool = False, timed: bool = False, what: str = "the model"
 ) -> Session:
-    """Open a model in the executor of the work at hand; see `Executor.open`."""
+    """Open a model in the executor in use; see `Executor.open`."""
     return executor().open(proto, optimise=optimise, timed=timed, what=what)
 
 
 def feed_size(feed: Feed) -> int:
-    """Return how many samples a feed holds."""
+    """Return the number of samples of a feed: the first axis of the first input that is not a scalar."""
     return next((len(array) for array in feed.values() if array.ndim), 1)
 
 
 def latency(sessions: Sequence[Session], feed: Feed, seconds: float = 1.0) -> list[float]:
-    """Measure the median milliseconds per run of each session, run in turns so that a busy machine slows all alike."""
+    """Measure the latency of sessions. They run in turns, so that other load on the machine affects all alike.
+
+    Args:
+        sessions: The sessions.
+        feed: The inputs of each run.
+        seconds: How long to measure. At least 5 and at most 200 runs of each session are measured.
+
+    Returns:
+        The median milliseconds per run of each session.
+    """
     for session in sessions:
         session.run(feed)
     times: list[list[float]] = [[] for _ in sessions]
     start = time.perf_counter()
     while len(times[0]) < 5 or (time.perf_counter() - start < seconds and len(times[0]) < 200):
-        for session, spent in zip(sessions, times, strict=True):
+        for session, milliseconds in zip(sessions, times, strict=True):
             begin = time.perf_counter()
             session.run(feed)
-            spent.append(1000 * (time.perf_counter() - begin))
-    return [float(np.median(spent)) for spent in times]
+            milliseconds.append(1000 * (time.perf_counter() - begin))
+    return [float(np.median(milliseconds)) for milliseconds in times]
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].split(" : ", 3)[-1][:300] if text else type(error).__name__
+    """Return the first line of an error of onnxruntime, without its code, in at most 300 characters."""
+    lines = str(error).strip().splitlines()
+    return lines[0].split(" : ", 3)[-1][:300] if lines else type(error).__name__
