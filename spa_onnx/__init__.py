@@ -1,4 +1,4 @@
-"""Structural pruning on the ONNX graph itself. `spa_onnx.prune("model.onnx", ratio=0.4)` returns a Result."""
+"""Structural pruning of ONNX models. `spa_onnx.prune("model.onnx", ratio=0.4)` returns a `Result`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from spa_onnx.report.result import Report, Result
     from spa_onnx.scoring import CRITERIA
 
-os.environ.setdefault(
-    "ORT_DISABLE_TELEMETRY", "1"
-)  # onnxruntime 1.32 reports usage to its vendor unless this is set first
+# onnxruntime 1.32 reports usage to its vendor unless this is set before it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["CRITERIA", "Plan", "Report", "Result", "SpaError", "apply_plan", "prune", "read_plan"]
 
-_HOMES = {
+_MODULES = {
     "CRITERIA": "spa_onnx.scoring",
     "SpaError": "spa_onnx.errors",
     "Plan": "spa_onnx.plan.plan",
@@ -30,9 +29,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names when they are first used, so that `spa-onnx --help` starts fast."""
-    if name not in _HOMES:
+    """Import a public name when it is first used, so that `spa-onnx --help` starts fast."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'spa_onnx' has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m spa_onnx` is `spa-onnx`."""
+"""Run the command line with `python -m spa_onnx`."""
 
 from spa_onnx.cli import main
 

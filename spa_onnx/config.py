@@ -1,4 +1,7 @@
-"""How to prune: the settings of one run, and what they mean. No table of names is imported here."""
+"""The settings of one run.
+
+This module imports no tables of names: `spa_onnx.pipeline.resolved` checks names.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,19 @@ from typing import Any
 from spa_onnx.errors import RefusedError, UsageError
 
 BYTES_PER_UNIT: Mapping[str, int] = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
-"""Unit of a size as users write it -> bytes."""
+"""Unit of a size, in upper case -> bytes."""
 
 OVERRIDABLE = frozenset({"multiple", "exclude"})
-"""Settings that an override may set for some groups."""
+"""The settings that an override can set for the groups that it matches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The share of a unit of cost that is kept.
+    """The share of a cost that is kept.
 
     Args:
-        unit: A unit of `spa_onnx.selection.budgets.UNITS`.
-        share: The share that is kept, between 0 and 1.
+        unit: The unit of the cost, a name of `spa_onnx.selection.budgets.UNITS`.
+        share: The share that is kept, between 0 and 1, both excluded.
     """
 
     unit: str
@@ -32,12 +35,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How to prune; `spa_onnx.prune` documents each field.
+    """How to prune. `spa_onnx.prune` documents each field.
 
-    `scope` and `repair` are empty until `spa_onnx.pipeline.resolved` fills in what the criterion implies.
-
-    Args:
-        overrides: Regular expression for group names -> settings for the groups that it matches. Later entries win.
+    An empty `scope` or `repair` means the default of the criterion, which `spa_onnx.pipeline.resolved` fills in. If
+    several `overrides` match a group, later ones take precedence.
     """
 
     ratio: float | None = None
@@ -57,10 +58,10 @@ class Settings:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Check each value on its own.
+        """Check each value without the tables of names.
 
         Raises:
-            UsageError: A value is out of range or of the wrong kind.
+            UsageError: A value is out of range or has the wrong type.
         """
         if (self.ratio is None) == (not self.target):
             raise UsageError("give either a ratio (--ratio 0.4) or a target (--target macs=0.5)")
@@ -84,17 +85,17 @@ class Settings:
         """Return the ratio, or the targets.
 
         Raises:
-            UsageError: The target is not UNIT=SHARE, or several of these separated by commas.
+            UsageError: The target is neither UNIT=SHARE nor several of these separated by commas.
         """
         return self.ratio if self.ratio is not None else tuple(map(_target, self.target.split(",")))
 
     def unit(self) -> str:
-        """Return the unit of cost that is saved, that of the first target."""
+        """Return the unit of the cost that is saved: that of the first target, or `macs` for a ratio."""
         goal = self.goal()
         return "macs" if isinstance(goal, float | int) else goal[0].unit
 
     def patterns(self) -> tuple[re.Pattern[str], ...]:
-        """Return the compiled exclusions.
+        """Return the compiled patterns of `exclude`, and of overrides that exclude groups.
 
         Raises:
             UsageError: A pattern is not a regular expression.
@@ -103,7 +104,7 @@ class Settings:
         return tuple(_compiled(pattern, "--exclude") for pattern in (*self.exclude, *excluding))
 
     def of_group(self, name: str) -> Settings:
-        """Return the settings for one group, with the overrides that match its name."""
+        """Return the settings for one group, with the overrides that match its name applied."""
         changes: dict[str, Any] = {}
         for pattern, values in self.overrides.items():
             if re.search(pattern, name):
@@ -115,7 +116,7 @@ class Settings:
         """Return the settings that a plan stores.
 
         Raises:
-            RefusedError: They are not settings of this version.
+            RefusedError: They are not valid settings of this version.
         """
         try:
             settings = cls(**{**stored, "exclude": tuple(stored.get("exclude", ()))})
@@ -126,26 +127,30 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a plan stores them."""
-        return {each.name: getattr(self, each.name) for each in fields(self)} | {
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {
             "exclude": list(self.exclude),
             "overrides": {pattern: dict(values) for pattern, values in self.overrides.items()},
         }
 
 
 def parse_bytes(text: str | int) -> int:
-    """Read a size: `2GB`, `512 MiB` or a number of bytes.
+    """Return the number of bytes that a size means.
+
+    Args:
+        text: `2GB`, `512 MiB` or a number of bytes.
 
     Raises:
-        UsageError: The text is not a size.
+        UsageError: The text is not a size, or less than 1 byte.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", str(text).upper())
-    size = int(float(found[1]) * BYTES_PER_UNIT[found[2] or ""]) if found else 0
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", str(text).upper())
+    size = int(float(match[1]) * BYTES_PER_UNIT[match[2] or ""]) if match else 0
     if size < 1:
         raise UsageError(f"memory {text!r} is not a size like 2GB or 512MiB")
     return size
 
 
 def _target(text: str) -> Target:
+    """Parse UNIT=SHARE."""
     unit, _, share = text.strip().partition("=")
     is_number = re.fullmatch(r"[0-9.]+([eE]-?[0-9]+)?", share) and share.count(".") < 2
     number = float(share) if is_number else math.nan
@@ -159,6 +164,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _compiled(pattern: str, option: str) -> re.Pattern[str]:
+    """Compile a pattern; an error names the option."""
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -166,11 +172,13 @@ def _compiled(pattern: str, option: str) -> re.Pattern[str]:
 
 
 def _check_override(pattern: str, values: Mapping[str, Any]) -> None:
+    """Check the pattern and the settings of one override."""
     _compiled(pattern, "override")
     unknown = sorted(set(values) - OVERRIDABLE)
     if unknown:
         raise UsageError(
-            f"override {pattern!r} sets {', '.join(unknown)}; groups can have their own {', '.join(sorted(OVERRIDABLE))}"
+            f"override {pattern!r} sets {', '.join(unknown)}; "
+            f"groups can have their own {', '.join(sorted(OVERRIDABLE))}"
         )
     multiple = values.get("multiple", 1)
     if not isinstance(multiple, int) or multiple < 1:

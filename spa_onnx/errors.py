@@ -16,11 +16,11 @@ class SpaError(Exception):
 
 
 class RefusedError(SpaError):
-    """The model cannot be pruned as requested. The message gives the reason and the next step."""
+    """The model cannot be pruned as requested. The message states the reason and what to do next."""
 
 
 class UsageError(SpaError):
-    """The request is invalid: an option, a path or a regular expression."""
+    """The request is invalid, for example an option, a path or a regular expression."""
 
     exit_code: ClassVar[int] = 2
 
@@ -38,4 +38,4 @@ class GateError(SpaError):
 
 
 class RuleError(SpaError):
-    """A coupling rule contradicts the shapes in the graph. The rule has a bug, or the model is invalid."""
+    """A coupling rule contradicts the shapes in the graph: the rule has a bug, or the model is invalid."""

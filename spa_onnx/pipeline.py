@@ -51,10 +51,10 @@ CHOICES: Mapping[str, Collection[str]] = {
     "attention": ATTENTION,
     "repair": REPAIRS,
 }
-"""Setting -> the names that it can have."""
+"""Setting -> the names that it accepts."""
 
 
-def prune(  # noqa: PLR0913 - every option of the command line has its argument
+def prune(  # noqa: PLR0913 - one argument for each option of the command line
     model: str | Path | onnx.ModelProto,
     ratio: float | None = None,
     *,
@@ -87,35 +87,42 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
     Args:
         model: A path, or a model in memory. It is never changed.
         ratio: The share of the removable channels that is removed, between 0 and 1.
-        target: Instead of `ratio`, the share of a cost that is kept: `macs=0.5`, `params=0.5`, or several separated by commas. It is
-            met from below, within 1 % where whole channels and `multiple` allow it.
-        rounds: Prune and repair in this many steps, with statistics collected again; together they save what one step would save.
+        target: Instead of `ratio`, the share of a cost that is kept: `macs=0.5`, `params=0.5`, or several separated by
+            commas. The result keeps at most this, usually within 1 % (depending on whole channels and `multiple`).
+        rounds: The number of rounds of pruning and repair. Statistics are collected again in each round. All rounds
+            together save what one would.
         criterion: How channels are scored: a name of `spa_onnx.CRITERIA`.
-        scope: `local` takes the ratio from each group; `global` and `isomorphic` rank across groups and save as many
-            multiply-accumulates. The default is `global` for criteria whose scores are losses, else `local`.
+        scope: What is ranked together. `local` removes the ratio from each group; `global` and `isomorphic` rank across
+            groups and save as many multiply-accumulates. The default is `global` for criteria whose scores are losses,
+            else `local`.
         aggregate: How the scores of all indices that a channel owns are combined.
         normalise: How the scores of groups are made comparable.
-        exclude: Regular expressions; nodes and tensors whose name matches keep all their channels.
-        overrides: Regular expression for group names -> settings of their own: `multiple`, or `exclude: True`.
-        multiple: Channel counts stay multiples of it.
+        exclude: Regular expressions. Nodes and tensors whose name matches keep all their channels.
+        overrides: Regular expression for group names -> settings of these groups: `multiple`, or `exclude: True`.
+        multiple: Channel counts stay multiples of this number.
         seed: The seed of synthetic samples, of sampled positions and of random scores.
-        width: Whether to prune axes that a norm runs over as well, which is not exact.
+        width: Whether to prune axes that a norm or mean runs over as well. The result is not exact.
         attention: Whether attention loses whole `heads`, `width` inside each head, or `none`.
-        repair: Refit the kept weights (`obs`), only biases (`mean`), or `none`. The default is what the criterion takes for granted.
-        samples: How many samples are used. The default is 256; for small models up to 512 synthetic ones.
+        repair: Refit the kept weights and biases (`obs`), biases only (`mean`), or nothing (`none`). The default is the
+            repair that the scores of the criterion assume.
+        samples: The number of samples for calibration. The default is 256; for small models up to 512 synthetic ones.
         check: Whether to validate the result.
-        measure_latency: Whether to time both models.
-        data: Calibration data and, with labels, data to report accuracy on: a path or name as for `--data` (docs/data.md), a mapping of
-            arrays, an object with `get_next()`, or an iterable of feeds. Without it samples are synthetic.
-        preprocess: How images become values, as for `--preprocess`.
-        memory: The most bytes that statistics may take while they are collected: `2GB`, or a number.
-        dims: The size of each symbolic dimension, by name.
+        measure_latency: Whether to measure the latency of both models.
+        data: Calibration data, and the data to report accuracy on if it has labels: a path or name as for `--data`
+            (docs/data.md), a mapping of arrays, an object with `get_next()`, or an iterable of feeds. By default
+            samples are synthetic.
+        preprocess: How images and uint8 arrays become input values, as for `--preprocess`.
+        memory: The most memory that statistics may take while they are collected: `2GB`, or a number of bytes.
+        dims: Symbolic dimension -> size.
         providers: The execution providers of onnxruntime, the preferred one first.
         threads: The number of threads of a run; 0 for one per core.
         progress: Called with the name of each step as it begins.
 
+    Returns:
+        The pruned model, the plan and the report.
+
     Raises:
-        UsageError: An argument makes no sense.
+        UsageError: An argument is invalid.
         RefusedError: The model cannot be pruned as asked; the message says why.
         ValidationError: The result failed a check.
     """
@@ -128,7 +135,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
             scope=scope or "",
             aggregate=aggregate,
             normalise=normalise,
-            exclude=exclude if isinstance(exclude, str) else tuple(exclude),  # type: ignore[arg-type]  # check() refuses it
+            exclude=exclude if isinstance(exclude, str) else tuple(exclude),  # type: ignore[arg-type]  # check() refuses a str
             multiple=multiple,
             seed=seed,
             width=width,
@@ -153,6 +160,7 @@ def prune(  # noqa: PLR0913 - every option of the command line has its argument
 
 
 def _pruned(model: str | Path | onnx.ModelProto, settings: Settings, options: RunOptions) -> Result:
+    """Run all steps of the pipeline."""
     clock = Clock(options.progress)
     with running_on(onnxruntime_with(options.providers, options.threads)):
         clock("load")
@@ -162,51 +170,55 @@ def _pruned(model: str | Path | onnx.ModelProto, settings: Settings, options: Ru
         analysis, original = runnable(source, options.dims, settings, original)
         calibration: Calibration | None = None
         if settings.rounds > 1:
-            rounded = in_rounds(
-                analysis, settings, lambda here: collect_statistics(here, settings, original, clock), clock
+            rounds = in_rounds(
+                analysis, settings, lambda current: collect_statistics(current, settings, original, clock), clock
             )
         else:
             calibration = collect_statistics(analysis, settings, original, clock)
             clock("score")
-            rounded = Rounds(choose(analysis, settings, calibration, clock), {}, "")
-        plan = Plan.removing(rounded.selection.removed, source.sha256, settings.to_json())
+            rounds = Rounds(choose(analysis, settings, calibration, clock), {}, "")
+        plan = Plan.removing(rounds.selection.removed, source.sha256, settings.to_json())
         latency = options.measure_latency
-        job = Job(source, analysis, plan, clock, latency=latency, rounds=rounded, calibration=calibration)
+        job = Job(source, analysis, plan, clock, latency=latency, rounds=rounds, calibration=calibration)
         return _carried_out(job, original, check=options.check)
 
 
 def apply_plan(model: str | Path | onnx.ModelProto, plan: Plan, **options: Any) -> Result:
-    """Carry out a saved plan, its repair included.
+    """Carry out a saved plan, including its repair.
 
     Args:
         model: The model that the plan was made for.
         plan: The plan, as `spa_onnx.read_plan` returns it.
-        **options: How the model is run, as in `prune`: `check`, `measure_latency`, `data`, `preprocess`, `memory`, `dims`,
-            `providers`, `threads`, `progress`.
+        **options: How the model is run, as in `prune`: `check`, `measure_latency`, `data`, `preprocess`, `memory`,
+            `dims`, `providers`, `threads`, `progress`.
+
+    Returns:
+        The pruned model, the plan and the report.
 
     Raises:
         RefusedError: The plan was made for another model, or does not fit it.
         ValidationError: The result failed a check.
-        TypeError: There is no such option.
+        TypeError: An option has another name.
     """
-    run = RunOptions(**options)
-    clock = Clock(run.progress)
-    with running_on(onnxruntime_with(run.providers, run.threads)):
+    run_options = RunOptions(**options)
+    clock = Clock(run_options.progress)
+    with running_on(onnxruntime_with(run_options.providers, run_options.threads)):
         clock("load")
         source = open_source(model)
         if plan.sha256 != source.sha256:
             raise RefusedError(
-                f"the plan was made for another model (SHA-256 {plan.sha256[:12]}..., this one has {source.sha256[:12]}...)"
+                f"the plan was made for another model (SHA-256 {plan.sha256[:12]}..., "
+                f"this one has {source.sha256[:12]}...)"
             )
         settings = resolved(Settings.of(plan.settings))
         repairs = settings.repair != "none"
-        original = Original.of(source, run) if run.check or repairs else None
+        original = Original.of(source, run_options) if run_options.check or repairs else None
         clock("analyse")
-        analysis, original = runnable(source, run.dims, settings, original)
+        analysis, original = runnable(source, run_options.dims, settings, original)
         check_plan(plan, analysis)
         calibration = collect_statistics(analysis, settings, original, clock) if repairs else None
-        job = Job(source, analysis, plan, clock, latency=run.measure_latency, calibration=calibration)
-        return _carried_out(job, original, check=run.check)
+        job = Job(source, analysis, plan, clock, latency=run_options.measure_latency, calibration=calibration)
+        return _carried_out(job, original, check=run_options.check)
 
 
 def inspect(
@@ -217,7 +229,7 @@ def inspect(
     attention: str = "heads",
     dims: Mapping[str, int] | None = None,
 ) -> Analysis:
-    """Analyse a model: which channels are removed together, and which cannot be removed.
+    """Analyse a model: find the channels that are removed together, and those that cannot be removed.
 
     Args:
         model: A path, or a model in memory.
@@ -225,35 +237,39 @@ def inspect(
         width: See `prune`.
         attention: See `prune`.
         dims: See `prune`.
+
+    Raises:
+        UsageError: An argument is invalid.
     """
     settings = resolved(Settings(ratio=0.5, exclude=tuple(exclude), width=width, attention=attention))
     return read_analysis(open_source(model), dims, settings)
 
 
 def resolved(settings: Settings) -> Settings:
-    """Check the settings, and fill in what the criterion implies.
+    """Check the settings, and fill in the scope and the repair that the criterion implies.
 
-    Losses compare across groups, so their scope is global; some scores take a repair for granted.
+    The scope of a criterion whose scores are losses is global, because losses compare across groups.
 
     Raises:
-        UsageError: A value is out of range, or no table has the name.
+        UsageError: A value is out of range, or a name is unknown.
     """
-    chosen = CRITERIA.get(settings.criterion)
-    if chosen is not None:
-        scope = settings.scope or ("global" if chosen.loss else "local")
-        settings = replace(settings, scope=scope, repair=settings.repair or chosen.repair)
-    for what, names in CHOICES.items():
-        if getattr(settings, what) not in names:
-            raise UsageError(f"unknown {what} {getattr(settings, what)!r}; choose from {', '.join(names)}")
+    criterion = CRITERIA.get(settings.criterion)
+    if criterion is not None:
+        scope = settings.scope or ("global" if criterion.loss else "local")
+        settings = replace(settings, scope=scope, repair=settings.repair or criterion.repair)
+    for setting, names in CHOICES.items():
+        if getattr(settings, setting) not in names:
+            raise UsageError(f"unknown {setting} {getattr(settings, setting)!r}; choose from {', '.join(names)}")
     settings.check()
     goal = settings.goal()
-    for each in () if isinstance(goal, float | int) else goal:
-        if each.unit not in UNITS:
+    for target in () if isinstance(goal, float | int) else goal:
+        if target.unit not in UNITS:
             raise UsageError(f"target {settings.target!r} is not {' or '.join(UNITS)}=SHARE, as macs=0.5")
     return settings
 
 
 def _carried_out(job: Job, original: Original | None, *, check: bool) -> Result:
+    """Carry out a job, with the original only if the result is checked."""
     if original is None or not check:
         return job.carry_out(None, {}, None)
     return job.carry_out(original.session, original.dims, original.samples)

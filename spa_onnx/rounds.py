@@ -1,6 +1,6 @@
-"""Pruning in rounds: each round prunes and repairs the model that the rounds before have left.
+"""Pruning in rounds: each round prunes and repairs the result of the previous one.
 
-All rounds share the groups of the original and number its channels, so that their plans add up to one plan.
+All rounds use the groups and the channel numbers of the original, so that their plans can be joined to one plan.
 """
 
 from __future__ import annotations
@@ -27,29 +27,32 @@ from spa_onnx.statistics.calibration import Calibration
 def shares(final: float, rounds: int) -> list[float]:
     """Return the share of the original that is kept after each round.
 
-    Every round keeps the same share of the model that it finds.
+    Every round keeps the same share of the model that it starts with.
 
     Args:
         final: The share that is kept after the last round.
         rounds: The number of rounds.
+
+    Returns:
+        One share per round, falling; the last one is `final`.
     """
     return [final ** (number / rounds) for number in range(1, rounds + 1)]
 
 
 def kept_channels(group: Group, removed: Mapping[str, Indices]) -> Indices:
-    """Return the channels of a group that are kept, sorted."""
+    """Return the kept channels of a group, sorted."""
     return np.setdiff1d(np.arange(group.size), removed.get(group.name, ()))
 
 
 def narrowed(analysis: Analysis, removed: Mapping[str, Indices], removal: Removal, model: Model) -> Analysis:
-    """Return the groups of the original in a pruned model, with renumbered channels.
+    """Return the groups of the original in a pruned model, with channels numbered anew.
 
     Axes of tensors that the pruned model does not have under the same name are left out.
 
     Args:
         analysis: The groups of the original.
         removed: Group name -> channels of the original that are removed.
-        removal: The same as a removal.
+        removal: The same channels as a removal.
         model: The pruned model.
     """
     groups = []
@@ -59,49 +62,56 @@ def narrowed(analysis: Analysis, removed: Mapping[str, Indices], removal: Remova
         renumbered[channels] = np.arange(len(channels))
         owner: dict[Axis, Indices] = {}
         for axis, numbers in group.owner.items():
-            stays, shape = np.broadcast_to(removal.stays(axis), numbers.shape), model.shape(axis.tensor)
-            left = renumbered[numbers[stays]].reshape(*numbers.shape[:-1], -1)
-            if shape is not None and len(shape) > axis.dim and shape[axis.dim] == left.shape[-1]:
-                owner[axis] = left
+            is_kept, shape = np.broadcast_to(removal.stays(axis), numbers.shape), model.shape(axis.tensor)
+            kept = renumbered[numbers[is_kept]].reshape(*numbers.shape[:-1], -1)
+            if shape is not None and len(shape) > axis.dim and shape[axis.dim] == kept.shape[-1]:
+                owner[axis] = kept
         if owner:
             groups.append(Group(group.name, len(channels), owner, group.pinned, group.cause, group.parts))
     return Analysis.of_groups(model, groups)
 
 
-def joined(analysis: Analysis, before: Mapping[str, Indices], later: Mapping[str, Indices]) -> dict[str, Indices]:
-    """Return two removals as one.
+def joined(analysis: Analysis, earlier: Mapping[str, Indices], later: Mapping[str, Indices]) -> dict[str, Indices]:
+    """Join two removals.
 
     Args:
         analysis: The groups of the original.
-        before: Group name -> channels of the original that are removed first.
+        earlier: Group name -> channels of the original that are removed first.
         later: Group name -> channels that are removed next, as `narrowed` numbers them.
+
+    Returns:
+        Group name -> channels of the original that are removed by both, sorted.
     """
-    removed = dict(before)
+    removed = dict(earlier)
     for group in analysis.groups:
         if len(later.get(group.name, ())):
             removed[group.name] = np.setdiff1d(
-                np.arange(group.size), np.delete(kept_channels(group, before), later[group.name])
+                np.arange(group.size), np.delete(kept_channels(group, earlier), later[group.name])
             )
     return removed
 
 
 def widened(
-    model: Model, values: Mapping[str, Array], removal: Removal, before: Mapping[str, Array]
+    model: Model, values: Mapping[str, Array], removal: Removal, earlier: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """Return new values of constants of a pruned model in the shapes of the original.
+    """Return new values of a pruned model's constants in the shapes of the original.
 
-    Constants that the original does not have under that name, or that have a name per use there, keep their old values.
+    Constants that the original does not have under the same name, and those that have a name for each use there, keep
+    their values.
 
     Args:
         model: The original.
         values: Constant of the pruned model -> new value.
-        removal: What the pruned model has lost.
-        before: Constant of the original -> value that has changed already.
+        removal: The indices that were removed from the original.
+        earlier: Constant of the original -> value from earlier repairs.
+
+    Returns:
+        Constant of the original -> value, including those of `earlier`.
     """
     shared = set(model.source.values())
-    result = dict(before)
+    result = dict(earlier)
     for name, value in values.items():
-        old = before.get(name, model.constant(name))
+        old = earlier.get(name, model.constant(name))
         if old is None or name in shared:
             continue
         slices = removal.slices(name)
@@ -112,12 +122,12 @@ def widened(
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What pruning in rounds gives.
+    """The result of pruning in rounds.
 
     Args:
-        selection: The channels of the original that are removed by all rounds, and what the last round measured.
-        values: New values of constants, in the shapes of the original.
-        repair: How they were found, for people.
+        selection: The channels of the original that all rounds remove, with the measurements of the last round.
+        values: Constant of the original -> repaired value, in the original's shape.
+        repair: A description of the repair, for people.
     """
 
     selection: Selection
@@ -128,29 +138,32 @@ class Rounds:
 def in_rounds(
     analysis: Analysis,
     settings: Settings,
-    calibrated: Callable[[Analysis], Calibration | None],
+    collect: Callable[[Analysis], Calibration | None],
     clock: Callable[[str], None],
 ) -> Rounds:
-    """Prune and repair round by round.
+    """Prune and repair in rounds.
 
     Args:
         analysis: The groups of the original.
-        settings: How to prune; `rounds` says how often.
-        calibrated: Collects the statistics of a model; None if nothing needs them.
+        settings: How to prune; `rounds` is the number of rounds.
+        collect: Returns the statistics of the model of an analysis; None if nothing needs them.
         clock: Called with the name of each step as it begins.
+
+    Raises:
+        RefusedError: No channel can be removed, or all rounds together would remove none.
     """
     values: dict[str, Array] = {}
     selection, model, repair = Selection({}), analysis.model, ""
     for number in range(1, settings.rounds + 1):
         removal = Removal(analysis, selection.removed)
-        here = narrowed(analysis, selection.removed, removal, model)
-        calibration = calibrated(here)
+        current = narrowed(analysis, selection.removed, removal, model)
+        calibration = collect(current)
         clock("score")
         target = _target(analysis, settings, model, number)
         if target:
             goal = replace(settings, ratio=None, target=target)
             is_last = number == settings.rounds
-            proposed = choose(here, goal, calibration, clock, must=is_last and not selection.removed)
+            proposed = choose(current, goal, calibration, clock, must=is_last and not selection.removed)
         else:
             proposed = Selection({})
         clock("rewrite")
@@ -159,7 +172,7 @@ def in_rounds(
             clock("repair")
             repair = f"{settings.repair}: fitted on {calibration.describe()} in each of {settings.rounds} rounds"
             values = _repaired(
-                analysis, settings, calibration, (here, proposed.removed), (selection.removed, removal), values
+                analysis, settings, calibration, (current, proposed.removed), (selection.removed, removal), values
             )
         smaller = rewrite(analysis, Plan.removing(selection.removed), values)
         model = Model.of(smaller.proto, analysis.model.inference.dims)
@@ -167,19 +180,19 @@ def in_rounds(
 
 
 def _target(analysis: Analysis, settings: Settings, model: Model, number: int) -> str:
-    """Return the target of a round for the model that it finds; empty if that meets it already."""
+    """Return the target of a round relative to the model that it starts with; empty if that model meets it already."""
     goal = settings.goal()
     finals = (
         [(settings.unit(), final_share(analysis, settings))]
         if isinstance(goal, float | int)
         else [(target.unit, target.share) for target in goal]
     )
-    left = []
+    targets = []
     for unit, final in finals:
         whole = UNITS[unit].whole
         share = shares(final, settings.rounds)[number - 1] * whole(analysis.model) / whole(model)
-        left += [f"{unit}={share!r}"] if share < 1 else []
-    return ",".join(left)
+        targets += [f"{unit}={share!r}"] if share < 1 else []
+    return ",".join(targets)
 
 
 def _repaired(
@@ -190,13 +203,13 @@ def _repaired(
     all_rounds: tuple[Mapping[str, Indices], Removal],
     values: Mapping[str, Array],
 ) -> dict[str, Array]:
-    """Return new values of constants after the repair, in the shapes of the original.
+    """Return the values of constants after the repair of a round, in the shapes of the original.
 
-    this_round holds the groups that the round found and the channels that it removes; all_rounds the channels of the
-    original that all rounds so far remove, and the removal of the rounds before.
+    this_round: The groups of the model that the round starts with, and the channels that the round removes.
+    all_rounds: The channels of the original that are removed including this round, and the removal before it.
     """
-    (here, proposed), (removed, before) = this_round, all_rounds
-    cut = Removal(here, proposed)
-    refit = widened(analysis.model, repaired_constants(calibration, cut, settings), before, values)
-    smaller = rewrite(analysis, Plan.removing(removed), refit)
-    return widened(analysis.model, calibration.correction(smaller.proto, cut.kept), before, refit)
+    (current, proposed), (removed, earlier) = this_round, all_rounds
+    removal = Removal(current, proposed)
+    refitted = widened(analysis.model, repaired_constants(calibration, removal, settings), earlier, values)
+    smaller = rewrite(analysis, Plan.removing(removed), refitted)
+    return widened(analysis.model, calibration.correction(smaller.proto, removal.kept), earlier, refitted)

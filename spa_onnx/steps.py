@@ -1,4 +1,4 @@
-"""The steps of the pipeline: open, analyse and calibrate the original; rewrite, validate, repair and measure the result."""
+"""The pipeline's steps: open, analyse and calibrate the original; rewrite, validate, repair and measure the result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Progress: TypeAlias = Callable[[str], None]
 
 
 def no_progress(_: str) -> None:
-    """Show no progress."""
+    """Ignore the step."""
 
 
 CPU = ("CPUExecutionProvider",)
@@ -46,7 +46,7 @@ CPU = ("CPUExecutionProvider",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How a model is run and what is measured; `spa_onnx.prune` documents each field."""
+    """How models are run and what is measured. `spa_onnx.prune` documents each field."""
 
     check: bool = True
     measure_latency: bool = False
@@ -74,7 +74,7 @@ class Clock:
     _since: float = 0.0
 
     def __call__(self, step: str) -> None:
-        """Begin a step, and end the one before; an empty name only ends it."""
+        """Begin a step and end the previous one. An empty name only ends it."""
         now = time.perf_counter()
         if self._step:
             self.seconds[self._step] = round(self.seconds.get(self._step, 0.0) + now - self._since, 4)
@@ -84,19 +84,19 @@ class Clock:
 
 
 def needs_statistics(settings: Settings) -> bool:
-    """Return whether samples have to run through the model."""
+    """Return whether scores or repair need statistics of the model on samples."""
     return CRITERIA[settings.criterion].needs_statistics or settings.repair != "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """The original, ready to run.
+    """The original model, ready to run, and what it is run with.
 
     Args:
-        session: The original.
-        dims: Sizes of symbolic dimensions: those that the user gave, or, after `runnable`, those at which it runs.
+        session: The session of the original.
+        dims: Symbolic dimension -> size: the sizes that the user gave or, after `runnable`, sizes at which it runs.
         samples: The calibration data; None for synthetic samples.
-        memory: The most bytes that statistics may take.
+        memory: The number of bytes that statistics may take.
     """
 
     session: Session
@@ -106,17 +106,17 @@ class Original:
 
     @classmethod
     def of(cls, source: Source, options: RunOptions) -> Original:
-        """Open the original, and read the calibration data.
+        """Open the original and read the calibration data.
 
         Raises:
-            RefusedError: The original does not run, so that nothing could be checked.
+            RefusedError: The original does not run, so nothing could be checked.
             UsageError: The data or `preprocess` cannot be used.
         """
-        how = parse(options.preprocess) if options.preprocess else None
-        if how and options.data is None:
+        preprocess = parse(options.preprocess) if options.preprocess else None
+        if preprocess and options.data is None:
             raise UsageError("preprocess is for given data; name some")
         session = open_session(source.proto, optimise=True, timed=True, what="the original model")
-        samples = None if options.data is None else read_samples(options.data, source.proto, how)
+        samples = None if options.data is None else read_samples(options.data, source.proto, preprocess)
         return cls(session, options.dims or {}, samples, parse_bytes(options.memory))
 
 
@@ -124,19 +124,21 @@ def read_analysis(source: Source, dims: Mapping[str, int] | None, settings: Sett
     """Analyse a model.
 
     Raises:
-        UsageError: `dims` or `exclude` name something that the model does not have.
+        UsageError: `dims` has a name that the model does not have, or a pattern of `exclude` matches no name.
     """
     names = list(dict.fromkeys(name for name, *_ in symbolic_dims(feeds(source.proto.graph))))
     for name in dims or {}:
         if name not in names:
             raise UsageError(
-                f"no symbolic dimension of an input is called {name!r}: there is {', '.join(map(repr, names)) or 'none'}"
+                f"no symbolic dimension of an input is called {name!r}: "
+                f"there is {', '.join(map(repr, names)) or 'none'}"
             )
     model = Model.of(source.proto, dims)
     for pattern in settings.patterns():
         if not any(excluded(model, pattern)):
             raise UsageError(
-                f"--exclude {pattern.pattern!r} matches the name of no node and of no tensor; spa-onnx groups MODEL shows names"
+                f"--exclude {pattern.pattern!r} matches the name of no node and of no tensor; "
+                "spa-onnx groups MODEL shows names"
             )
     return analyse(model, settings.patterns(), inexact=settings.width, attention=settings.attention)
 
@@ -147,7 +149,7 @@ def runnable(
     """Analyse a model at sizes of symbolic dimensions at which it runs.
 
     Returns:
-        The analysis, and `original` with these sizes.
+        The analysis, and `original` with the sizes at which it runs. If `original` is None, nothing is run.
 
     Raises:
         RefusedError: The model runs at none of the usual sizes.
@@ -160,7 +162,7 @@ def runnable(
     except RefusedError:
         if analysis.prunable():
             raise
-        raise RefusedError(why_nothing_is_prunable(analysis, settings)) from None  # the better reason
+        raise RefusedError(why_nothing_is_prunable(analysis, settings)) from None  # explains more than a failed run
     if any(sizes.get(name, size) != size for name, size in analysis.model.inference.dims.items()):
         analysis = read_analysis(source, sizes, settings)
     return analysis, replace(original, dims=sizes)
@@ -169,27 +171,31 @@ def runnable(
 def collect_statistics(
     analysis: Analysis, settings: Settings, original: Original | None, clock: Callable[[str], None]
 ) -> Calibration | None:
-    """Collect the statistics of the linear layers that lose inputs; None where the settings need no statistics."""
+    """Collect statistics of the inputs of the linear layers that may lose inputs.
+
+    Returns:
+        The statistics; None if the settings need no statistics, if nothing is run, or if no group can be pruned.
+    """
     if original is None or not needs_statistics(settings) or not analysis.prunable():
         return None
     clock("collect")
-    cut = {axis for group in analysis.prunable() for axis in group.owner}
+    axes = {axis for group in analysis.prunable() for axis in group.owner}
     sampling = Sampling(settings.samples, settings.seed, original.memory)
-    return calibrate(analysis.model, original.dims, original.samples, sampling, cut)
+    return calibrate(analysis.model, original.dims, original.samples, sampling, axes)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A plan, and what is needed to carry it out.
+    """A plan, with everything that is needed to carry it out.
 
     Args:
         source: The original file.
         analysis: The groups of the original.
         plan: The plan.
-        clock: Called with the name of each step.
-        latency: Whether to time both models.
-        rounds: How the channels were selected, and what pruning in rounds has repaired already; None for a saved plan.
-        calibration: The statistics for repair; None where nothing is repaired, or rounds have done it.
+        clock: Called with the name of each step as it begins.
+        latency: Whether to measure the latency of both models.
+        rounds: How the channels were selected, and the values that the rounds have repaired; None for a saved plan.
+        calibration: The statistics for repair; None if nothing is repaired, or if the rounds have done it.
     """
 
     source: Source
@@ -204,9 +210,9 @@ class Job:
         """Rewrite, validate, repair and measure.
 
         Args:
-            original: The original, ready to run; None to check nothing.
-            dims: Sizes of symbolic dimensions at which it runs.
-            samples: Data to measure the drift on; random inputs where there are none.
+            original: The session of the original; None to run and check nothing.
+            dims: Symbolic dimension -> size at which the original runs.
+            samples: The data to measure the drift on; None for random inputs.
 
         Raises:
             ValidationError: The result fails a check.
@@ -220,8 +226,8 @@ class Job:
         repairs = self._has_repaired_values or self._refits
         if repairs:
             self.clock("repair")
-            rewritten, how, notes = self._repaired(rewritten)
-            report = replace(report, repair=how, notes=(*report.notes, *notes))
+            rewritten, description, notes = self._repaired(rewritten)
+            report = replace(report, repair=description, notes=(*report.notes, *notes))
             if original is not None:
                 validate(self.analysis.model, rewritten, dims, repaired=True, original=original)
         if original is not None:
@@ -240,19 +246,21 @@ class Job:
         return self.calibration is not None and self.plan.settings["repair"] != "none"
 
     def _repaired(self, rewritten: Rewritten) -> tuple[Rewritten, str, tuple[str, ...]]:
-        """The pruned model with repaired weights, how they were found, and notes on what was left as it is."""
+        """Return the pruned model with repaired weights, a description of the repair, and notes."""
         if self.calibration is None:
-            values, how = (self.rounds.values, self.rounds.repair) if self.rounds else ({}, "")
-            return rewrite(self.analysis, self.plan, values), how, ()
+            values, description = (self.rounds.values, self.rounds.repair) if self.rounds else ({}, "")
+            return rewrite(self.analysis, self.plan, values), description, ()
         settings = Settings.of(self.plan.settings)
-        refit = refitted(self.calibration, rewritten.removal, settings)
-        repaired = rewrite(self.analysis, self.plan, refit)
+        values = refitted(self.calibration, rewritten.removal, settings)
+        repaired = rewrite(self.analysis, self.plan, values)
         correction = self.calibration.correction(repaired.proto, rewritten.removal.kept)
-        how = f"{settings.repair}: fitted on {self.calibration.describe()}"
+        description = f"{settings.repair}: fitted on {self.calibration.describe()}"
         notes: tuple[str, ...] = ()
         if settings.repair == "obs":
-            notes = tuple(not_refitted_weights(self.calibration, rewritten.removal, refit))
-        return (rewrite(self.analysis, self.plan, refit | correction) if correction else repaired), how, notes
+            notes = tuple(not_refitted_weights(self.calibration, rewritten.removal, values))
+        if correction:
+            repaired = rewrite(self.analysis, self.plan, values | correction)
+        return repaired, description, notes
 
     def _measured(
         self,
@@ -262,19 +270,19 @@ class Job:
         dims: Mapping[str, int],
         samples: Samples | None,
     ) -> Report:
-        """The report with the drift on the given data, or on random inputs, and the latency."""
+        """Return the report with the drift on the samples, or on random inputs, and the latency."""
         pruned = open_session(rewritten.proto, optimise=True, timed=True, what="the pruned model")
         feed = random_feed(self.analysis.model, dims, seed=0)
-        given, labels = (samples.feeds(), samples.labels) if samples else (iter([feed]), None)
-        measured = drift(original, pruned, given, labels)
-        report = replace(report, drift=measured, bytes=(self.source.bytes, rewritten.proto.ByteSize()))
+        batches, labels = (samples.feeds(), samples.labels) if samples else (iter([feed]), None)
+        change = drift(original, pruned, batches, labels)
+        report = replace(report, drift=change, bytes=(self.source.bytes, rewritten.proto.ByteSize()))
         if self.latency:
             before, after = latency([original, pruned], feed)
             report = replace(report, latency=(before, after))
         return report
 
     def _report(self, rewritten: Rewritten) -> Report:
-        """What is known without running anything."""
+        """Return the report without the entries that need a run."""
         model, removed = self.analysis.model, self.plan.removed
         return Report(
             params=(parameters(model.proto), parameters(rewritten.proto)),
@@ -292,7 +300,7 @@ class Job:
         )
 
     def _notes(self, rewritten: Rewritten) -> Iterator[str]:
-        """Targets that were not met to CLOSE, and operators whose multiplications are not counted."""
+        """Yield notes on operators whose MACs are not counted, and on targets that were missed by more than CLOSE."""
         model = self.analysis.model
         for operator in uncounted_operators(model):
             yield f"the multiply-accumulates of operator {operator} are not counted: nothing is registered about it"
@@ -305,5 +313,6 @@ class Job:
         for target, share in zip(goal, kept, strict=True):
             if share > target.share or not is_close:
                 yield (
-                    f"target {target.unit}={target.share:g}: {share:.4f} is the nearest that whole channels and multiples allow"
+                    f"target {target.unit}={target.share:g}: {share:.4f} is the nearest that whole channels "
+                    "and multiples allow"
                 )
