@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. Each command has its file and is imported when it is used."""
+"""The command line. Each command has its own module, which is imported when the command is used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
@@ -18,23 +18,27 @@ import click
 from spa_onnx.errors import SpaError
 
 COMMANDS = ("prune", "groups", "explain", "apply", "compare")
-STOPPED = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+STOPPED: Mapping[signal.Signals, tuple[int, str]] = {
+    signal.SIGINT: (130, "interrupted"),
+    signal.SIGTERM: (143, "terminated"),
+}
+"""Signal -> (exit code, word for the message)."""
 
 
 class StoppedError(KeyboardInterrupt):
-    """SIGINT or SIGTERM as an exception, so that temporary files are removed on the way out."""
+    """SIGINT or SIGTERM as an exception, so that temporary files are removed."""
 
 
 class Main(click.Group):
     """Finds commands by name, and turns every error that a user can cause into one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of use, not of the alphabet."""
+        """Return the names of the commands in the order of use."""
         del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the file of one command."""
+        """Import the module of a command."""
         del ctx
         if cmd_name not in COMMANDS:
             return None
@@ -42,21 +46,24 @@ class Main(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Nothing to parse is wrong usage, which click answers with the help on stdout before 8.2, and on stderr since."""
+        """Parse the arguments. Without arguments, print the help on stderr and exit with the code for wrong usage.
+
+        click does the same since 8.2; before, it printed the help on stdout.
+        """
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(click.UsageError.exit_code)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what a user or the system can cause ends here."""
+        """Run the command. Errors that the user or the system can cause end the process with one line."""
         with _stoppable() as caught:
             try:
                 return super().invoke(ctx)
             except BaseException as error:
-                if caught:  # whatever became of it: a C extension that is being imported makes an ImportError of it
-                    status, what = STOPPED[caught[0]]
-                    _fail(f"{what}; no file was left incomplete", status)
+                if caught:  # any error type: importing a C extension can turn the exception into an ImportError
+                    status, word = STOPPED[caught[0]]
+                    _fail(f"{word}; no file was left incomplete", status)
                 if isinstance(error, SpaError):
                     _fail(str(error), error.exit_code)
                 if isinstance(error, OSError):
@@ -67,8 +74,8 @@ class Main(click.Group):
                 raise
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run and exit."""
-        _print_any_name()
+        """Run the command line and exit."""
+        _escape_unencodable()
         kwargs["standalone_mode"] = False
         try:
             status = super().main(*args, **kwargs)
@@ -81,7 +88,7 @@ class Main(click.Group):
 
 @contextmanager
 def _stoppable() -> Iterator[list[signal.Signals]]:
-    """The signals that arrived: the first raises StoppedError. One that the caller has told us to ignore is left alone."""
+    """Yield a list of the signals that have arrived. The first raises StoppedError; ignored signals stay ignored."""
     caught: list[signal.Signals] = []
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -106,19 +113,20 @@ def _stoppable() -> Iterator[list[signal.Signals]]:
 
 
 def _ignore_signals() -> None:
-    """When Python is shutting down all is done, and an interrupt could only print a traceback."""
+    """Ignore signals while Python shuts down: an interrupt could only print a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _print_any_name() -> None:
-    """Names in models and paths may hold what the terminal's encoding lacks; that must not stop the work."""
+def _escape_unencodable() -> None:
+    """Escape characters of names and paths that the encoding of the terminal does not have."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str, status: int) -> NoReturn:
+    """Print an error in one line and exit."""
     click.echo("Error: " + " ".join(message.split()), err=True)
     sys.exit(status)
 
@@ -128,5 +136,6 @@ def _fail(message: str, status: int) -> NoReturn:
 def main() -> None:
     """Remove whole channels from ONNX models: smaller, ordinary ONNX files, checked in onnxruntime.
 
-    Exit codes: 0 done; 1 refused, with the reason; 2 wrong usage; 3 validation failed, nothing written; 4 a gate failed.
+    Exit codes: 0 done; 1 refused, with the reason; 2 wrong usage; 3 validation failed, nothing written; 4 a gate
+    failed.
     """

@@ -1,4 +1,4 @@
-"""`spa-onnx apply`."""
+"""The command `spa-onnx apply`."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from spa_onnx.cli import options
 @options.validate_option
 @options.force_option
 def command(
-    model: Path, plan: Path, output: Path | None, *, as_json: bool, no_validate: bool, force: bool, **given: Any
+    model: Path, plan: Path, output: Path | None, *, as_json: bool, no_validate: bool, force: bool, **run_options: Any
 ) -> None:
     """Carry out a saved PLAN on the MODEL that it was made for."""
     from spa_onnx.cli.write import Outputs, write_result  # noqa: PLC0415
     from spa_onnx.model import files  # noqa: PLC0415
-    from spa_onnx.pipeline import STEPS, apply_plan  # noqa: PLC0415 - slow to import, and not for --help
+    from spa_onnx.pipeline import STEPS, apply_plan  # noqa: PLC0415 - slow to import, and not needed for --help
     from spa_onnx.plan.plan import read_plan  # noqa: PLC0415
     from spa_onnx.report.progress import progress  # noqa: PLC0415
 
     target = options.one_output(model, None, output)
-    files.check_targets((model, plan, *options.existing(given["data"])), (target,), force=force)
-    check, dims = not no_validate, dict(given.pop("dims"))
+    files.check_targets((model, plan, *options.existing(run_options["data"])), (target,), force=force)
+    check, dims = not no_validate, dict(run_options.pop("dims"))
     with progress(STEPS) as show:
         result = apply_plan(
-            model, read_plan(plan), check=check, measure_latency=check, dims=dims, progress=show, **given
+            model, read_plan(plan), check=check, measure_latency=check, dims=dims, progress=show, **run_options
         )
-    write_result(result, model, Outputs(target, force=force, as_json=as_json), given["data"])
+    write_result(result, model, Outputs(target, force=force, as_json=as_json), run_options["data"])

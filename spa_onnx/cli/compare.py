@@ -1,4 +1,4 @@
-"""`spa-onnx compare`."""
+"""The command `spa-onnx compare`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import click
 from spa_onnx.cli import options
 
 
-@click.command("compare")
+@click.command(
+    "compare",
+    help="Compare PRUNED with its ORIGINAL: size, speed, output error and, with labels, accuracy. "
+    "Gates make it a CI step.",
+)
 @click.argument("original", type=click.Path(path_type=Path))
 @click.argument("pruned", type=click.Path(path_type=Path))
 @options.data_option
@@ -29,10 +33,11 @@ from spa_onnx.cli import options
 @options.threads_option
 @options.json_option
 def command(
-    original: Path, pruned: Path, *, as_json: bool, providers: tuple[str, ...], threads: int, **given: Any
+    original: Path, pruned: Path, *, as_json: bool, providers: tuple[str, ...], threads: int, **option_values: Any
 ) -> None:
-    """Compare PRUNED with its ORIGINAL: size, speed, output error and, with labels, accuracy. Gates make it a CI step."""
-    from spa_onnx.execution.session import onnxruntime_with, running_on  # noqa: PLC0415 - slow to import, and not for --help
+    """Compare a pruned model with its original."""
+    # slow to import, and not needed for --help
+    from spa_onnx.execution.session import onnxruntime_with, running_on  # noqa: PLC0415
     from spa_onnx.report.console import show_comparison, show_json  # noqa: PLC0415
     from spa_onnx.report.progress import progress  # noqa: PLC0415
     from spa_onnx.report.record import comparison_record  # noqa: PLC0415
@@ -40,10 +45,10 @@ def command(
 
     with progress(("compare",)) as show, running_on(onnxruntime_with(providers, threads)):
         show("compare")
-        data, dims = given.pop("data"), dict(given.pop("dims"))
-        comparison = compare(original, pruned, data=data, preprocess=given.pop("preprocess"), dims=dims)
+        data, preprocess, dims = (option_values.pop(name) for name in ("data", "preprocess", "dims"))
+        comparison = compare(original, pruned, data=data, preprocess=preprocess, dims=dict(dims))
     if as_json:
         show_json(comparison_record(comparison))
     else:
         show_comparison(comparison, original, pruned, data)
-    check_gates(comparison, given)
+    check_gates(comparison, option_values)

@@ -1,4 +1,4 @@
-"""`spa-onnx groups`."""
+"""The command `spa-onnx groups`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from spa_onnx.cli import options
 @options.attention_option
 @options.dim_option
 @options.json_option
-def command(model: Path, *, as_json: bool, dims: tuple[tuple[str, int], ...], **given: Any) -> None:
+def command(model: Path, *, as_json: bool, dims: tuple[tuple[str, int], ...], **analysis_options: Any) -> None:
     """List the groups of channels of MODEL: those that can lose channels, and those that cannot, with the reason."""
-    from spa_onnx.pipeline import inspect  # noqa: PLC0415 - slow to import, and not for --help
+    from spa_onnx.pipeline import inspect  # noqa: PLC0415 - slow to import, and not needed for --help
     from spa_onnx.report.console import show_groups, show_json  # noqa: PLC0415
     from spa_onnx.report.record import groups_record  # noqa: PLC0415
 
-    analysis = inspect(model, dims=dict(dims), **given)
+    analysis = inspect(model, dims=dict(dims), **analysis_options)
     if as_json:
         show_json(groups_record(analysis))
     else:

@@ -1,4 +1,4 @@
-"""Options that several commands share. Tables of names are imported when an option is used or its help is shown."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any, TypeVar
 import click
 
 WIDEST = 60
-"""The longest list of names that fits beside its option; longer ones stand in its help."""
+"""Lists of names of at least this many characters are not shown beside the option; its help has to show them."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Name(click.ParamType):  # type: ignore[type-arg]
-    """A name from a table, `module:TABLE`, imported when the option is used or its help is shown."""
+    """A name from a table. The table is imported when the option is used or its help is shown.
+
+    Args:
+        table: The table as `module:TABLE`.
+    """
 
     name = "name"
 
@@ -24,11 +28,11 @@ class Name(click.ParamType):  # type: ignore[type-arg]
         self._module, self._table = table.split(":")
 
     def names(self) -> list[str]:
-        """What can be chosen."""
+        """Return the names of the table."""
         return list(getattr(import_module(self._module), self._table))
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """The names, for the help."""
+        """Return the names as `[a|b]` if they are short enough, else `NAME`."""
         del param, ctx
         listed = "[" + "|".join(self.names()) + "]"
         return listed if len(listed) < WIDEST else "NAME"
@@ -41,14 +45,18 @@ class Name(click.ParamType):  # type: ignore[type-arg]
 
 
 class NameOption(click.Option):
-    """An option with a name from a table. `{names}` in its help stands for the names, other fields for what `facts` returns."""
+    """An option whose value is a name from a table.
+
+    Args:
+        facts: Returns the values of the fields in the help text, by name. The field `{names}` is always filled in.
+    """
 
     def __init__(self, *args: Any, facts: Callable[[], Mapping[str, str]] = dict, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._facts = facts
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Fill in the help text."""
+        """Return the help with its fields filled in."""
         record = super().get_help_record(ctx)
         if record is None or not isinstance(self.type, Name):
             return record
@@ -56,8 +64,8 @@ class NameOption(click.Option):
 
 
 def criterion_facts() -> dict[str, str]:
-    """Return what help texts say about the criteria."""
-    from spa_onnx.scoring import CRITERIA  # noqa: PLC0415 - for help alone
+    """Return the fields of help texts that are about criteria: `losses` and `repairs`."""
+    from spa_onnx.scoring import CRITERIA  # noqa: PLC0415 - only needed for the help
 
     repairs = [f"{entry.repair} for {name}" for name, entry in CRITERIA.items() if entry.repair != "none"]
     return {
@@ -67,12 +75,12 @@ def criterion_facts() -> dict[str, str]:
 
 
 class Dimension(click.ParamType):  # type: ignore[type-arg]
-    """NAME=SIZE."""
+    """A symbolic dimension and its size, as NAME=SIZE."""
 
     name = "NAME=SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        """Split at the last equals sign."""
+        """Return (name, size), split at the last equals sign."""
         if isinstance(value, tuple):
             return value
         name, _, size = str(value).rpartition("=")
@@ -120,8 +128,9 @@ attention_option = click.option(
 data_option = click.option(
     "--data",
     metavar="SOURCE",
-    help="Calibration data: .npz or .npy (arrays named like the inputs, or x; labels y; FILE.npz:NAME picks one), a folder or "
-    "zip of images, a folder with test_data_set_*/input_*.pb, or module:factory. Default: synthetic samples.",
+    help="Calibration data: .npz or .npy (arrays named like the inputs, or x; labels y; FILE.npz:NAME picks one), "
+    "a folder or zip of images, a folder with test_data_set_*/input_*.pb, or module:factory. "
+    "Default: synthetic samples.",
 )
 preprocess_option = click.option(
     "--preprocess",
@@ -136,7 +145,8 @@ memory_option = click.option(
     default="2.5GB",
     show_default=True,
     metavar="SIZE",
-    help="The most memory that statistics may take while they are collected. With less, samples run through the model more often.",
+    help="The most memory that statistics may take while they are collected. "
+    "With less, samples run through the model more often.",
 )
 
 
@@ -159,7 +169,7 @@ threads_option = click.option(
 
 
 def existing(source: str | None) -> tuple[Path, ...]:
-    """Return the path of a source of samples if it is a file, so that outputs do not replace it."""
+    """Return the path of a source of samples if it is a file, so that no output replaces it."""
     return (Path(source),) if source is not None and Path(source).is_file() else ()
 
 
@@ -169,7 +179,16 @@ def default_output(model: Path) -> Path:
 
 
 def one_output(model: Path, positional: Path | None, option: Path | None) -> Path:
-    """Return the output, which may be given as an argument or as an option, but once."""
+    """Return the path of the output.
+
+    Args:
+        model: The file of the model, for the default.
+        positional: The output as an argument.
+        option: The output as an option.
+
+    Raises:
+        click.UsageError: The argument and the option differ.
+    """
     if positional is not None and option is not None and positional != option:
         raise click.UsageError(f"two outputs, {positional} and {option}; give one")
     return positional or option or default_output(model)

@@ -1,4 +1,4 @@
-"""`spa-onnx prune`."""
+"""The command `spa-onnx prune`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from spa_onnx.cli import options
     "--target",
     default="",
     metavar="UNIT=SHARE",
-    help="Instead of --ratio, the share of a cost to keep: macs=0.5, params=0.5, or both separated by a comma. The result keeps "
-    "at most this, usually within 1 %.",
+    help="Instead of --ratio, the share of a cost to keep: macs=0.5, params=0.5, or both separated by a comma. "
+    "The result keeps at most this, usually within 1 %.",
 )
 @click.option(
     "--rounds",
@@ -34,7 +34,8 @@ from spa_onnx.cli import options
     default=1,
     show_default=True,
     metavar="N",
-    help="Prune and repair in N rounds. Statistics are collected again in each; all rounds together save what one would.",
+    help="Prune and repair in N rounds. Statistics are collected again in each; "
+    "all rounds together save what one would.",
 )
 @click.option(
     "--criterion",
@@ -49,8 +50,8 @@ from spa_onnx.cli import options
     cls=options.NameOption,
     type=options.Name("spa_onnx.selection.select:SCOPES"),
     facts=options.criterion_facts,
-    help="What is ranked together: each group, all channels, or groups of the same shape. All scopes save as many MACs as local. "
-    "Default: global for {losses}, else local.",
+    help="What is ranked together: each group, all channels, or groups of the same shape. "
+    "All scopes save as many MACs as local. Default: global for {losses}, else local.",
 )
 @click.option(
     "--aggregate",
@@ -110,23 +111,23 @@ from spa_onnx.cli import options
 @options.threads_option
 @options.validate_option
 @options.force_option
-def command(model: Path, output: Path | None, output_option: Path | None, **given: Any) -> None:
+def command(model: Path, output: Path | None, output_option: Path | None, **option_values: Any) -> None:
     """Remove the least important channels of MODEL and write OUTPUT, a smaller model that was checked in onnxruntime.
 
     Give --ratio or --target. MODEL itself is never changed. Nothing is written unless every check passes.
     """
     from spa_onnx.cli.write import Outputs, check_report, write_result  # noqa: PLC0415
     from spa_onnx.model import files  # noqa: PLC0415
-    from spa_onnx.pipeline import STEPS, prune  # noqa: PLC0415 - slow to import, and not for --help
+    from spa_onnx.pipeline import STEPS, prune  # noqa: PLC0415 - slow to import, and not needed for --help
     from spa_onnx.report.progress import progress  # noqa: PLC0415
 
     target = options.one_output(model, output, output_option)
-    plan, report, force, as_json = (given.pop(name) for name in ("plan", "report", "force", "as_json"))
-    files.check_targets((model, *options.existing(given["data"])), (target, plan, report), force=force)
+    plan, report, force, as_json = (option_values.pop(name) for name in ("plan", "report", "force", "as_json"))
+    files.check_targets((model, *options.existing(option_values["data"])), (target, plan, report), force=force)
     check_report(report)
-    if given.pop("no_repair"):
-        given["repair"] = "none"
-    check, dims = not given.pop("no_validate"), dict(given.pop("dims"))
+    if option_values.pop("no_repair"):
+        option_values["repair"] = "none"
+    check, dims = not option_values.pop("no_validate"), dict(option_values.pop("dims"))
     with progress(STEPS) as show:
-        result = prune(model, dims=dims, check=check, measure_latency=check, progress=show, **given)
-    write_result(result, model, Outputs(target, plan, report, force=force, as_json=as_json), given["data"])
+        result = prune(model, dims=dims, check=check, measure_latency=check, progress=show, **option_values)
+    write_result(result, model, Outputs(target, plan, report, force=force, as_json=as_json), option_values["data"])

@@ -1,4 +1,4 @@
-"""What `prune` and `apply` do with a result: write the files, then print it."""
+"""Write and print the result of `prune` and `apply`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from spa_onnx.report.result import Result
 
 
 def check_report(report: Path | None) -> None:
-    """Check before any work is done that an HTML report can be made.
+    """Check that an HTML report can be written, before any work is done.
+
+    Args:
+        report: Where the report goes; None for no report.
 
     Raises:
-        UsageError: It cannot, because an extra is not installed.
+        UsageError: The extra `report` is not installed.
     """
     if report is not None:
         from spa_onnx.report.html import check_available  # noqa: PLC0415 - needs the extra `report`
@@ -30,10 +33,10 @@ class Outputs:
 
     Args:
         target: Where the pruned model goes.
-        plan: Where the plan goes; None for none.
-        report: Where the HTML report goes; None for none.
-        force: Whether files that exist are replaced.
-        as_json: Whether JSON is printed instead of a table.
+        plan: Where the plan goes; None for no plan.
+        report: Where the HTML report goes; None for no report.
+        force: Whether to replace files that exist.
+        as_json: Whether to print JSON instead of a table.
     """
 
     target: Path
@@ -50,7 +53,7 @@ def write_result(result: Result, model: Path, outputs: Outputs, data: str | None
         result: The result.
         model: The file of the original.
         outputs: What is written and printed.
-        data: The data that the drift was measured on; None for random inputs.
+        data: The name of the data that the drift was measured on; None for random inputs.
 
     Raises:
         UsageError: An output exists already.

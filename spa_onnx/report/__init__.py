@@ -1,1 +1,1 @@
-"""Reports: tables on the console, plain data, one HTML page."""
+"""Reports as tables on the console, as plain data and as an HTML page."""

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else."""
+"""The report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from spa_onnx.report.result import Result
 
 
 def render(result: Result, model: Path, target: Path) -> str:
-    """The page. Raises UsageError where jinja2 is not installed."""
+    """Return the report as HTML.
+
+    Args:
+        result: The result.
+        model: The file of the original.
+        target: The file of the pruned model.
+
+    Raises:
+        UsageError: jinja2 is not installed.
+    """
     environment = _environment()
     record = result_record(result, target)
     return str(
@@ -22,13 +31,18 @@ def render(result: Result, model: Path, target: Path) -> str:
 
 
 def check_available() -> None:
-    """Raises UsageError where the page could not be rendered, before any work is done."""
+    """Check that `render` can work.
+
+    Raises:
+        UsageError: jinja2 is not installed.
+    """
     _environment()
 
 
 def _environment() -> Any:
+    """Return the environment of jinja2 with our templates."""
     try:
-        import jinja2  # noqa: PLC0415 - an extra
+        import jinja2  # noqa: PLC0415 - needs the extra `report`
     except ImportError as error:
         raise UsageError("--report needs jinja2; install it with: pip install 'spa-onnx[report]'") from error
     return jinja2.Environment(

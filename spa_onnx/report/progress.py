@@ -13,7 +13,7 @@ from spa_onnx.execution.session import FATAL, default_severity
 
 @contextmanager
 def progress(steps: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
-    """Show a progress bar over named steps, on stderr where that is a terminal. Warnings of onnxruntime are not shown.
+    """Show a progress bar on stderr if it is a terminal, and silence the warnings of onnxruntime.
 
     Args:
         steps: The names of the steps, in order.
@@ -24,7 +24,7 @@ def progress(steps: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
     default_severity.set(FATAL)
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda step: None  # noqa: ARG005 - where a bar is only disabled, rich before 14.3 prints an empty line
+        yield lambda step: None  # noqa: ARG005 - for a disabled bar, rich before 14.3 prints an empty line
         return
     columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:

@@ -14,7 +14,12 @@ from spa_onnx.validation.compare import Comparison
 
 
 def result_record(result: Result, target: Path) -> dict[str, Any]:
-    """What `prune --json` prints: pairs are [before, after]."""
+    """Return the output of `prune --json` and `apply --json`. Pairs are [before, after].
+
+    Args:
+        result: The result.
+        target: The file of the pruned model.
+    """
     report = result.report
     return {
         "output": str(target),
@@ -36,7 +41,7 @@ def result_record(result: Result, target: Path) -> dict[str, Any]:
 
 
 def _selection_record(selection: Selection) -> dict[str, Any]:
-    """How the channels were selected: why no more are removed, what was spent, and what each group was ranked by."""
+    """Return how the channels were selected: why no more are removed, what was spent, and the weights of groups."""
     return {
         "stopped": selection.stopped,
         "limits": [asdict(spent) for spent in selection.spent],
@@ -48,7 +53,7 @@ def _selection_record(selection: Selection) -> dict[str, Any]:
 
 
 def groups_record(analysis: Analysis) -> list[dict[str, Any]]:
-    """What `groups --json` prints: groups that hold weights, those that can lose channels first, those that hold only positions last."""
+    """Return the output of `groups --json`: prunable groups, pinned groups, then axes of weights with positions."""
     prunable = {group.name for group in analysis.prunable()}
     return [
         {
@@ -64,7 +69,7 @@ def groups_record(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def explanation_record(analysis: Analysis, explanation: Explanation) -> dict[str, Any]:
-    """What `explain --json` prints for each group on the axis."""
+    """Return the output of `explain --json` for one group on the axis."""
     return {
         "axis": str(explanation.axis),
         "group": explanation.group.name,
@@ -76,7 +81,7 @@ def explanation_record(analysis: Analysis, explanation: Explanation) -> dict[str
 
 
 def comparison_record(comparison: Comparison) -> dict[str, Any]:
-    """What `compare --json` prints: pairs are [original, pruned]."""
+    """Return the output of `compare --json`; pairs are [original, pruned]."""
     return {
         "params": list(comparison.params),
         "macs": list(comparison.macs),

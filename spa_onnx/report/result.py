@@ -16,22 +16,23 @@ from spa_onnx.validation.validate import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What pruning did. Pairs are (before, after).
+    """What pruning changed. Pairs are (before, after).
 
     Args:
-        params: The number of weights.
+        params: The number of parameters.
         macs: Multiply-accumulates at batch 1.
-        bytes: The size of the file.
-        latency: Median milliseconds in onnxruntime; None where it was not measured.
-        groups: (name, channels, removed channels) of each group that lost some.
-        pinned: (name, channels, why, cause) of each group with weights that cannot lose channels.
-        inexact: Nodes that compute a statistic over an axis that lost channels.
-        validation: The result of the checks; None where they were switched off.
-        drift: How far the outputs moved; None where nothing was run.
-        seconds: CouplingStep -> seconds.
-        repair: What was done to the kept weights; empty for nothing.
-        notes: What did not go as asked, one sentence each.
-        selection: How the channels were selected; None for a plan that was read.
+        bytes: The size of the file, in bytes.
+        latency: Median milliseconds per run in onnxruntime; None if it was not measured.
+        groups: (name, number of channels, number of removed channels) of each group that lost channels.
+        pinned: (name, number of channels, why, cause) of each group that has weights and cannot lose channels. The
+            cause is the reason without its place in the model.
+        inexact: The nodes that compute a norm or mean over an axis that lost channels.
+        validation: The result of the checks; None if they were switched off.
+        drift: How far the outputs differ from those of the original; None if nothing was run.
+        seconds: Step of the pipeline -> seconds.
+        repair: A description of the repair of the kept weights; empty if there was none.
+        notes: Deviations from the request, one sentence each.
+        selection: How the channels were selected; None for a saved plan.
     """
 
     params: tuple[int, int]
@@ -49,18 +50,18 @@ class Report:
     selection: Selection | None = None
 
     def reasons(self) -> list[tuple[str, int]]:
-        """Return the reasons for pins with the number of groups that they hold, the most frequent first."""
+        """Return the causes of pins, each with its number of groups, the most frequent first."""
         return Counter(cause for *_, cause in self.pinned).most_common()
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What `spa_onnx.prune` returns.
+    """The result of `spa_onnx.prune` and `spa_onnx.apply_plan`.
 
     Args:
         model: The pruned model.
         plan: The content of the plan file.
-        report: What changed.
+        report: What pruning changed.
     """
 
     model: onnx.ModelProto
