@@ -88,7 +88,7 @@ def prune(  # noqa: PLR0913 - one argument for each option of the command line
         model: A path, or a model in memory. It is never changed.
         ratio: The share of the removable channels that is removed, between 0 and 1.
         target: Instead of `ratio`, the share of a cost that is kept: `macs=0.5`, `params=0.5`, or several separated by
-            commas. The result keeps at most this, usually within 1 % (depending on whole channels and `multiple`).
+            commas. The result keeps at most this; within 1 % if whole channels and `multiple` allow it.
         rounds: The number of rounds of pruning and repair. Statistics are collected again in each round. All rounds
             together save what one would.
         criterion: How channels are scored: a name of `spa_onnx.CRITERIA`.
@@ -123,7 +123,7 @@ def prune(  # noqa: PLR0913 - one argument for each option of the command line
 
     Raises:
         UsageError: An argument is invalid.
-        RefusedError: The model cannot be pruned as asked; the message says why.
+        RefusedError: The model cannot be pruned as requested; the message gives the reason.
         ValidationError: The result failed a check.
     """
     settings = resolved(

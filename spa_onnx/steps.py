@@ -162,7 +162,7 @@ def runnable(
     except RefusedError:
         if analysis.prunable():
             raise
-        raise RefusedError(why_nothing_is_prunable(analysis, settings)) from None  # explains more than a failed run
+        raise RefusedError(why_nothing_is_prunable(analysis, settings)) from None  # this reason explains more
     if any(sizes.get(name, size) != size for name, size in analysis.model.inference.dims.items()):
         analysis = read_analysis(source, sizes, settings)
     return analysis, replace(original, dims=sizes)

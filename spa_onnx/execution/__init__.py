@@ -1,1 +1,1 @@
-"""Everything that runs a model."""
+"""Running models: sessions in onnxruntime, a float64 reference, and partial execution."""

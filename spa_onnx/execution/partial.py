@@ -269,6 +269,7 @@ def _joined(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
 
 
 def _input(name: str, dtype: np.dtype[np.generic], shape: Sequence[int | None] | None) -> onnx.ValueInfoProto:
+    """Return the declaration of an input."""
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shape)
 
 

@@ -210,7 +210,7 @@ def feed_size(feed: Feed) -> int:
 
 
 def latency(sessions: Sequence[Session], feed: Feed, seconds: float = 1.0) -> list[float]:
-    """Measure the latency of sessions. They run in turns, so that other load on the machine affects all alike.
+    """Measure the latency of sessions. They run in turns, so other load on the machine affects all of them equally.
 
     Args:
         sessions: The sessions.
