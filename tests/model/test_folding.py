@@ -278,3 +278,24 @@ def test_fold_takes_given_literals_and_shapes_only():
     ).nodes
     assert fold([node], {"x": (4, 5)}, {})["out"].array.tolist() == [4, 5]
     assert fold([node], {"x": (4, -1)}, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("move", "order"),
+    [
+        ("Slice(s, one, three)", [1, 2]),
+        ("Gather(s, three)", [3]),
+        ("Concat<axis=0>(s, s)", [0, 1, 2, 3, 0, 1, 2, 3]),
+        ("Tile(s, two)", [0, 1, 2, 3, 0, 1, 2, 3]),
+        ("Expand(s, table)", [0, 1, 2, 3, 0, 1, 2, 3]),
+        ("Reshape(s, square)", [0, 1, 2, 3]),
+        ("Unsqueeze(s, one)", [0, 1, 2, 3]),
+    ],
+)
+def test_an_element_that_is_only_moved_keeps_its_value_and_its_origin(move, order):
+    constants = {"one": [1], "two": [2], "three": [3], "table": [2, 4], "square": [2, 2]}
+    text = " ".join(f"{name} = Constant<value_ints={value}>()" for name, value in constants.items())
+    values = folded(f"s = Shape(x) {text} moved = {move} out = ReduceSum<keepdims=0>(moved)", "2,12,6,8")
+    base, out = values["s"], values["moved"]
+    assert out.array.ravel().tolist() == [int(base.array[k]) for k in order]
+    assert list(out.origin) == [base.origin[k] for k in order]
