@@ -19,7 +19,10 @@ from spa_onnx.model.model import Model
 
 @dataclass(frozen=True, slots=True)
 class _Alike:
-    """Channels that touch the same classes. owner: class -> the channel of each of its indices, -1 for none. parts: as of a Group."""
+    """Channels that touch the same classes.
+
+    owner: class -> the channel of each of its indices, -1 for none. parts: see `Group`.
+    """
 
     owner: Mapping[int, Indices]
     size: int
@@ -28,7 +31,7 @@ class _Alike:
 
 
 def groups(network: Network) -> Iterator[Group]:
-    """Every component's channels, those that touch the same classes together; in the order of the graph."""
+    """Yield the groups of every component in graph order. Channels that touch the same classes form a group."""
     order = {name: place for place, name in enumerate(_tensors_in_order(network.model))}
     found = []
     for component, edges in _components(network):
@@ -42,7 +45,7 @@ def groups(network: Network) -> Iterator[Group]:
 
 
 def _components(network: Network) -> Iterator[tuple[list[int], list[Edge]]]:
-    """Classes that edges connect, with those edges."""
+    """Yield (classes that edges connect, those edges)."""
     links: nx.Graph[int] = nx.Graph()
     links.add_nodes_from(range(len(network.classes)))
     links.add_edges_from((edge.a, edge.b) for edge in network.edges)
@@ -55,20 +58,21 @@ def _components(network: Network) -> Iterator[tuple[list[int], list[Edge]]]:
 
 
 def _tensors_in_order(model: Model) -> Iterator[str]:
+    """Yield the tensors of the graph in the order of its nodes."""
     for node in model.nodes:
         yield from (name for name in node.inputs if name and model.is_constant(name))
         yield from (name for name in (*node.inputs, *node.outputs) if name and not model.is_constant(name))
 
 
 def _channels(network: Network, component: list[int], edges: list[Edge]) -> list[_Alike]:
-    """The channels of classes that edges connect; where parts may each lose their own, those of every part."""
+    """Return the channels of connected classes, part by part if each part may lose channels of its own."""
     loose = loosened(network, edges)
     free = _alike(network, component, loose) if loose else None
     return free or _alike(network, component, Loose(1, tuple(edges), frozenset())) or []
 
 
 def _alike(network: Network, component: list[int], loose: Loose) -> list[_Alike] | None:
-    """Channels that touch the same classes; None where parts have unequal ones."""
+    """Return the channels that touch the same classes; None if the parts have unequal numbers of channels."""
     held = [np.tile(network.classes[number].pinned, loose.parts if number in loose.own else 1) for number in component]
     sizes = [len(mask) for mask in held]
     start = dict(zip(component, np.cumsum([0, *sizes]).tolist(), strict=False))
@@ -95,7 +99,7 @@ def _alike(network: Network, component: list[int], loose: Loose) -> list[_Alike]
 
 
 def _lone(network: Network, number: int) -> Iterator[_Alike]:
-    """The channels of a class that no edge touches: each index is one."""
+    """Yield the channels of a class without edges: each index is one channel."""
     mask = network.classes[number].pinned
     for pinned in (False, True):
         chosen = mask == pinned
@@ -104,7 +108,7 @@ def _lone(network: Network, number: int) -> Iterator[_Alike]:
 
 
 def _reason(network: Network, alike: _Alike) -> Pin:
-    """Why channels cannot go: a pin on an axis that they touch, rather one that says more than `positions`."""
+    """Return the pin that stops the channels; a pin that says more than `positions` is preferred."""
     axes = [axis for number in alike.owner for axis in network.classes[number].axes]
     pins: list[Pin] = [pin for axis in axes for pin in network.graph.nodes[axis].get("pins", ())]
     if pins:
@@ -116,7 +120,10 @@ def _reason(network: Network, alike: _Alike) -> Pin:
 
 
 def _label(total: int, links: list[tuple[Indices, Indices]]) -> Indices:
-    """Connected indices get the same label, from 0 on. links: rows of indices of channel k on either side."""
+    """Return a label from 0 on for each index; connected indices share a label.
+
+    links: rows of indices of channel k on either side.
+    """
     if not links:
         return np.arange(total)
     rows, columns = [], []
@@ -132,10 +139,12 @@ def _label(total: int, links: list[tuple[Indices, Indices]]) -> Indices:
 
 
 def _connected(total: int, row: Indices, column: Indices) -> Indices:
-    """The lowest index that each index is connected with, by links row[k] to column[k].
+    """Return for each index the lowest index that it is connected with, by links row[k] to column[k].
 
-    Wherever a link joins two labels the higher gives way to the lower, all at once; then labels take the label of their label. Rounds
-    grow with the logarithm of the longest path (Shiloach and Vishkin 1982).
+    Where a link joins two labels, the higher one is replaced by the lower one, for all links at once; then every label
+    is
+    replaced by the label of its label. The number of rounds grows with the logarithm of the longest path (Shiloach and
+    Vishkin 1982).
     """
     labels = np.arange(total)
     while len(row):
@@ -149,9 +158,11 @@ def _connected(total: int, row: Indices, column: Indices) -> Indices:
 
 
 def _by_signature(labels: Indices, home: Indices, pinned: NDArray[np.bool_]) -> Iterator[tuple[Indices, list[int]]]:
-    """Channels (labels) that touch the same classes and are alike pinned or not, in the order of their first index; those classes.
+    """Yield (channels that touch the same classes and are all pinned or all free, those classes).
 
-    labels: the channel of each index; home: the class of each index; pinned: bool per channel.
+    The channels are in the order of their first index. labels: the channel of each index. home: the class of each
+    index.
+    pinned: bool per channel.
     """
     pairs = np.unique(labels * (int(home.max(initial=0)) + 1) + home)
     channel, touched = np.divmod(pairs, int(home.max(initial=0)) + 1)
@@ -167,13 +178,13 @@ def _by_signature(labels: Indices, home: Indices, pinned: NDArray[np.bool_]) -> 
 
 
 def _rank(axis: Axis, order: Mapping[str, int], model: Model) -> tuple[bool, bool, int, int]:
-    """Matrices and filters first, then vectors, then activations, each in the order of the graph."""
+    """Return the sort key of an axis: matrices and filters first, then vectors, then activations, in graph order."""
     shape = model.shape(axis.tensor) or ()
     return not model.is_constant(axis.tensor), sum(size > 1 for size in shape) < 2, order.get(axis.tensor, -1), axis.dim
 
 
 def _named(groups: Iterable[Group], model: Model) -> Iterator[Group]:
-    """Name each group after its first axis, with a number where several groups share it."""
+    """Yield the groups, each named after its first axis, with a number if several groups share that axis."""
     names: dict[str, int] = defaultdict(int)
     for group in groups:
         first = next(iter(group.owner))

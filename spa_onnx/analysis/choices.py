@@ -1,7 +1,7 @@
-"""Settling choices: where exactly one of several couplings holds, which one.
+"""Choices: exactly one of several couplings holds, and this module decides which one.
 
-An option that would leave nothing to remove is out. Where pins leave one option, that one holds; then the choices around the heads of
-attention are settled, from the products of activations outwards; then all others take their first option.
+An option that would leave no channel to remove is dropped. If pins leave one option, that one holds. Then the choices
+around the heads of attention are settled, starting at the products of activations. All others take their first option.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from spa_onnx.model.facts import Choice, Coupling, Option, Pin
 
 
 def settle(network: Network, attention: str) -> None:
-    """Settle every choice of the network. attention: `heads`, `width` or `none`, as in `analyse`."""
+    """Settle every choice of the network. attention: `heads`, `width` or `none`, see `analyse`."""
     _Settlement(network, attention).run()
 
 
 class _Settlement:
-    """The open choices, by number in the order of the graph, and where they touch the network."""
+    """The open choices, numbered in graph order, and the classes that they touch."""
 
     def __init__(self, network: Network, attention: str) -> None:
         self._network = network
@@ -31,7 +31,7 @@ class _Settlement:
                 self._at[found].append(number)
 
     def run(self) -> None:
-        """Forced choices first, then attention, then the rest in the order of the graph."""
+        """Settle forced choices first, then those of attention, then the others in graph order."""
         if self._attention != "heads":
             axes = [self._network.classes[number].axes[0] for number in sorted(self._network.batches)]
             self._network.hold([Pin(axis, f"kept by --attention {self._attention}") for axis in axes])
@@ -45,7 +45,7 @@ class _Settlement:
                 )
 
     def _force(self, waiting: deque[int]) -> None:
-        """Settle choices with at most one option left, and those that this leaves with one."""
+        """Settle the choices with at most one option left, and those that this leaves with one."""
         while waiting:
             number = waiting.popleft()
             if number in self._open:
@@ -54,7 +54,7 @@ class _Settlement:
                     waiting.extend(self._hold(number, alive[0] if alive else None))
 
     def _settle_heads(self) -> None:
-        """Choices that touch a batch axis of a product of activations, then those that touch what has become heads with it."""
+        """Settle choices that touch the batch axis of a product of activations, then those that touch its heads."""
         heads = set(self._network.batches)
         waiting = deque(sorted({number for found in heads for number in self._at[found]}))
         while waiting:
@@ -69,14 +69,19 @@ class _Settlement:
                 waiting.extend(sorted({other for found in new for other in self._at[found]}))
 
     def _preferred(self, choice: Choice, heads: set[int]) -> Option | None:
+        """Return the option to take for a choice around attention; None if no option is left."""
         alive = self._alive(choice)
         return next((option for option in alive if self._touched(option) & heads), alive[0] if alive else None)
 
     def _take(self, number: int, option: Option | None) -> None:
+        """Let an option hold, then settle the choices that this forces."""
         self._force(deque(self._hold(number, option)))
 
     def _hold(self, number: int, option: Option | None) -> list[int]:
-        """Let an option hold; without one, every axis of the choice is pinned. Returns the choices to look at again."""
+        """Let an option hold and return the choices to look at again.
+
+        Without an option, every axis of the choice is pinned.
+        """
         choice = self._open.pop(number)
         facts: tuple[Coupling | Pin, ...] = () if option is None else option.facts
         if option is None:
@@ -87,7 +92,7 @@ class _Settlement:
         )
 
     def _cause(self, choice: Choice) -> Pin:
-        """Why none of the options is left: what stops the one that would take heads, or else the first of which that is known."""
+        """Return why no option is left: the pin that stops the option for heads, or else the first known pin."""
         nowhere = choice.axes()[0]
         if not self._allowed(choice):
             return Pin(nowhere, f"kept by --attention {self._attention}", choice.node)
@@ -99,23 +104,28 @@ class _Settlement:
         )
 
     def _continues(self, option: Option) -> bool:
-        """Whether an axis would lose what another node already has it lose: two ways to cut it would leave the coarsest of both."""
+        """Return whether an axis would lose the channels that another node removes from it already.
+
+        Two different ways to cut an axis would leave only the coarsest cut of both.
+        """
         ends = [end for fact in option.facts if isinstance(fact, Coupling) for end in (fact.a, fact.b)]
         return any(self._network.is_cut(end) for end in ends if not end.is_whole(end.count))
 
     def _touched(self, option: Option) -> set[int]:
+        """Return the classes that an option touches."""
         return {self._network.of[axis] for fact in option.facts if isinstance(fact, Coupling) for axis in fact.axes()}
 
     def _alive(self, choice: Choice) -> list[Option]:
+        """Return the options under which channels can still be removed."""
         return [option for option in self._allowed(choice) if self._free_channels(option) > 0]
 
     def _allowed(self, choice: Choice) -> list[Option]:
-        """The options that the settings leave: where attention is to lose nothing, none that has to do with its heads."""
+        """Return the options that the settings allow: with `attention="none"`, none that concerns heads."""
         touched = {self._network.of[axis] for axis in choice.axes()}
         return [] if self._attention == "none" and touched & self._network.batches else list(choice.options)
 
     def _free_channels(self, option: Option) -> int:
-        """Channels that could go if the option held, its own couplings carrying the pins on."""
+        """Return how many channels could be removed if the option held and its couplings carried the pins on."""
         network = self._network
         ties = [fact for fact in option.facts if isinstance(fact, Coupling)]
         pinned = {network.of[axis]: network.pinned(axis).copy() for tie in ties for axis in tie.axes()}

@@ -1,4 +1,4 @@
-"""Every fact about a model: what its nodes demand, what its interface demands, what the user demands."""
+"""All facts about a model: from the rules of its nodes, from its interface, and from the settings of the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from spa_onnx.operators.zeros import Zeros, has_activation_products
 
 
 def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.Pattern[str]] = ()) -> Iterator[Fact]:
-    """What every node demands, the graph's own inputs and outputs included."""
+    """Yield all facts about a model.
+
+    Args:
+        model: The model.
+        reorderings: The channel shuffles, which replace the facts of their nodes.
+        exclude: Nodes and tensors whose name matches a pattern keep all their channels.
+    """
     yield from _kept(model)
     yield from _demanded(model, reorderings)
     for pattern in exclude:
@@ -24,7 +30,7 @@ def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.P
 
 
 def _demanded(model: Model, reorderings: Sequence[Chain]) -> Iterator[Fact]:
-    """What every node demands, and every channel shuffle in the place of its nodes."""
+    """Yield the facts of every node; a channel shuffle yields one set of facts for all its nodes."""
     zeros = Zeros(model) if has_activation_products(model) else None
     first = {chain.nodes[0].index: chain for chain in reorderings}
     inside = {node.index for chain in reorderings for node in chain.nodes}
@@ -47,7 +53,7 @@ def _demanded(model: Model, reorderings: Sequence[Chain]) -> Iterator[Fact]:
 
 
 def _kept(model: Model) -> Iterator[Pin]:
-    """The interface, and weights that no operator of the graph itself reads as they are."""
+    """Yield pins for the interface, and for weights that no operator of the outer graph reads directly."""
     for what, names in (("input", model.inputs), ("output", model.outputs)):
         for name in names:
             yield from _pin_tensor(model, name, f"graph {what}", name)
@@ -62,14 +68,14 @@ def _kept(model: Model) -> Iterator[Pin]:
 
 
 def _weights_among_sizes(node: Node, model: Model) -> Iterator[Pin]:
-    """Shape arithmetic has no rules, so a weight that takes part in it (scaled by the root of a size, say) stays."""
+    """Yield pins for weights in shape arithmetic, which has no rules (a weight scaled by the root of a size, say)."""
     for name in node.inputs if node.op not in ("Shape", "Size") else ():
         if name and (model.value(name) is None or model.is_float(name)):
             yield from _pin_tensor(model, name, "computed with sizes", str(node))
 
 
 def _computed_inputs(node: Node, model: Model) -> Iterator[Pin]:
-    """Sizes that enter the arithmetic as numbers must stay what they are; so must those that a parameter is computed from."""
+    """Yield pins for sizes that enter arithmetic as numbers, and for sizes that a parameter is computed from."""
     entry = knowledge(node.op)
     for slot, name in enumerate(node.inputs):
         value = model.value(name) if name else None
@@ -82,7 +88,10 @@ def _computed_inputs(node: Node, model: Model) -> Iterator[Pin]:
 
 
 def excluded(model: Model, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
-    """(tensor, the name that matched): the tensors whose name the pattern matches, and all tensors of nodes whose name it matches."""
+    """Yield (tensor, the name that matched).
+
+    These are the tensors whose name the pattern matches, and all tensors of nodes whose name it matches.
+    """
     for node in model.nodes:
         whole = pattern.search(node.name)
         for name in (*node.inputs, *node.outputs):
@@ -93,5 +102,6 @@ def excluded(model: Model, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]
 
 
 def _pin_tensor(model: Model, name: str, why: str, where: str) -> Iterator[Pin]:
+    """Yield a pin for every axis of a tensor."""
     for dim in range(len(model.shape(name) or ()) if name else 0):
         yield Pin(Axis(name, dim), why, where)

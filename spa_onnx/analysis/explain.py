@@ -1,4 +1,8 @@
-"""Why an axis can or cannot be cut: the chain of couplings from it to all that goes with it, or to the pin that stops it."""
+"""Explanations: why an axis can or cannot be cut.
+
+An explanation is the chain of couplings from the axis to everything that is removed with it, or to the pin that stops
+it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,14 @@ from spa_onnx.model.facts import Axis
 
 @dataclass(frozen=True, slots=True)
 class CouplingStep:
-    """One coupling on the way from the axis asked about: from `near` to `far`, because of `why`; `depth` steps from the start."""
+    """One coupling on the way from the axis that was asked about.
+
+    Args:
+        near: The axis closer to the start.
+        far: The axis that it is coupled to.
+        why: The reason of the coupling.
+        depth: The number of couplings from the start.
+    """
 
     depth: int
     near: Axis
@@ -27,9 +38,13 @@ class CouplingStep:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What holds for the channels of one group on the axis asked about.
+    """What holds for the channels of one group on an axis.
 
-    steps: all that goes with it, nearest first; where the group is pinned, only the chain that leads to the pin.
+    Args:
+        group: The group.
+        steps: Everything that is removed with the axis, nearest first. If the group is pinned, only the chain that
+        leads to
+            the pin.
     """
 
     axis: Axis
@@ -39,7 +54,11 @@ class Explanation:
 
 
 def parse_axis(text: str, analysis: Analysis) -> Axis:
-    """`conv1.weight[0]` as an axis of this model. Raises UsageError with the nearest names where there is none."""
+    """Return the axis that a text such as `conv1.weight[0]` names.
+
+    Raises:
+        UsageError: The model has no such axis; the message holds the nearest names.
+    """
     match = re.fullmatch(r"(.+)\[(-?\d+)\]", text.strip())
     if match is None:
         raise UsageError(f"{text!r} is not an axis; write it as TENSOR[AXIS], for example conv1.weight[0]")
@@ -58,7 +77,7 @@ def parse_axis(text: str, analysis: Analysis) -> Axis:
 
 
 def explain(analysis: Analysis, axis: Axis) -> Iterator[Explanation]:
-    """One explanation for each group that owns indices of the axis."""
+    """Yield one explanation for each group that owns indices of the axis."""
     for group in analysis.groups:
         if axis in group.owner:
             steps = _to_pin(analysis, axis, group) if group.pinned else tuple(_reach(analysis, axis, group))
@@ -71,14 +90,17 @@ def explain(analysis: Analysis, axis: Axis) -> Iterator[Explanation]:
 
 
 def _inside(analysis: Analysis, group: Group) -> nx.MultiGraph[Axis]:
+    """Return the couplings between the axes of a group."""
     return analysis.graph.subgraph([axis for axis in group.owner if axis in analysis.graph])
 
 
 def _why(graph: nx.MultiGraph[Axis], near: Axis, far: Axis) -> str:
+    """Return the reason of a coupling between two axes."""
     return str(next(iter(graph.get_edge_data(near, far).values()))["coupling"].why)
 
 
 def _reach(analysis: Analysis, axis: Axis, group: Group) -> Iterator[CouplingStep]:
+    """Yield the couplings from an axis to everything in its group, nearest first."""
     graph = _inside(analysis, group)
     depth = {axis: 0}
     for near, far in nx.bfs_edges(graph, axis):
@@ -87,7 +109,7 @@ def _reach(analysis: Analysis, axis: Axis, group: Group) -> Iterator[CouplingSte
 
 
 def _to_pin(analysis: Analysis, axis: Axis, group: Group) -> tuple[CouplingStep, ...]:
-    """The shortest chain to an axis with a pin; none where the axis itself has one."""
+    """Return the shortest chain to an axis with a pin; empty if the axis itself has one."""
     graph = _inside(analysis, group)
     for target in nx.single_source_shortest_path_length(graph, axis):
         if graph.nodes[target].get("pins"):
@@ -97,7 +119,7 @@ def _to_pin(analysis: Analysis, axis: Axis, group: Group) -> tuple[CouplingStep,
 
 
 def pin_at_end(analysis: Analysis, explanation: Explanation) -> str:
-    """The reason of the pin at the end of the chain."""
+    """Return the reason of the pin at the end of the chain."""
     last = explanation.steps[-1].far if explanation.steps else explanation.axis
     pins = analysis.graph.nodes[last].get("pins", ()) if last in analysis.graph else ()
     return str(pins[0]) if pins else explanation.group.pinned

@@ -1,4 +1,7 @@
-"""Axes and the couplings between them: classes of axes that correspond index by index, edges between classes, pins on both."""
+"""The network of axes and couplings.
+
+Axes whose indices correspond one to one form a class. Couplings are edges between classes. Pins are on both.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from spa_onnx.model.model import Model
 
 @dataclass(frozen=True, slots=True)
 class AxisClass:
-    """Axes whose indices correspond one to one. pinned: bool per index, filled in as pins arrive."""
+    """Axes whose indices correspond one to one. pinned: bool per index, updated as pins arrive."""
 
     axes: list[Axis]
     pinned: NDArray[np.bool_]
@@ -25,9 +28,9 @@ class AxisClass:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A coupling between two classes: row k of `left` and row k of `right` hold the indices of channel k, (channels, owned).
+    """A coupling between two classes.
 
-    parts: as of the Coupling.
+    Row k of `left` and row k of `right` hold the indices of channel k, int64 (channels, owned). parts: see `Coupling`.
     """
 
     a: int
@@ -38,10 +41,13 @@ class Edge:
 
 
 class Network:
-    """The facts of a model as a graph; choices stay open until they are settled.
+    """The facts of a model as a graph. Choices stay open until they are settled.
 
-    graph: axes as nodes (`pins`: what pins them), an edge per coupling (`coupling`). classes, edges: the same, condensed.
-    statistics: axis -> node that computes a norm or mean over it, where that does not pin it.
+    Attributes:
+        graph: Axes as nodes (`pins`: what pins them), and an edge for each coupling (`coupling`).
+        classes: Classes of axes.
+        edges: Couplings between classes.
+        statistics: Axis -> the node that computes a norm or mean over it, if that does not pin the axis.
     """
 
     def __init__(self, model: Model, facts: Iterable[Fact], *, inexact: bool) -> None:
@@ -62,9 +68,11 @@ class Network:
         self.batches = {self.of[axis] for axis in batches}
         self._spread(self.edges)
 
-    # --- gathering facts ---------------------------------------------------------------------------------------------------
+    # --- gathering facts
+    # ---------------------------------------------------------------------------------------------------
 
     def _add(self, fact: Fact, *, inexact: bool) -> None:
+        """Add a fact."""
         if isinstance(fact, Coupling):
             self.graph.add_edge(fact.a.axis, fact.b.axis, coupling=fact)
             return
@@ -81,13 +89,16 @@ class Network:
             self._pin(Pin(fact.axis, POSITIONS_CAUSE))
 
     def _pin(self, pin: Pin) -> None:
+        """Pin an axis."""
         self.graph.nodes[pin.axis].setdefault("pins", []).append(pin)
 
     def _size(self, axis: Axis) -> int:
+        """Return the size of an axis."""
         shape = self.model.shape(axis.tensor)
         return 0 if shape is None else max(shape[axis.dim], 0)
 
-    # --- classes and edges -------------------------------------------------------------------------------------------------
+    # --- classes and edges
+    # -------------------------------------------------------------------------------------------------
 
     def _classify(self) -> None:
         """Join axes that correspond index by index, and turn the other couplings into edges between the classes."""
@@ -109,6 +120,7 @@ class Network:
             self._connect(coupling)
 
     def _connect(self, coupling: Coupling) -> Edge:
+        """Return the edge of a coupling."""
         edge = Edge(
             self.of[coupling.a.axis],
             self.of[coupling.b.axis],
@@ -121,14 +133,18 @@ class Network:
         self.edges.append(edge)
         return edge
 
-    # --- pins --------------------------------------------------------------------------------------------------------------
+    # --- pins
+    # --------------------------------------------------------------------------------------------------------------
 
     def pinned(self, axis: Axis) -> NDArray[np.bool_]:
-        """Which indices of the axis cannot go, by all that is known so far."""
+        """Return which indices of the axis cannot be removed by the facts so far, bool (size of the axis,)."""
         return self.classes[self.of[axis]].pinned
 
     def cause(self, axis: Axis) -> Pin | None:
-        """The nearest pin that stops the axis and says more than `positions`, over all couplings that hold; None where there is none."""
+        """Return the nearest pin that stops the axis, over all couplings that hold; None if there is none.
+
+        A pin that says more than `positions` is preferred.
+        """
         seen = {self.of[axis]}
         waiting = deque(seen)
         while waiting:
@@ -147,7 +163,10 @@ class Network:
         return None
 
     def is_cut(self, span: Span) -> bool:
-        """Whether a coupling already takes the span's axis, or one that corresponds to it, apart into the same channels."""
+        """Return whether a coupling already divides the span's axis into the same channels.
+
+        An axis that corresponds to it counts as well.
+        """
         number, rows = self.of[span.axis], np.sort(span.indices(), axis=1)
         sides = [
             side
@@ -158,7 +177,7 @@ class Network:
         return any(side.shape == rows.shape and np.array_equal(np.sort(side, axis=1), rows) for side in sides)
 
     def hold(self, facts: Iterable[Coupling | Pin]) -> set[int]:
-        """Make facts hold that were only an option before. Returns the classes on which more is pinned than before."""
+        """Make facts hold that were options before. Return the classes with more pinned indices than before."""
         waiting: list[Edge] = []
         changed: set[int] = set()
         for fact in facts:
@@ -172,7 +191,10 @@ class Network:
         return changed | self._spread([*waiting, *(edge for number in changed for edge in self._at[number])])
 
     def _spread(self, start: Iterable[Edge]) -> set[int]:
-        """Carry pins along edges, from these on: a channel with one pinned index is pinned everywhere. Returns the classes that changed."""
+        """Carry pins along edges, starting with these, and return the classes that changed.
+
+        A channel with one pinned index is pinned everywhere.
+        """
         waiting, changed = deque(start), set()
         while waiting:
             edge = waiting.popleft()

@@ -1,8 +1,9 @@
-"""Parts that lose channels of their own: the groups of a convolution have to stay equally large, and no more.
+"""Parts: the groups of a convolution can lose different channels, as long as they stay equally large.
 
-Where a coupling takes the same channel of every part, that number is arbitrary. Without it every channel stands for itself, and a group
-says that its parts lose equally many. An operator that ties parts with each other in another way (an addition of shifted channels,
-another number of groups) leaves no such freedom: there the same channel of every part goes.
+A coupling that ties channel k of every part to channel k of the others is stricter than needed. Without that tie every
+channel stands for itself, and the group states that its parts lose equally many channels. An operator that ties the
+parts in another way (an addition of shifted channels, another number of groups) removes this freedom: then channel k of
+every part is removed together.
 """
 
 from __future__ import annotations
@@ -19,16 +20,21 @@ from spa_onnx.model.facts import Axis, Indices
 
 @dataclass(frozen=True, slots=True)
 class Loose:
-    """Couplings without the ties between parts. own: classes that every part has for itself, so that they count once per part."""
+    """Couplings without the ties between parts.
+
+    own: classes that every part has for itself, which count once per part.
+    """
 
     parts: int
     edges: tuple[Edge, ...]
     own: frozenset[int]
 
     def part_of(self, labels: Indices, start: Mapping[int, int]) -> NDArray[np.int64]:
-        """The part that each channel lies in, int64 (channels,); -1 for those in none, `parts` for those in several.
+        """Return the part that holds each channel, int64 (channels,); -1 for none, `parts` for several.
 
-        labels: channel of each index of all classes, those of a class from `start` on.
+        Args:
+            labels: The channel of each index of all classes.
+            start: Class -> the position of its first index in `labels`.
         """
         count = labels.max(initial=-1) + 1
         lowest, highest = np.full(count, self.parts), np.full(count, -1)
@@ -42,7 +48,10 @@ class Loose:
 
 
 def loosened(network: Network, edges: Sequence[Edge]) -> Loose | None:
-    """The couplings of a component with parts that each may lose their own channels; None where there are none, or of several numbers."""
+    """Return the couplings of a component whose parts may each lose channels of their own.
+
+    None if the component has no parts, or parts of several numbers.
+    """
     numbers = {edge.parts for edge in edges if edge.parts > 1}
     own = frozenset(edge.b for edge in edges if edge.parts > 1 and edge.right.shape[1] == 1)
     if len(numbers) != 1 or not all(_is_apart(network, number, edges) for number in own):
@@ -51,7 +60,7 @@ def loosened(network: Network, edges: Sequence[Edge]) -> Loose | None:
 
 
 def _is_apart(network: Network, number: int, edges: Iterable[Edge]) -> bool:
-    """Whether a class is the second axis of weights whose first axis holds the parts, and nothing else reads it."""
+    """Return whether a class is only the second axis of weights whose first axis holds the parts."""
     axes = network.classes[number].axes
     rows = {network.of.get(Axis(axis.tensor, 0)) for axis in axes}
     ties = [edge for edge in edges if number in (edge.a, edge.b)]
@@ -63,7 +72,7 @@ def _is_apart(network: Network, number: int, edges: Iterable[Edge]) -> bool:
 
 
 def _one_by_one(edge: Edge) -> Edge:
-    """The coupling of single indices, part after part."""
+    """Return the coupling of single indices, part after part."""
     if edge.parts == 1:
         return edge
     left = edge.left.T.reshape(-1, 1)
@@ -72,7 +81,7 @@ def _one_by_one(edge: Edge) -> Edge:
 
 
 def equal(part: NDArray[np.int64], parts: int) -> int:
-    """How many parts channels lie in that are equally many in each; 1 for channels in none, 0 where they are unequal."""
+    """Return the number of parts with equally many channels; 1 if no channel is in a part, 0 if they are unequal."""
     if (part < 0).all():
         return 1
     counts = np.bincount(part[part >= 0], minlength=parts)

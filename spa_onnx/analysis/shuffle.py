@@ -1,8 +1,8 @@
 """Channel shuffles: chains of Reshape, Transpose and Gather that only reorder or pick the indices of an axis.
 
-Reshape (g, C/g), Transpose, Reshape back is a permutation of C. Rule by rule it would tie the same channel of all g parts, and
-the next unit doubles the tie until a whole stage of a ShuffleNet is one channel. So such a chain is one fact from its first
-tensor to its last: index to index.
+Reshape to (g, C/g), Transpose, Reshape back is a permutation of C. Node by node, the rules would tie channel k of all g
+parts, and the next unit would double the tie until a whole stage of a ShuffleNet is one channel. Such a chain is
+therefore one fact from its first tensor to its last one: index to index.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from spa_onnx.model.traits import Moves, traits
 from spa_onnx.operators.reshaping import RESHAPE
 
 LONGEST = 8
-"""Nodes between the first tensor of a chain and its last; real ones have three or four."""
+"""The maximum number of nodes between the first tensor of a chain and its last; real chains have three or four."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digit:
-    """One place of an index, as in a number with mixed radix: it counts to `size` in steps of `stride` along axis `dim`."""
+    """One digit of an index in a mixed-radix number: it counts to `size` in steps of `stride` along axis `dim`."""
 
     dim: int
     stride: int
@@ -35,10 +35,11 @@ class Digit:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a tensor of the chain holds the elements of its first tensor.
+    """How a tensor of the chain holds the elements of the first tensor.
 
-    axes: for each axis of this tensor the digits that it counts through, the last of them fastest.
-    offset: for each axis of the first tensor, the part of the index that a Gather has fixed.
+    Args:
+        axes: For each axis of this tensor, the digits that it counts through, the last one fastest.
+        offset: For each axis of the first tensor, the part of the index that a Gather has fixed.
     """
 
     axes: tuple[tuple[Digit, ...], ...]
@@ -47,7 +48,10 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A reordering from `source` to each of `outputs`; `layouts` describes every tensor on the way and the outputs."""
+    """A reordering from `source` to each of `outputs`.
+
+    `layouts` describes the outputs and every tensor on the way.
+    """
 
     source: str
     nodes: tuple[Node, ...]
@@ -55,7 +59,7 @@ class Chain:
     layouts: dict[str, Layout]
 
     def order(self, output: str, dim: int) -> Indices:
-        """For each index of an axis of `output`, the index of the same axis of `source` that it is."""
+        """Return for each index of an axis of `output` the index of the same axis of `source`, int64."""
         layout = self.layouts[output]
         places = np.zeros(1, np.int64)
         for digit in layout.axes[dim]:
@@ -63,7 +67,7 @@ class Chain:
         return places + layout.offset[dim]
 
     def reordered(self, output: str, shape: Shape) -> list[int]:
-        """The axes of `output` that are not simply those of the source, which has this shape."""
+        """Return the axes of `output` that differ from those of the source, which has this shape."""
         orders = [self.order(output, dim) for dim in range(len(shape))]
         return [
             dim
@@ -73,7 +77,7 @@ class Chain:
 
 
 def chains(model: Model) -> list[Chain]:
-    """All chains of the model, none of which overlap."""
+    """Return all chains of the model. They do not overlap."""
     found: list[Chain] = []
     taken: set[int] = set()
     for node in model.nodes:
@@ -91,7 +95,7 @@ def chains(model: Model) -> list[Chain]:
 
 
 def chain_facts(chain: Chain, model: Model) -> Iterator[Coupling | Free]:
-    """Index to index between the chain's first tensor and each of its last."""
+    """Yield the facts between the chain's first tensor and each of its last ones: index to index."""
     shape = model.shape(chain.source) or ()
     for output in chain.outputs:
         for dim, size in enumerate(model.shape(output) or ()):
@@ -110,6 +114,7 @@ def chain_facts(chain: Chain, model: Model) -> Iterator[Coupling | Free]:
 
 
 def _chain(first: Node, model: Model) -> Chain | None:
+    """Return the chain that starts at a node; None if none does."""
     shape = model.shape(first.inputs[0])
     if shape is None or min(shape, default=0) < 1:
         return None
@@ -127,7 +132,7 @@ def _chain(first: Node, model: Model) -> Chain | None:
 
 
 def _walk(node: Node, given: Layout, chain: Chain, model: Model) -> Chain | None:
-    """Follow the chain through `node` and on to every consumer, until each branch holds the first tensor's axes again."""
+    """Extend the chain through `node` and its consumers, until each branch has the axes of the first tensor again."""
     layout = _step(node, given, model)
     if layout is None or len(chain.nodes) >= LONGEST:
         return None
@@ -147,12 +152,12 @@ def _walk(node: Node, given: Layout, chain: Chain, model: Model) -> Chain | None
 
 
 def _is_home(layout: Layout, shape: Shape) -> bool:
-    """Whether each axis holds digits of the same axis of the first tensor only."""
+    """Return whether each axis holds digits of the same axis of the first tensor only."""
     return len(layout.axes) == len(shape) and all(d.dim == dim for dim, axis in enumerate(layout.axes) for d in axis)
 
 
 def _step(node: Node, given: Layout, model: Model) -> Layout | None:
-    """The layout behind one node; None where the node does more than move or pick elements."""
+    """Return the layout behind one node; None if the node does more than move or pick elements."""
     moves = traits(node.op).moves
     if moves is Moves.TRANSPOSE:
         perm = node.attributes.get("perm", tuple(range(len(given.axes)))[::-1])
@@ -166,7 +171,7 @@ def _step(node: Node, given: Layout, model: Model) -> Layout | None:
 
 
 def _regroup(given: Layout, shape: Shape) -> Layout | None:
-    """Deal the digits out to the axes of another shape, splitting them where needed; None where they do not divide."""
+    """Return the digits distributed over the axes of another shape, split where needed; None if they do not divide."""
     digits = [digit for axis in given.axes for digit in axis][::-1]
     axes = []
     for size in shape:
@@ -191,7 +196,7 @@ def _regroup(given: Layout, shape: Shape) -> Layout | None:
 
 
 def _pick(node: Node, given: Layout, model: Model) -> Layout | None:
-    """Gather of one constant index from an axis that is a single digit: the digit is fixed and the axis gone."""
+    """Return the layout behind a Gather of one constant index from an axis with one digit: the axis is gone."""
     index = model.constant(node.inputs[1])
     dim = int(node.attributes.get("axis", 0)) % len(given.axes)
     if index is None or index.ndim != 0 or len(given.axes[dim]) != 1:
@@ -203,9 +208,14 @@ def _pick(node: Node, given: Layout, model: Model) -> Layout | None:
 
 
 def aligned_shapes(chain: Chain, before: Shape, kept: dict[int, Indices]) -> dict[str, Shape] | None:
-    """Shapes of the chain's tensors if it can stay as it is: what is left of each axis is a grid of its digits; else None.
+    """Return the shapes of the tensors of a chain that can stay unchanged; None if it cannot.
 
-    before: sizes of the source. kept: the indices that stay, for each axis of the source that loses some.
+    It can if the kept indices of each axis are a grid of its digits.
+
+    Args:
+        chain: The chain.
+        before: The sizes of the source.
+        kept: Axis of the source that loses indices -> its kept indices.
     """
     counts: dict[int, dict[int, int]] = {}
     for dim, indices in kept.items():
@@ -221,7 +231,10 @@ def aligned_shapes(chain: Chain, before: Shape, kept: dict[int, Indices]) -> dic
 
 
 def _grid(size: int, strides: list[int], kept: Indices) -> dict[int, int] | None:
-    """How many values of each digit are left, by stride, if the kept indices are all their combinations; else None."""
+    """Return stride -> number of kept values of that digit.
+
+    None if the kept indices are not all combinations of these values.
+    """
     mask = np.zeros(size, bool)
     mask[kept] = True
     radix = [above // below for above, below in zip([size, *strides], strides, strict=False)]
@@ -233,6 +246,7 @@ def _grid(size: int, strides: list[int], kept: Indices) -> dict[int, int] | None
 
 
 def _left(digit: Digit, counts: dict[int, dict[int, int]]) -> int:
+    """Return the number of kept values of a digit."""
     left = counts.get(digit.dim)
     if left is None:
         return digit.size

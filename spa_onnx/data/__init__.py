@@ -1,1 +1,1 @@
-"""Samples to calibrate on: the ones that the user gives, or synthetic ones."""
+"""Calibration samples given by the user: reading, preprocessing, and checks against the inputs of a model."""

@@ -1,4 +1,4 @@
-"""From pixels to the values that a model was trained on."""
+"""Preprocessing: from pixels to the values that a model was trained on."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ HELP = "give --preprocess imagenet, tf or raw, or mean=...,std=..."
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """value = (pixel * scale - mean) / std, channel by channel, for pixels from 0 to 255.
+    """value = (pixel * scale - mean) / std for each channel, for pixels from 0 to 255.
 
-    layout: axes of the model's input, `nchw` or `nhwc`; empty to tell it by the input's sizes. order: of the colours, `rgb` or `bgr`.
-    size: (height, width) to which images are cropped and resized; None for that of the input. labels: where the class of an image
-    stands: in the `name` of its file, in that of its `folder`, or empty for nowhere. first: added to every label.
+    Args:
+        mean: One value for each channel, or one for all.
+        std: One value for each channel, or one for all.
+        scale: The factor of the pixels.
+        layout: The axes of the model's input, `nchw` or `nhwc`; empty to derive it from the sizes of the input.
+        order: The order of the colours, `rgb` or `bgr`.
+        size: (height, width) to which images are cropped and resized; None for the size of the input.
+        labels: Where the class of an image is: in the `name` of its file, in that of its `folder`, or empty for
+        nowhere.
+        first: A number that is added to every label.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -38,7 +45,13 @@ class Preprocess:
     first: int = 0
 
     def values(self, pixels: Array, layout: str, dtype: np.dtype[Any]) -> Array:
-        """Pixels uint8 (n, height, width, channels) as an input of this layout and type; integers are rounded and clipped."""
+        """Return pixels as an input of the given layout and type; integers are rounded and clipped.
+
+        Args:
+            pixels: uint8 (n, height, width, channels).
+            layout: `nchw` or `nhwc`.
+            dtype: The type of the input.
+        """
         colours = pixels[..., ::-1] if self.order == "bgr" and pixels.shape[-1] == 3 else pixels
         result = (colours * np.float32(self.scale) - np.asarray(self.mean, np.float32)) / np.asarray(
             self.std, np.float32
@@ -54,10 +67,11 @@ PRESETS: Mapping[str, Preprocess] = {
     "tf": Preprocess(mean=(0.5,), std=(0.5,)),
     "raw": Preprocess(scale=1.0),
 }
-"""torchvision's moments of ImageNet; from -1 to 1, as TensorFlow likes it; the pixels themselves."""
+"""The moments of ImageNet as in torchvision; from -1 to 1, as TensorFlow models take it; the pixels themselves."""
 
 
 def _numbers(text: Sequence[str]) -> tuple[float, ...]:
+    """Return one or several numbers."""
     numbers = tuple(float(word) for word in text)
     if len(numbers) not in CHANNELS or not all(map(math.isfinite, numbers)):
         raise ValueError("it takes 1, 3 or 4 numbers")
@@ -65,17 +79,20 @@ def _numbers(text: Sequence[str]) -> tuple[float, ...]:
 
 
 def _divisors(text: Sequence[str]) -> tuple[float, ...]:
+    """Return one or several numbers that are not zero."""
     if 0 in _numbers(text):
         raise ValueError("nothing can be divided by 0")
     return _numbers(text)
 
 
 def _scale(text: Sequence[str]) -> float:
+    """Return a factor; `1/255` is allowed."""
     (number,) = _divisors(text)
     return number
 
 
 def _size(text: Sequence[str]) -> tuple[int, int]:
+    """Return (height, width) from one or two whole numbers."""
     sizes = [int(word) for part in text for word in part.split("x")]
     if len(sizes) not in (1, 2) or min(sizes) < 1:
         raise ValueError("it takes one size, or height x width")
@@ -83,11 +100,14 @@ def _size(text: Sequence[str]) -> tuple[int, int]:
 
 
 def _first(text: Sequence[str]) -> int:
+    """Return a whole number."""
     (number,) = text
     return int(number)
 
 
 def _one_of(*names: str) -> Callable[[Sequence[str]], str]:
+    """Return the reader of a key that takes one of these names."""
+
     def chosen(text: Sequence[str]) -> str:
         if ",".join(text) not in names:
             raise ValueError(f"choose from {', '.join(names)}")
@@ -106,11 +126,17 @@ KEYS: Mapping[str, Callable[[Sequence[str]], object]] = {
     "labels": _one_of("name", "folder"),
     "first": _first,
 }
-"""Key of --preprocess -> its value, from the words between commas."""
+"""Key of --preprocess -> the function that reads its value from the words between commas."""
 
 
 def parse(text: str) -> Preprocess:
-    """`imagenet,size=224` or `mean=0.5,0.5,0.5,std=0.25,layout=nhwc`: a preset, then keys that change it. Raises UsageError."""
+    """Parse the value of --preprocess: a preset, then keys that change it.
+
+    Examples are `imagenet,size=224` and `mean=0.5,0.5,0.5,std=0.25,layout=nhwc`.
+
+    Raises:
+        UsageError: A key or a value is unknown.
+    """
     chosen, words = Preprocess(), [word.strip() for word in text.split(",")]
     if words[0] in PRESETS:
         chosen = PRESETS[words.pop(0)]
@@ -129,6 +155,7 @@ def parse(text: str) -> Preprocess:
 
 
 def _read(text: str, key: str, values: Sequence[str]) -> object:
+    """Return the value of a key."""
     try:
         return KEYS[key](values)
     except ValueError as error:
@@ -137,16 +164,23 @@ def _read(text: str, key: str, values: Sequence[str]) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a model's input says about images: its layout, and its (height, width, channels), None where they are free."""
+    """How a model's input takes images: its layout, and its (height, width, channels), None where they are free."""
 
     layout: str
     sizes: tuple[int | None, int | None, int | None]
 
 
 def picture(where: str, name: str, sizes: Sequence[int | None], wanted: str) -> Picture:
-    """How an input of these sizes takes images. Raises RefusedError where it takes none, or where that cannot be told.
+    """Return how an input takes images.
 
-    wanted: the layout that the user says it has, or empty.
+    Args:
+        where: The name of the data in messages.
+        name: The name of the input.
+        sizes: The sizes of the input, None for free ones.
+        wanted: The layout that the user gave, or empty.
+
+    Raises:
+        RefusedError: The input takes no images, or its layout is unclear.
     """
     if len(sizes) != 4:
         raise RefusedError(f"{where}: input {name} has {len(sizes)} axes, and images need 4")
@@ -154,7 +188,8 @@ def picture(where: str, name: str, sizes: Sequence[int | None], wanted: str) -> 
     fitting = [layout for layout, (*_, channels) in places.items() if sizes[channels] in CHANNELS]
     if not wanted and not fitting:
         raise RefusedError(
-            f"{where}: the sizes of input {name} do not tell its channels; add layout=nchw or layout=nhwc to --preprocess"
+            f"{where}: the sizes of input {name} do not tell its channels; "
+            "add layout=nchw or layout=nhwc to --preprocess"
         )
     layout = wanted or fitting[0]
     height, width, channels = (sizes[place] for place in places[layout])
@@ -166,9 +201,11 @@ def picture(where: str, name: str, sizes: Sequence[int | None], wanted: str) -> 
 
 
 def pixels_of(array: Array, layout: str) -> Array:
-    """A uint8 array (n, ...) of images as (n, height, width, channels): its channels are where there are 1, 3 or 4 of them.
+    """Return images as (n, height, width, channels). The channels are the axis of size 1, 3 or 4.
 
-    layout: that of the model, for arrays where both could be.
+    Args:
+        array: uint8 (n, ...).
+        layout: The layout of the model, for arrays in which two axes could be the channels.
     """
     first, last = array.shape[1] in CHANNELS, array.shape[3] in CHANNELS
     channels_first = layout == "nchw" if first == last else first
@@ -176,9 +213,12 @@ def pixels_of(array: Array, layout: str) -> Array:
 
 
 def class_numbers(where: str, paths: Sequence[str], place: str) -> list[int]:
-    """The class of each image: the number in the name of its file, or in that of its folder.
+    """Return the class of each image: the number in the name of its file, or in that of its folder.
 
-    Folders that are no numbers are counted in the order of their names, as is usual. Raises RefusedError where there is no number.
+    Folders without numbers are counted in the order of their names, as usual.
+
+    Raises:
+        RefusedError: A name holds no number.
     """
     parts = [path.split("/") for path in paths]
     if place == "folder":

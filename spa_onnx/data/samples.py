@@ -1,4 +1,4 @@
-"""Samples given by the user, checked against the inputs of a model and cut into runs."""
+"""Samples given by the user, checked against the inputs of a model and divided into runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from spa_onnx.model.folding import Array
 from spa_onnx.model.model import feeds
 
 BATCH = 64
-"""Samples per run where the model's batch is free."""
+"""Samples per run if the model's batch is free."""
 
 LABELS = "y"
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One input of all samples of a part. count: samples, None for an input that all share. take: some of them."""
+    """One input of all samples of a part; `count` is None for an input that all share, `take` returns some of them."""
 
     count: int | None
     take: Callable[[slice], Array]
@@ -33,10 +33,15 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """parts: input name -> its values; samples of one part have the same sizes. labels: integers (samples, ...), or None.
+    """Samples of a model.
 
-    batch: samples per run. fixed: whether the model takes exactly as many. whole: whether each part is one run, because the inputs
-    share no axis for samples. most: samples that are looked at, None for all.
+    Args:
+        parts: Input name -> its values. Samples of one part have the same sizes.
+        labels: Integers (samples, ...), or None.
+        batch: Samples per run.
+        fixed: Whether the model takes exactly as many.
+        whole: Whether each part is one run, because the inputs share no axis for samples.
+        most: The number of samples to use, None for all.
     """
 
     parts: tuple[Mapping[str, Column], ...]
@@ -47,11 +52,11 @@ class Samples:
     most: int | None = None
 
     def __len__(self) -> int:
-        """Samples that are run."""
+        """Return the number of samples that are run."""
         return sum(1 if self.whole else chosen.stop - chosen.start for _, chosen in self.runs())
 
     def head(self, count: int, batch: int) -> Samples:
-        """The first `count` samples, in batches of `batch` unless the model fixes another size."""
+        """Return the first `count` samples, in batches of `batch` unless the model fixes another size."""
         return (
             replace(self, most=max(count, self.batch), batch=self.batch)
             if self.fixed
@@ -59,7 +64,7 @@ class Samples:
         )
 
     def runs(self) -> Iterator[tuple[int, slice]]:
-        """(part, samples of it) of every run; what does not fill a fixed batch is left out."""
+        """Yield (part, its samples) for every run. Samples that do not fill a fixed batch are left out."""
         left = self.most
         for number, part in enumerate(self.parts):
             if self.whole:
@@ -75,12 +80,12 @@ class Samples:
             yield from ((number, run) for run in runs)
 
     def feeds(self) -> Feeds:
-        """The samples in batches, each made when it is asked for."""
+        """Return the samples in batches, each read on demand."""
         return Feeds(self.parts, tuple(self.runs()))
 
 
 class Feeds(Sequence[Feed]):
-    """Runs of samples that are read, decoded and preprocessed when they are asked for: memory holds one at a time."""
+    """Runs of samples that are read, decoded and preprocessed on demand: memory holds one at a time."""
 
     def __init__(self, parts: Sequence[Mapping[str, Column]], runs: Sequence[tuple[int, slice]]) -> None:
         self._parts, self._runs = parts, runs
@@ -100,14 +105,21 @@ class Feeds(Sequence[Feed]):
 
 
 def _length(part: Mapping[str, Column]) -> int:
+    """Return the number of samples of a part."""
     return next(column.count for column in part.values() if column.count is not None)
 
 
 def read_samples(given: object, proto: onnx.ModelProto, preprocess: Preprocess | None = None) -> Samples:
-    """Read samples for this model from a path, module:factory, a mapping of arrays, or an iterable of feeds.
+    """Read samples for a model.
 
-    preprocess: what becomes of images and of arrays of pixels. Raises UsageError or RefusedError that names the array and what was
-    expected.
+    Args:
+        given: A path, `module:factory`, a mapping of arrays, or an iterable of feeds.
+        proto: The model.
+        preprocess: How images and arrays of pixels become inputs.
+
+    Raises:
+        UsageError: The data is of no known kind.
+        RefusedError: An array does not fit its input; the message names the array and what was expected.
     """
     where, raw = read_parts(given)
     wanted = feeds(proto.graph)
@@ -125,7 +137,7 @@ def read_samples(given: object, proto: onnx.ModelProto, preprocess: Preprocess |
 
 
 def _joined(parts: Sequence[NamedArrays]) -> Iterator[NamedArrays]:
-    """Parts that follow each other and differ in their number of samples only become one."""
+    """Yield the parts; consecutive ones that differ only in their number of samples become one."""
     for _, run in groupby(parts, lambda part: {name: _form(array) for name, array in part.items()}):
         alike = list(run)
         yield (
@@ -136,13 +148,14 @@ def _joined(parts: Sequence[NamedArrays]) -> Iterator[NamedArrays]:
 
 
 def _form(array: Array | Images) -> object:
+    """Return what two arrays must share to be joined: their type and the sizes of a sample."""
     return (str(array.dtype), array.shape[1:]) if isinstance(array, np.ndarray) and array.ndim else id(array)
 
 
 def _checked(
     where: str, part: NamedArrays, wanted: Sequence[onnx.ValueInfoProto], preprocess: Preprocess | None, *, whole: bool
 ) -> Mapping[str, Column]:
-    """A part as columns for each input of the model."""
+    """Return a part as a column for each input of the model."""
     columns, sizes = {}, {}
     used = False
     for number, value in enumerate(wanted):
@@ -169,13 +182,14 @@ def _checked(
 
 
 def _column(array: Array, *, shared: bool) -> Column:
+    """Return the column of an array."""
     return (
         Column(None, lambda _: array) if shared or not array.ndim else Column(len(array), lambda chosen: array[chosen])
     )
 
 
 def _find(where: str, part: NamedArrays, value: onnx.ValueInfoProto, number: int, *, only: bool) -> Array | Images:
-    """The array for an input: by its name, by its number in test data, or the only one."""
+    """Return the array for an input: by its name, by its number in test data, or the only one."""
     for name in (value.name, f"#{number}", *((ONLY,) if only else ())):
         if name in part:
             return part[name]
@@ -184,12 +198,13 @@ def _find(where: str, part: NamedArrays, value: onnx.ValueInfoProto, number: int
         raise RefusedError(f"{where} holds images, which fit models with one input, and this one also has {value.name}")
     hint = f"; name one: {where}:{held[0]}" if only and len(held) > 1 and where.endswith(".npz") else ""
     raise RefusedError(
-        f"{where} has no array for input {value.name} ({_describe(value)}); it has {', '.join(sorted(held)) or 'none'}{hint}"
+        f"{where} has no array for input {value.name} ({_describe(value)}); "
+        f"it has {', '.join(sorted(held)) or 'none'}{hint}"
     )
 
 
 def _has_pixels(array: Array | Images, value: onnx.ValueInfoProto, preprocess: Preprocess | None) -> bool:
-    """Whether an array holds images that are to be preprocessed."""
+    """Return whether an array holds images that have to be preprocessed."""
     return (
         preprocess is not None
         and isinstance(array, np.ndarray)
@@ -199,7 +214,7 @@ def _has_pixels(array: Array | Images, value: onnx.ValueInfoProto, preprocess: P
 
 
 def _pictures(where: str, value: onnx.ValueInfoProto, given: Array | Images, preprocess: Preprocess | None) -> Column:
-    """Images, or arrays of pixels, in the form of an input. Raises RefusedError where they do not fit it."""
+    """Return images, or arrays of pixels, in the form of an input; raise RefusedError if they do not fit it."""
     dtype, sizes = _dtype(value), _sizes(value)
     if preprocess is None and dtype != np.uint8:
         raise RefusedError(f"{where} holds images and input {value.name} is {dtype}: {HELP}")
@@ -225,6 +240,7 @@ def _pictures(where: str, value: onnx.ValueInfoProto, given: Array | Images, pre
 
 
 def _check_moments(where: str, how: Preprocess, channels: int) -> None:
+    """Check that the preprocessing has one value per channel."""
     for name, numbers in (("mean", how.mean), ("std", how.std)):
         if len(numbers) not in (1, channels):
             raise RefusedError(
@@ -233,7 +249,7 @@ def _check_moments(where: str, how: Preprocess, channels: int) -> None:
 
 
 def _labels(where: str, parts: Sequence[NamedArrays], how: Preprocess, samples: int | None) -> Array | None:
-    """The labels of all parts. samples: how many there must be, None where there are none to be."""
+    """Return the labels of all parts. samples: the required number of labels, None if there must be none."""
     found = []
     for part in parts:
         images = part.get(ONLY)
@@ -252,20 +268,23 @@ def _labels(where: str, parts: Sequence[NamedArrays], how: Preprocess, samples: 
 
 
 def _sizes(value: onnx.ValueInfoProto) -> list[int | None]:
+    """Return the sizes of an input, None for free ones."""
     return [dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim]
 
 
 def _dtype(value: onnx.ValueInfoProto) -> np.dtype[np.generic]:
+    """Return the type of an input."""
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
 def _describe(value: onnx.ValueInfoProto) -> str:
+    """Return the type and shape of an input for messages."""
     shape = ", ".join("any" if size is None else str(size) for size in _sizes(value))
     return f"{_dtype(value)} [{shape}]"
 
 
 def _fit(where: str, value: onnx.ValueInfoProto, given: Array | Images, *, whole: bool) -> Array:
-    """The array in the input's type. The first axis counts samples; the others must have the input's sizes."""
+    """Return the array in the input's type. The first axis counts samples; the others must have the input's sizes."""
     array, dtype, sizes = np.asarray(given), _dtype(value), _sizes(value)
     counted = 0 if whole else 1
     pairs = zip(sizes[counted:], array.shape[counted:], strict=False)
@@ -283,7 +302,7 @@ def _fit(where: str, value: onnx.ValueInfoProto, given: Array | Images, *, whole
 
 
 def _same_dimensions(where: str, wanted: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises RefusedError where a symbolic dimension that two inputs share has two sizes."""
+    """Raise RefusedError if a symbolic dimension that inputs share has two sizes."""
     first: dict[str, tuple[str, int]] = {}
     for value in wanted:
         for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
@@ -291,6 +310,6 @@ def _same_dimensions(where: str, wanted: Sequence[onnx.ValueInfoProto], shapes: 
                 name, known = first.setdefault(dim.dim_param, (value.name, size))
                 if known != size:
                     raise RefusedError(
-                        f"{where}: dimension {dim.dim_param} is {size} in {value.name} (shape {list(shapes[value.name])}) and {known} in "
-                        f"{name}; they must agree"
+                        f"{where}: dimension {dim.dim_param} is {size} in {value.name} "
+                        f"(shape {list(shapes[value.name])}) and {known} in {name}; they must agree"
                     )

@@ -1,4 +1,4 @@
-"""Where samples come from. Each source is a row of a table, and yields arrays that are not yet checked against a model."""
+"""Sources of samples. Each kind is a row of a table, and yields arrays that are not yet checked against a model."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ DAMAGES = (
     *(ValueError, LookupError, ArithmeticError, RuntimeError, MemoryError, OSError, EOFError, NotImplementedError),
     *(zipfile.BadZipFile, struct.error, zlib.error, DecodeError),
 )
-"""What numpy, zipfile, protobuf and Pillow raise on files that are damaged, or not theirs."""
+"""The errors of numpy, zipfile, protobuf and Pillow for files that are damaged or of another kind."""
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
-"""Of image files."""
+"""The suffixes of image files."""
 
 ONLY = "x"
-"""The array of the only input may go by this name."""
+"""The name under which the array of the only input can be stored."""
 
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""module:factory."""
+"""The form of module:factory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Image files, decoded when they are needed.
+    """Image files, decoded on demand.
 
-    paths: names in an order that has nothing to do with their content, so that the first of them are a fair choice. opened: the bytes
-    of one.
+    Args:
+        paths: The names, in an order that does not depend on their content, so that the first ones are a fair sample.
+        opened: Returns the bytes of a file.
     """
 
     where: str
@@ -55,10 +56,20 @@ class Images:
         return len(self.paths)
 
     def pixels(self, chosen: slice, size: tuple[int, int], channels: int) -> Array:
-        """Some of them as uint8 (n, height, width, channels): cropped around the middle to the shape wanted, then resized."""
+        """Return some images, cropped around the middle to the ratio of `size` and then resized.
+
+        Args:
+            chosen: The images.
+            size: (height, width).
+            channels: The number of channels.
+
+        Returns:
+            uint8 (n, height, width, channels).
+        """
         return np.stack([self._decoded(path, size, channels) for path in self.paths[chosen]])
 
     def _decoded(self, path: str, size: tuple[int, int], channels: int) -> Array:
+        """Return the pixels of one image."""
         image_module, operations = _pillow()
         mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
         try:
@@ -74,6 +85,7 @@ NamedArrays = Mapping[str, "Array | Images"]
 
 
 def _pillow() -> tuple[Any, Any]:
+    """Import Pillow."""
     try:
         from PIL import Image, ImageOps  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -81,11 +93,15 @@ def _pillow() -> tuple[Any, Any]:
     return Image, ImageOps
 
 
-# --- arrays --------------------------------------------------------------------------------------------------------------------
+# --- arrays
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def _arrays(given: str) -> list[NamedArrays]:
-    """The arrays of an .npz, or that of an .npy. FILE.npz:NAME is the only input under another name. Pickles are never loaded."""
+    """Return the arrays of an .npz file, or that of an .npy file. Pickles are never loaded.
+
+    With FILE.npz:NAME, the array NAME is the only input.
+    """
     place, _, name = given.rpartition(":") if not Path(given).exists() and ":" in given else (given, "", "")
     path = Path(place)
     check_input(path)
@@ -106,20 +122,23 @@ def _arrays(given: str) -> list[NamedArrays]:
     ]
 
 
-# --- images --------------------------------------------------------------------------------------------------------------------
+# --- images
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def _is_image(path: str) -> bool:
+    """Return whether a path has the suffix of an image."""
     parts = path.split("/")
     return Path(path).suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
 def _shuffled(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names in an order that depends on nothing but the names."""
     return tuple(sorted(filter(_is_image, names), key=lambda name: (zlib.crc32(name.encode()), name)))
 
 
 def _images(given: str) -> list[NamedArrays]:
-    """A zip or a folder of images, those in folders inside it too."""
+    """Return the images of a zip file or a folder, including its subfolders."""
     _pillow()
     path = Path(given)
     if path.is_dir():
@@ -142,21 +161,26 @@ def _images(given: str) -> list[NamedArrays]:
 
 
 def _member(path: Path, name: str) -> bytes:
+    """Return the bytes of a file in a zip file."""
     with zipfile.ZipFile(path) as archive:
         return archive.read(name)
 
 
-# --- test data of the model zoo ------------------------------------------------------------------------------------------------
+# --- test data of the model zoo
+# ------------------------------------------------------------------------------------------------
 
 
 def _test_sets(path: Path) -> list[Path]:
-    """The folders with input_0.pb, input_1.pb, ..: the folder itself, or those in it."""
+    """Return the folders with input_0.pb, input_1.pb and so on: the folder itself, or its subfolders."""
     sets = [path, *sorted(path.glob("test_data*"))] if path.is_dir() else []
     return [folder for folder in sets if any(folder.glob("input_*.pb"))]
 
 
 def _test_data(given: str) -> list[NamedArrays]:
-    """Tensors in test_data_set_*/input_*.pb: under their own names, and under their numbers, which count the inputs of the graph."""
+    """Return the tensors in test_data_set_*/input_*.pb.
+
+    They have their own names and their numbers, which count the inputs of the graph.
+    """
     parts: list[NamedArrays] = []
     for folder in _test_sets(Path(given)):
         part: dict[str, Array] = {}
@@ -175,11 +199,15 @@ def _test_data(given: str) -> list[NamedArrays]:
     return parts
 
 
-# --- readers -------------------------------------------------------------------------------------------------------------------
+# --- readers
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def _factory(given: str) -> list[NamedArrays]:
-    """What module:factory() returns: an object with get_next(), as onnxruntime's CalibrationDataReader, or an iterable of feeds."""
+    """Return the samples of module:factory().
+
+    It returns an object with get_next(), like onnxruntime's CalibrationDataReader, or an iterable of feeds.
+    """
     module, _, name = given.partition(":")
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
@@ -194,11 +222,15 @@ def _factory(given: str) -> list[NamedArrays]:
 
 
 MOST = 4096
-"""Runs that are read from a reader at most: one may go on for ever."""
+"""The maximum number of runs that are read from a reader, which may never end."""
 
 
 def from_object(given: Any, where: str = "data") -> list[NamedArrays]:
-    """Feeds from a mapping of arrays, an object with get_next(), or an iterable of feeds. Raises UsageError for anything else."""
+    """Return feeds from a mapping of arrays, an object with get_next(), or an iterable of feeds.
+
+    Raises:
+        UsageError: The object is none of these.
+    """
     if isinstance(given, Mapping):
         return [{str(name): np.asarray(array) for name, array in given.items()}]
     feeds = iter(given.get_next, None) if hasattr(given, "get_next") else given
@@ -216,19 +248,20 @@ def from_object(given: Any, where: str = "data") -> list[NamedArrays]:
     return parts
 
 
-# --- the table -----------------------------------------------------------------------------------------------------------------
+# --- the table
+# -----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SourceKind:
-    """A kind of source. fits: whether a path or name is of this kind. read: what it holds."""
+    """A kind of source. fits: whether a path or name is of this kind. read: returns its arrays."""
 
     fits: Callable[[str], bool]
     read: Callable[[str], list[NamedArrays]]
 
 
 def _file(given: str) -> Path:
-    """The file, without the name of an array in it."""
+    """Return the path without the name of an array."""
     return Path(given) if Path(given).exists() else Path(given.rpartition(":")[0] or given)
 
 
@@ -238,11 +271,19 @@ SOURCES: Mapping[str, SourceKind] = {
     "images": SourceKind(lambda given: Path(given).is_dir() or Path(given).suffix == ".zip", _images),
     "reader": SourceKind(lambda given: not Path(given).exists() and FACTORY.fullmatch(given) is not None, _factory),
 }
-"""The kinds of --data; the first that fits reads it, and a file that none claims is taken for arrays."""
+"""The kinds of --data. The first that fits reads the data; a file that none claims is read as arrays."""
 
 
 def read_parts(given: object) -> tuple[str, list[NamedArrays]]:
-    """(what to call it in messages, the parts). Raises UsageError or RefusedError with one line that says what is wrong."""
+    """Read samples of any kind.
+
+    Returns:
+        (the name of the data in messages, the parts).
+
+    Raises:
+        UsageError: The data does not exist or is of no known kind.
+        RefusedError: The data is damaged.
+    """
     if not isinstance(given, str | Path):
         return "data", from_object(given)
     text = str(given)

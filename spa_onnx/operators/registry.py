@@ -83,11 +83,10 @@ class Properties(TypedDict, total=False):
     """What can be registered of an operator.
 
     Args:
-        coupling: The coupling rule.
-        parameters: Input positions of shapes, pads, axes and similar parameters, which carry no channels.
-        default_reason: The reason for pinning an axis that the rule does not mention: what the operator does with that axis.
-        update: The shape update.
-        corrects: Input positions of parameters that the shape update corrects even if the graph computes them from
+        coupling: The coupling rule. parameters: Input positions of shapes, pads, axes and similar parameters, which
+        carry no channels. default_reason: The reason for pinning an axis that the rule does not mention: what the
+        operator does with that axis. update: The shape update. corrects: Input positions of parameters that the shape
+        update corrects even if the graph computes them from
             sizes that change.
         zero: Whether a masked channel is still zero in the output.
         macs: The axes whose sizes multiply to its multiply-accumulates.

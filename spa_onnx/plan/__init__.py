@@ -1,1 +1,1 @@
-"""Channels taken out of a graph: the plan, the masked model, the pruned one."""
+"""Channels removed from a graph: the plan, the masked model, the pruned model."""

@@ -1,4 +1,4 @@
-"""Changes to the nodes themselves, done with onnx-graphsurgeon; what it drops on the way is carried over."""
+"""Changes of nodes, done with onnx-graphsurgeon; everything that it drops is carried over."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spa_onnx.model.subgraphs import graphs
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """The node that makes `output` becomes a Gather of `indices` from `source` along `axis`."""
+    """Replace the node that computes `output` by a Gather of `indices` from `source` along `axis`."""
 
     output: str
     source: str
@@ -28,7 +28,12 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """At input `slot` of the node that makes `output`, the elements in `where` become `values`; others are computed as before."""
+    """Replace some elements of an input.
+
+    At input `slot` of the node that computes `output`, the elements in `where` become `values`. The others are computed
+    as
+    before.
+    """
 
     output: str
     slot: int
@@ -38,7 +43,10 @@ class Blend:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Input `slot` of the node that makes `output` is multiplied by `times` and divided by `over`, element by element."""
+    """Rescale an input.
+
+    Input `slot` of the node that computes `output` is multiplied by `times` and divided by `over`, element by element.
+    """
 
     output: str
     slot: int
@@ -50,7 +58,7 @@ Operation: TypeAlias = Take | Blend | Scale
 
 
 def operate(proto: onnx.ModelProto, operations: Sequence[Operation]) -> onnx.ModelProto:
-    """The model with the operations carried out, those in branches and bodies included; what is given is used up."""
+    """Return the model with the operations carried out, also in branches and bodies. `proto` is consumed."""
     main, *inner = graphs(proto.graph)
     for graph in inner:
         mine = _of(graph, operations)
@@ -62,13 +70,13 @@ def operate(proto: onnx.ModelProto, operations: Sequence[Operation]) -> onnx.Mod
 
 
 def _of(graph: onnx.GraphProto, operations: Sequence[Operation]) -> list[Operation]:
-    """The operations on nodes of this graph itself."""
+    """Return the operations on nodes of this graph, without its subgraphs."""
     made = {name for node in graph.node for name in node.output}
     return [operation for operation in operations if operation.output in made]
 
 
 def _operate(proto: onnx.ModelProto, operations: Sequence[Operation]) -> onnx.ModelProto:
-    """A new model with operations on nodes of its main graph carried out."""
+    """Return a new model with operations on nodes of its main graph carried out."""
     import onnx_graphsurgeon as gs  # noqa: PLC0415 - slow to import and needed for few models
     from onnx_graphsurgeon.logger import G_LOGGER  # noqa: PLC0415
 
@@ -90,11 +98,13 @@ def _operate(proto: onnx.ModelProto, operations: Sequence[Operation]) -> onnx.Mo
 
 
 def _take(gs: Any, node: Any, source: Any, operation: Take, number: int) -> None:
+    """Carry out a Take."""
     node.op, node.attrs = "Gather", {"axis": operation.axis}
     node.inputs = [source, gs.Constant(f"{operation.output}__indices_{number}", operation.indices)]
 
 
 def _blend(gs: Any, graph: Any, node: Any, operation: Blend, number: int) -> None:
+    """Carry out a Blend."""
     name = f"{operation.output}__shape_{number}"
     result = gs.Variable(name, dtype=operation.values.dtype, shape=operation.values.shape)
     inputs = [
@@ -107,6 +117,7 @@ def _blend(gs: Any, graph: Any, node: Any, operation: Blend, number: int) -> Non
 
 
 def _scale(gs: Any, graph: Any, node: Any, operation: Scale, number: int) -> None:
+    """Carry out a Scale."""
     for op, factors in (("Mul", operation.times), ("Div", operation.over)):
         if (factors != 1).any():
             name = f"{operation.output}__shape_{number}_{op.lower()}"
@@ -117,11 +128,19 @@ def _scale(gs: Any, graph: Any, node: Any, operation: Scale, number: int) -> Non
 
 
 def carry_over(original: onnx.ModelProto, exported: onnx.ModelProto, operations: Sequence[Operation] = ()) -> None:
-    """Give the exported model all that a round trip through onnx-graphsurgeon loses (version 0.6.1).
+    """Restore everything that a round trip through onnx-graphsurgeon loses (version 0.6.1).
 
-    Metadata and documentation at every level, the model's domain, version and producer, quantization annotations, the declared types
-    of inputs and outputs with their dimension names and denotations, recorded shapes, initializers that no node of the main
-    graph reads. Nodes that no operation touched are those of the original, nested graphs included.
+    These are metadata and documentation at every level, the domain, version and producer of the model, quantization
+    annotations, the declared types of inputs and outputs with their dimension names and denotations, recorded shapes,
+    and
+    initializers that no node of the main graph reads. Nodes that no operation touched are those of the original, with
+    their
+    subgraphs.
+
+    Args:
+        original: The model before the round trip.
+        exported: The model after it, which is changed.
+        operations: The operations that were carried out.
     """
     for field in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
         setattr(exported, field, getattr(original, field))
@@ -150,7 +169,11 @@ def carry_over(original: onnx.ModelProto, exported: onnx.ModelProto, operations:
 def _carry_nodes(
     fresh: Iterable[onnx.NodeProto], source: Iterable[onnx.NodeProto], replaced: set[str], blended: set[tuple[str, int]]
 ) -> None:
-    """replaced: outputs of nodes that became a Gather. blended: (output, slot) of inputs that now come from a Where or a Div."""
+    """Restore the fields of nodes.
+
+    replaced: outputs of nodes that became a Gather. blended: (output, slot) of inputs that now come from a Where or a
+    Div.
+    """
     twins = {tuple(node.output): node for node in source}
     for node in fresh:
         twin = twins.get(tuple(node.output))
@@ -168,7 +191,7 @@ def _carry_nodes(
 
 
 def _list_initializers(graph: onnx.GraphProto) -> None:
-    """Before IR 4 every initializer is a graph input too."""
+    """List every initializer as a graph input, as IR versions before 4 require."""
     listed = {value.name for value in graph.input}
     for tensor in graph.initializer:
         if tensor.name not in listed:
@@ -176,6 +199,7 @@ def _list_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _carry_entries(fresh: Iterable[onnx.TensorProto], source: Iterable[onnx.TensorProto]) -> None:
+    """Restore the fields of initializers."""
     twins = {tensor.name: tensor for tensor in source}
     for tensor in fresh:
         if tensor.name in twins:
@@ -183,5 +207,6 @@ def _carry_entries(fresh: Iterable[onnx.TensorProto], source: Iterable[onnx.Tens
 
 
 def _replace(field: Any, entries: Any) -> None:
+    """Replace the entries of a repeated field."""
     del field[:]
     field.extend(entries)

@@ -1,4 +1,4 @@
-"""The masked model: the original with everything that is removed at zero, in the original's shapes."""
+"""The masked model: the original with everything that is removed set to zero, in the shapes of the original."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from spa_onnx.plan.removal import Removal, SliceKey, Slices, lookup, zeroed
 
 
 def mask(model: Model, removal: Removal, only: Container[Axis] | None = None) -> onnx.ModelProto:
-    """The original with every removed slice of every constant at zero: what the pruned model must compute.
+    """Return the original with every removed slice of every constant at zero: the pruned model must compute the same.
 
-    A quantised constant is at zero where it holds its zero point; scales and zero points stay. only: leave all axes of constants but
-    these as they are.
+    A quantised constant is set to its zero point. Scales and zero points are not changed.
+
+    Args:
+        model: The original.
+        removal: What is removed.
+        only: The axes of constants that are masked; None for all.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -41,7 +45,7 @@ def mask(model: Model, removal: Removal, only: Container[Axis] | None = None) ->
 
 
 def losing(model: Model, removal: Removal, only: Container[Axis] | None = None) -> Iterator[tuple[Node, int, Slices]]:
-    """(node, input, what stays of it) wherever a node reads a constant that is masked. only: as in `mask`."""
+    """Yield (node, input position, kept slices of it) for every masked constant that a node reads. only: see `mask`."""
     divisors = _divisors(model)
     for node in model.nodes:
         for slot, name in enumerate(node.inputs):
@@ -52,7 +56,7 @@ def losing(model: Model, removal: Removal, only: Container[Axis] | None = None) 
 
 
 def _list_initializers(graph: onnx.GraphProto) -> None:
-    """Before IR 4, onnxruntime takes an initializer that is no graph input only while a node reads it."""
+    """List initializers as graph inputs: before IR 4, onnxruntime requires it for those that no node reads."""
     listed = {value.name for value in graph.input}
     fresh = (tensor for tensor in graph.initializer if tensor.name not in listed)
     graph.input.extend(
@@ -61,7 +65,10 @@ def _list_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _divisors(model: Model) -> set[str]:
-    """What keeps its values in the masked model, and the constants that it is computed from (through an Identity, a Sqrt ...)."""
+    """Return the constants that keep their values in the masked model.
+
+    These are divisors and the like, and the constants that they are computed from (through an Identity or a Sqrt).
+    """
     fixed = {name for node in model.nodes for name in node.inputs if name and model.is_constant(name)}
     for node in model.nodes:
         if node.inputs and all(name in fixed for name in node.inputs if name):

@@ -1,4 +1,4 @@
-"""The plan: what is removed. It is data, can be saved as JSON, read by a person and applied again."""
+"""Plans: what is removed, as data that can be saved as JSON, read by people, and applied again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMAT = 2
 """The format of plan files that are written."""
 
 FORMATS = (1, 2)
-"""The formats that are read: format 1 lists groups alone, format 2 a list of edits."""
+"""The formats that can be read: format 1 lists groups only, format 2 is a list of edits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,20 @@ class ChannelRemoval:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> ChannelRemoval:
-        """Return the edit of an entry. Raises KeyError or TypeError where it is none."""
+        """Return the edit of an entry.
+
+        Raises:
+            KeyError: A field is missing.
+            TypeError: A field has the wrong type.
+        """
         return cls(str(entry["group"]), _channels(entry["removed"]))
 
 
 Edit: TypeAlias = ChannelRemoval
-"""What a plan is made of; blocks, rotations and experts will be other kinds."""
+"""The edits of a plan; blocks, rotations and experts will be other kinds."""
 
 EDITS: Mapping[str, Callable[[Mapping[str, Any]], Edit]] = {ChannelRemoval.kind: ChannelRemoval.of}
-"""Kind of edit -> how its entry is read."""
+"""Kind of edit -> the function that reads its entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def _edits(path: Path, content: Mapping[str, Any]) -> tuple[Edit, ...]:
-    """The edits of a plan file; the groups of format 1, which only removes channels."""
+    """Return the edits of a plan file. Format 1 only removes channels of groups."""
     if content["format"] == 1:
         return tuple(ChannelRemoval(str(entry["name"]), _channels(entry["removed"])) for entry in content["groups"])
     unknown = sorted({str(entry["kind"]) for entry in content["edits"]} - set(EDITS))
@@ -175,7 +180,11 @@ def _edits(path: Path, content: Mapping[str, Any]) -> tuple[Edit, ...]:
 
 
 def _channels(numbers: Any) -> Indices:
-    """Return a flat list of whole numbers as an array. Raises TypeError for anything else."""
+    """Return a flat list of whole numbers as an array.
+
+    Raises:
+        TypeError: The list holds something else.
+    """
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
         raise TypeError(f"removed channels are whole numbers, not {numbers!r}")
     return np.asarray(numbers, dtype=np.int64)
@@ -201,6 +210,6 @@ def check_plan(plan: Plan, analysis: Analysis) -> None:
         lost = np.bincount(removed // group.steps, minlength=group.parts)
         if lost.min() < lost.max() or lost[0] == group.steps:
             raise RefusedError(
-                f"the plan removes {lost.tolist()} channels from the {group.parts} parts of group {name}: each of {group.steps} "
-                "channels must lose as many, and keep one"
+                f"the plan removes {lost.tolist()} channels from the {group.parts} parts of group {name}: "
+                f"each of {group.steps} channels must lose as many, and keep one"
             )

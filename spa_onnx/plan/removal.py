@@ -1,4 +1,4 @@
-"""What a plan leaves of every axis."""
+"""What a plan keeps of every axis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.model.shapes import Shape
 
 Slices: TypeAlias = tuple[dict[int, Indices], ...]
-"""Axis -> the indices that stay, for axes that lose some. One; or one for each part of axis 0, to be joined again."""
+"""Axis -> kept indices, for axes that lose some. Either one mapping, or one for each part of axis 0, to be joined."""
 
 
 SliceKey: TypeAlias = tuple[tuple[tuple[int, bytes], ...], ...]
@@ -24,7 +24,7 @@ SliceKey: TypeAlias = tuple[tuple[tuple[int, bytes], ...], ...]
 
 
 class Removal:
-    """The indices that stay, for every axis of the model. `drop`: group name -> channels that go."""
+    """The kept indices of every axis of a model. `drop`: group name -> channels that are removed."""
 
     def __init__(self, analysis: Analysis, drop: Mapping[str, Indices]) -> None:
         self._model: Model = analysis.model
@@ -41,22 +41,25 @@ class Removal:
                     self._gone[axis] = self._gone[axis] | masks[id(owner)] if axis in self._gone else masks[id(owner)]
 
     def __contains__(self, axis: Axis) -> bool:
-        """Whether the axis loses anything."""
+        """Return whether the axis loses indices."""
         return axis in self._gone and bool(self._gone[axis].any())
 
     def kept(self, axis: Axis) -> Indices:
-        """The indices of the axis that stay, sorted, int64; not for axes that every part has for itself."""
+        """Return the kept indices of the axis, sorted, int64; not for axes that every part has for itself."""
         (kept,) = np.nonzero(self.stays(axis))
         return kept
 
     def stays(self, axis: Axis) -> NDArray[np.bool_]:
-        """Which indices of the axis stay, bool of its size; (parts, its size) where every part has the axis for itself (see Group)."""
+        """Return which indices of the axis are kept, bool (size of the axis,).
+
+        The shape is (parts, size of the axis) if every part has the axis for itself; see `Group`.
+        """
         if axis in self._gone:
             return ~self._gone[axis]
         return np.ones((self._model.shape(axis.tensor) or ())[axis.dim], bool)
 
     def slices(self, tensor: str, only: Container[Axis] | None = None) -> Slices:
-        """What stays of a tensor, for the axes that lose something. only: leave all axes but these as they are."""
+        """Return what is kept of a tensor, for the axes that lose indices. only: the axes to consider, None for all."""
         axes = [Axis(tensor, dim) for dim in range(len(self._model.shape(tensor) or ()))]
         stays = {axis.dim: self.stays(axis) for axis in axes if axis in self and (only is None or axis in only)}
         parts = {dim: rows for dim, rows in stays.items() if rows.ndim > 1 and (rows != rows[0]).any()}
@@ -66,7 +69,7 @@ class Removal:
         return tuple(_parts(alike, parts, (self._model.shape(tensor) or (0,))[0])) if parts else (alike,)
 
     def after(self, tensor: str) -> Shape:
-        """Sizes of a tensor in the pruned model."""
+        """Return the sizes of a tensor in the pruned model."""
         if tensor not in self._shapes:
             shape = self._model.shape(tensor) or ()
             lost = (self._gone.get(Axis(tensor, dim)) for dim in range(len(shape)))
@@ -76,11 +79,11 @@ class Removal:
         return self._shapes[tensor]
 
     def override(self, shapes: Mapping[str, Shape]) -> None:
-        """Sizes inside a channel shuffle, about whose tensors the groups say nothing."""
+        """Set the sizes of tensors inside a channel shuffle, which no group covers."""
         self._shapes.update(shapes)
 
     def value(self, tensor: str) -> Array | None:
-        """A small tensor as the pruned graph would compute it without any edit; None where it is not known."""
+        """Return a small tensor as the pruned graph would compute it without any edit; None if it is unknown."""
         constant = self._model.constant(tensor)
         if constant is not None:
             return constant
@@ -89,6 +92,7 @@ class Removal:
 
     @cached_property
     def _values(self) -> Mapping[str, Value]:
+        """The values of shape arithmetic with the sizes of the pruned model."""
         values = self._model.inference.values
         literals = {name: value.array for name, value in values.items() if value.is_literal}
         nodes = [node for node in self._model.nodes if self._model.is_folded(node)]
@@ -101,7 +105,11 @@ class Removal:
 def _parts(
     alike: Mapping[int, Indices], own: Mapping[int, NDArray[np.bool_]], size: int
 ) -> Iterator[dict[int, Indices]]:
-    """Slices part by part. alike: what stays of the axes that all parts share; own: (parts, indices) of the others; size: of axis 0."""
+    """Yield the slices of each part.
+
+    alike: kept indices of the axes that all parts share. own: bool (parts, indices) of the others. size: the size of
+    axis 0.
+    """
     rows, parts = alike.get(0, np.arange(size)), len(next(iter(own.values())))
     for part in range(parts):
         kept = {
@@ -113,12 +121,12 @@ def _parts(
 
 
 def lookup(slices: Slices) -> SliceKey:
-    """Slices in a form that can be compared."""
+    """Return slices in a form that can be compared."""
     return tuple(tuple((dim, indices.tobytes()) for dim, indices in kept.items()) for kept in slices)
 
 
 def taken(array: Array, slices: Sequence[Mapping[int, Indices]]) -> Array:
-    """The slices of an array, joined along axis 0."""
+    """Return the slices of an array, joined along axis 0."""
     parts = []
     for kept in slices:
         part = array
@@ -129,7 +137,7 @@ def taken(array: Array, slices: Sequence[Mapping[int, Indices]]) -> Array:
 
 
 def put(array: Array, slices: Sequence[Mapping[int, Indices]], values: Array) -> Array:
-    """A copy of the array with new values for its slices, given as `taken` gives them."""
+    """Return a copy of the array with new values for its slices, in the form that `taken` returns."""
     result = np.array(array)
     bounds = np.cumsum([len(kept.get(0, ())) for kept in slices[:-1]])
     for kept, part in zip(slices, np.split(values, bounds) if len(slices) > 1 else (values,), strict=True):
@@ -138,10 +146,11 @@ def put(array: Array, slices: Sequence[Mapping[int, Indices]], values: Array) ->
 
 
 def zeroed(model: Model, name: str, array: Array, slices: Sequence[Mapping[int, Indices]]) -> Array:
-    """A constant, by the name of its use, that stands for zero wherever none of the slices keeps it."""
+    """Return a constant, by the name of its use, that represents zero wherever none of the slices keeps it."""
     nothing = model.quantised[name].nothing(array.shape) if name in model.quantised else np.zeros_like(array)
     return put(nothing, slices, taken(array, slices))
 
 
 def _places(kept: Mapping[int, Indices], array: Array) -> tuple[Indices, ...]:
+    """Return an index for the kept elements of an array."""
     return np.ix_(*(kept.get(dim, np.arange(size)) for dim, size in enumerate(array.shape)))

@@ -1,9 +1,9 @@
-"""Plan -> smaller model. Shapes change, values never; names survive."""
+"""From a plan to the smaller model. Shapes change; values and names do not."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,18 +17,26 @@ from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, graph_constants
 from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import refresh_value_info
-from spa_onnx.model.subgraphs import graphs, nested, opened_graphs, operators
+from spa_onnx.model.subgraphs import graphs, opened_graphs, operators
 from spa_onnx.operators import knowledge
 from spa_onnx.operators.registry import is_pinned_throughout
 from spa_onnx.operators.updates import Rescale, SetAttribute, SetInput, ShapeEdit, TakeInstead
 from spa_onnx.plan.graph_edits import Blend, Operation, Scale, Take, operate
 from spa_onnx.plan.plan import Plan, TensorCut
 from spa_onnx.plan.removal import Removal, SliceKey, Slices, lookup, taken
+from spa_onnx.plan.unread import remove_unread, unread_nodes
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """The pruned model, the constants that were cut, and the nodes whose statistics run over fewer indices than before."""
+    """A pruned model.
+
+    Args:
+        proto: The model.
+        tensors: The constants that were cut.
+        inexact: The nodes whose statistics run over fewer indices than before.
+        removal: What is kept of every axis.
+    """
 
     proto: onnx.ModelProto
     tensors: tuple[TensorCut, ...]
@@ -37,7 +45,13 @@ class Rewritten:
 
 
 def rewrite(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None = None) -> Rewritten:
-    """Carry out a plan. The original is not changed. values: repaired constants, in their original shapes."""
+    """Carry out a plan. The original is not changed.
+
+    Args:
+        analysis: The groups of the model.
+        plan: The plan.
+        values: Repaired constants, in their original shapes.
+    """
     removal = Removal(analysis, plan.removed)
     model = analysis.model
     edits = dict(_chain_edits(analysis.chains, removal, model))
@@ -63,7 +77,10 @@ def rewrite(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None =
 
 
 def _chain_edits(chains: tuple[Chain, ...], removal: Removal, model: Model) -> Iterator[tuple[int, list[ShapeEdit]]]:
-    """A shuffle whose channels still form a grid keeps its nodes; otherwise one Gather does what they did."""
+    """Yield the edits of channel shuffles.
+
+    Nodes are kept if the channels still form a grid; otherwise one Gather replaces them.
+    """
     for chain in chains:
         shape = model.shape(chain.source) or ()
         lost = {
@@ -87,14 +104,17 @@ def _chain_edits(chains: tuple[Chain, ...], removal: Removal, model: Model) -> I
 
 
 def _reproduces(chain: Chain, shapes: Mapping[str, tuple[int, ...]], removal: Removal) -> bool:
-    """Whether the shuffle of the smaller grid yields each output's size: a picked digit may have lost its neighbours."""
+    """Return whether the shuffle of the smaller grid yields the size of each output.
+
+    It does not if a picked digit has lost its neighbours.
+    """
     return all(shapes[output] == removal.after(output) for output in chain.outputs) and not any(
         n.op == "Gather" for n in chain.nodes
     )
 
 
 class _Draft:
-    """A copy of the model while it is being rewritten."""
+    """A copy of the model during rewriting."""
 
     def __init__(self, model: Model, values: Mapping[str, Array]) -> None:
         self._model = model
@@ -112,10 +132,11 @@ class _Draft:
         self._operations: list[Operation] = []
         self._unused: set[str] = set()
 
-    # --- constants ---------------------------------------------------------------------------------------------------------
+    # --- constants
+    # ---------------------------------------------------------------------------------------------------------
 
     def cut_constants(self, removal: Removal) -> Iterator[TensorCut]:
-        """Cut every constant that loses something; one that loses different indices in different places is duplicated."""
+        """Cut every constant that loses indices. One that loses different indices in different places is duplicated."""
         uses: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
         for node in self._model.nodes:
             for slot, name in enumerate(node.inputs):
@@ -129,7 +150,10 @@ class _Draft:
     def _store_variants(
         self, source: str, places: list[tuple[int, int, str]], slices: list[Slices]
     ) -> Iterator[TensorCut]:
-        """The first variant keeps the name; an uncut one comes first, so that it stays what it was. slices: of each place."""
+        """Store the variants of a constant. The first one keeps the name.
+
+        An uncut variant comes first, so that it is unchanged. slices: those of each place.
+        """
         names: dict[SliceKey, str] = {}
         array = np.asarray(self._values.get(source, self._model.constant(source)))
         for each in sorted(slices, key=lambda each: len(each[0])):
@@ -144,7 +168,7 @@ class _Draft:
             self._nodes[index].input[slot] = names[lookup(each)]
 
     def _store(self, name: str, source: str, array: Array) -> None:
-        """Put a constant's new value where the old one stands, or beside it under a new name."""
+        """Store the new value of a constant in its place, or beside it under a new name."""
         if name != source:
             self._add(name, array)
             return
@@ -163,16 +187,18 @@ class _Draft:
             self.proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
 
     def _new_name(self, base: str) -> str:
+        """Return a name that is not used yet."""
         number = 2
         while f"{base}__{number}" in self._names:
             number += 1
         self._names.add(f"{base}__{number}")
         return f"{base}__{number}"
 
-    # --- nodes -------------------------------------------------------------------------------------------------------------
+    # --- nodes
+    # -------------------------------------------------------------------------------------------------------------
 
     def edit(self, index: int, edits: list[ShapeEdit]) -> None:
-        """Carry out what a follower asks for."""
+        """Carry out the shape edits of a node."""
         node = self._nodes[index]
         for change in edits:
             if isinstance(change, SetAttribute):
@@ -187,11 +213,12 @@ class _Draft:
                 )
 
     def _current(self, index: int, slot: int) -> Array | None:
-        """The value of a parameter input, if it is a constant."""
+        """Return the value of a parameter input if it is a constant."""
         name = find_node(self._model, index).input(slot)
         return self._model.constant(name) if name else None
 
     def _resize(self, index: int, node: onnx.NodeProto, change: Rescale) -> None:
+        """Carry out a Rescale."""
         wrong = change.found != change.wanted
         if self._current(index, change.slot) is not None or (change.found[wrong] <= 0).any():
             self._set_input(index, node, SetInput(change.slot, change.wanted, wrong))
@@ -201,6 +228,7 @@ class _Draft:
         self._operations.append(Scale(node.output[0], change.slot, times.astype(np.int64), over.astype(np.int64)))
 
     def _set_input(self, index: int, node: onnx.NodeProto, change: SetInput) -> None:
+        """Carry out a SetInput."""
         current = self._current(index, change.slot)
         where = np.ones(change.values.shape, bool) if change.where is None else change.where
         if current is None and not where.all():
@@ -218,7 +246,7 @@ class _Draft:
         self._unused.add(old)
 
     def _parameter(self, values: Array, base: str) -> str:
-        """The name of a constant with these values; equal parameters share one."""
+        """Return the name of a constant with these values; equal parameters share one."""
         key = (str(values.dtype) + str(values.shape), values.tobytes())
         if key not in self._made:
             self._made[key] = self._new_name(base)
@@ -226,16 +254,16 @@ class _Draft:
         return self._made[key]
 
     def finish(self) -> onnx.ModelProto:
-        """The pruned model, without what nothing reads any more."""
-        dead_before = _dead(self._model.proto.graph)
+        """Return the pruned model without nodes and constants that are no longer read."""
+        dead_before = unread_nodes(self._model.proto.graph)
         proto = operate(self.proto, self._operations) if self._operations else self.proto
-        _remove_unread(list(opened_graphs(proto.graph, self._model.opened)), dead_before, self._unused)
+        remove_unread(list(opened_graphs(proto.graph, self._model.opened)), dead_before, self._unused)
         refresh_value_info(proto, self._model.opened)
         return proto
 
 
 def _overwrite(tensor: TensorProto, array: Array) -> None:
-    """New content for a stored tensor; its name, documentation and metadata stay."""
+    """Replace the content of a stored tensor; its name, documentation and metadata are kept."""
     fresh = numpy_helper.from_array(np.asarray(array, order="C"), tensor.name)
     fresh.doc_string = tensor.doc_string
     fresh.metadata_props.extend(tensor.metadata_props)
@@ -243,6 +271,7 @@ def _overwrite(tensor: TensorProto, array: Array) -> None:
 
 
 def _overwrite_constant(node: onnx.NodeProto, array: Array) -> None:
+    """Replace the value of a Constant node."""
     if node.attribute[0].name == "value":
         _overwrite(node.attribute[0].t, array)
         return
@@ -253,11 +282,13 @@ def _overwrite_constant(node: onnx.NodeProto, array: Array) -> None:
 
 
 def _declare(value: onnx.ValueInfoProto, array: Array) -> None:
+    """Set the declared shape of a value."""
     for dim, size in zip(value.type.tensor_type.shape.dim, array.shape, strict=True):
         dim.dim_value = size
 
 
 def _set_attribute(node: onnx.NodeProto, change: SetAttribute) -> None:
+    """Set or remove an attribute of a node."""
     present: dict[str, AttributeProto] = {attribute.name: attribute for attribute in node.attribute}
     if change.name in present:
         node.attribute.remove(present[change.name])
@@ -265,46 +296,6 @@ def _set_attribute(node: onnx.NodeProto, change: SetAttribute) -> None:
         node.attribute.append(onnx.helper.make_attribute(change.name, change.value))
 
 
-def _readers(graph: onnx.GraphProto) -> dict[str, int]:
-    """How often each tensor is read, by nodes, by graphs nested in them, or as a graph output."""
-    count: dict[str, int] = defaultdict(int)
-    for node in graph.node:
-        for name in node.input:
-            count[name] += 1
-        for inner in nested(node):
-            for name, times in _readers(inner).items():
-                count[name] += times
-    for value in graph.output:
-        count[value.name] += 1
-    return count
-
-
-def _dead(graph: onnx.GraphProto) -> set[str]:
-    """First outputs of nodes that nothing reads."""
-    count = _readers(graph)
-    return {node.output[0] for node in operators(graph) if not any(count[name] for name in node.output)}
-
-
-def _remove_unread(seen: Sequence[onnx.GraphProto], dead_before: set[str], unused: set[str]) -> None:
-    """Remove nodes and constants that the rewriting left without readers; what was unread before stays as it was.
-
-    seen: the main graph, and the bodies that are looked into.
-    """
-    count = _readers(seen[0])
-    suspects = set(unused)
-    for graph in reversed(seen):
-        for node in reversed(list(graph.node)):
-            if not any(count[name] for name in node.output) and node.output[0] not in dead_before:
-                for name in node.input:
-                    count[name] -= 1
-                    suspects.add(name)
-                graph.node.remove(node)
-    orphans = {name for name in suspects if not count[name]}
-    for field in (*(graph.initializer for graph in seen), seen[0].input):
-        for entry in [entry for entry in field if entry.name in orphans]:
-            field.remove(entry)
-
-
 def find_node(model: Model, index: int) -> Node:
-    """The node at a position of the original graph."""
+    """Return the node at a position of the original graph."""
     return next(node for node in model.nodes if node.index == index)

@@ -32,7 +32,10 @@ class Fit(Protocol):
         """
 
     def error(self, weight: Matrix) -> float:
-        """Return the mean squared error of weights (rows, kept), less a constant; see `spa_onnx.linalg.obs.squared_error`."""
+        """Return the mean squared error of weights (rows, kept), less a constant.
+
+        See `spa_onnx.linalg.obs.squared_error`.
+        """
 
 
 class RegressionData(ABC):

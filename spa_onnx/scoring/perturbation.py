@@ -1,8 +1,8 @@
 """Perturbation: regress the model's loss on random masks, with forward passes alone (Dery et al., Bonsai, 2024).
 
 The loss is the relative error of the outputs. Each mask removes a random share of the group's channels. Masks are
-disjoint until every channel was removed once; then the channels are shuffled again, until there are MASKS_PER_GROUP masks.
-There are more channels than masks, so the regression corrects a prior: the scores that the same regression would
+disjoint until every channel was removed once; then the channels are shuffled again, until there are MASKS_PER_GROUP
+masks. There are more channels than masks, so the regression corrects a prior: the scores that the same regression would
 converge to if only the layers that read the group counted.
 """
 

@@ -40,7 +40,7 @@ def filter_slices(group: Group, model: Model, axis: Axis) -> Array:
 
 
 def scored_axes(group: Group, model: Model) -> list[Axis]:
-    """Return the axes whose filter_slices are scored: of matrices and filters, or of vectors if the group has nothing else."""
+    """Return the axes that are scored: those of matrices and filters, or of vectors if the group has nothing else."""
     axes = list(group.weights(model))
     wide = [axis for axis in axes if sum(size > 1 for size in model.shape(axis.tensor) or ()) > 1]
     return wide or axes

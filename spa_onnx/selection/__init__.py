@@ -1,1 +1,1 @@
-"""Which channels go: scores of groups, what they mean for the outputs, and how many each group loses."""
+"""Selection: which channels are removed, from the scores of groups, their sensitivities and a budget."""

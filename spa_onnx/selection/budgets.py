@@ -1,4 +1,4 @@
-"""What a plan costs before it is carried out, and the limits that it has to keep to."""
+"""The cost of a plan before it is carried out, and the limits that it has to keep."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from spa_onnx.model.model import COUNTED, Model, parameters
 from spa_onnx.operators.macs import axes_of, batch_size, macs, multiplications, size_of
 
 Counts = NDArray[np.int64]
-"""How many channels each group loses, int64 (groups,)."""
+"""The number of channels that each group loses, int64 (groups,)."""
 
 CLOSE = 0.01
-"""A limit counts as used up where less than this share of it is left."""
+"""A limit counts as used up if less than this share of it is left."""
 
 
 def _weights(model: Model) -> Iterator[list[Axis]]:
@@ -49,11 +49,11 @@ UNITS: Mapping[str, Unit] = {
     "macs": Unit(multiplications, macs, batched=True),
     "params": Unit(_weights, lambda model: parameters(model.proto), batched=False),
 }
-"""What a plan can save."""
+"""The units of cost that a plan can save."""
 
 
 class PlanCost:
-    """The cost of a model as a function of how many channels each group loses."""
+    """The cost of a model as a function of the number of channels that each group loses."""
 
     def __init__(self, model: Model, groups: Sequence[Group], unit: str = "macs") -> None:
         kind = UNITS[unit]
@@ -96,12 +96,12 @@ def saved_per_channel(model: Model, groups: Sequence[Group], unit: str = "macs")
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most that a plan may leave of a unit of cost.
+    """The maximum of a unit of cost that a plan may leave.
 
     Args:
         unit: A unit of `UNITS`.
         whole: The cost of the original, at batch 1.
-        allowed: The most that is allowed, in the same unit.
+        allowed: The maximum, in the same unit.
         cost: The cost of a plan.
     """
 
@@ -113,7 +113,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a plan spends of a limit: its unit, the cost of the original, what is allowed, and what the plan leaves."""
+    """The cost of a plan against a limit: the unit, the cost of the original, the maximum, and what the plan leaves."""
 
     unit: str
     whole: float
@@ -123,7 +123,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits that all have to hold."""
+    """Limits that must all hold."""
 
     limits: tuple[Limit, ...]
 
@@ -143,7 +143,7 @@ class Budget:
         return cls((Limit("macs", UNITS["macs"].whole(model), cost(removed), cost),))
 
     def is_met(self, removed: Counts) -> bool:
-        """Return whether a plan keeps to all limits."""
+        """Return whether a plan keeps all limits."""
         return all(limit.cost(removed) <= limit.allowed for limit in self.limits)
 
     def is_used_up(self, removed: Counts) -> bool:
@@ -151,7 +151,7 @@ class Budget:
         return any(limit.cost(removed) >= (1 - CLOSE) * limit.allowed for limit in self.limits)
 
     def out_of_reach(self, removed: Counts) -> Spent | None:
-        """Return the first limit that a plan exceeds, None where it keeps to all."""
+        """Return the first limit that a plan exceeds; None if it keeps all."""
         exceeded = (spent for spent in self.spent(removed) if spent.spent > spent.allowed)
         return next(exceeded, None)
 

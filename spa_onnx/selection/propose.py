@@ -1,4 +1,4 @@
-"""Propose a plan: score, weigh by sensitivity, select."""
+"""Propose a plan: score the groups, weight the scores by sensitivity, select channels."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from spa_onnx.selection.trials import Trials
 from spa_onnx.statistics.calibration import Calibration
 
 FALLBACK = "l1"
-"""The criterion that orders the channels of groups that no linear layer with known inputs reads."""
+"""The criterion that ranks the channels of groups that no linear layer with known inputs reads."""
 
 LEEWAY = 2.0
-"""With uncertain samples no group loses more than this many times what all groups would lose alike."""
+"""With uncertain samples no group loses more than this many times the share that `local` would remove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,12 @@ class Selection:
     Args:
         removed: Group name -> channels that are removed, sorted.
         scores: Group name -> score of each channel, float64 (channels,), as they were ranked.
-        sensitivities: Group name -> relative error of the outputs per unit of loss, over the median; empty where it was not measured.
+        sensitivities: Group name -> relative error of the outputs per unit of loss, divided by the median; empty if it
+        was
+            not measured.
         costs: Group name -> what the first channel of the group saves, in the unit that is saved.
         spent: What the plan spends of each limit.
-        stopped: Why no more channels are removed, for people.
+        stopped: Why no more channels are removed, as a sentence.
     """
 
     removed: Mapping[str, Indices]
@@ -53,7 +55,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """Scores of groups, and what they were weighed with."""
+    """Scores of groups, and the weights that were applied to them."""
 
     scores: dict[str, NDArray[np.float64]]
     sensitivities: dict[str, float]
@@ -135,7 +137,7 @@ def _context(
     criterion: Criterion,
     calibration: Calibration | None,
 ) -> ScoringContext:
-    """What the criterion may look at."""
+    """Return what the criterion can use."""
     if calibration is None:
         return ScoringContext(analysis.model, settings.seed)
     return ScoringContext(
@@ -151,7 +153,7 @@ def _context(
 def _trial(
     analysis: Analysis, groups: Sequence[Group], calibration: Calibration
 ) -> Callable[[Group, Indices], float] | None:
-    """Return `ScoringContext.trial`; None where onnxruntime cannot run the model on the samples."""
+    """Return `ScoringContext.trial`; None if onnxruntime cannot run the model on the samples."""
     try:
         trials = Trials(analysis, groups, calibration, MASKS_PER_GROUP * len(groups))
     except RefusedError:
@@ -166,7 +168,7 @@ def _selection(
     ranking: _Ranking,
     removed: Mapping[str, Indices],
 ) -> Selection:
-    """Put together what reports read."""
+    """Return the selection that reports read."""
     model, unit = analysis.model, settings.unit()
     counts = np.asarray([len(removed.get(group.name, ())) for group in groups], dtype=np.int64)
     goal = settings.goal()
@@ -189,7 +191,7 @@ def _selection(
 
 
 def final_share(analysis: Analysis, settings: Settings) -> float:
-    """Return the share of the unit that is saved that is kept in the end."""
+    """Return the share of the saved unit that is kept in the end."""
     goal = settings.goal()
     if not isinstance(goal, float | int):
         return goal[0].share

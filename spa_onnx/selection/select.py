@@ -28,18 +28,19 @@ def step(group: Group, multiple: int) -> int:
 
 
 def _rounded(removed: Counts, sizes: Counts, steps: Counts) -> Counts:
-    """Keep the nearest multiple of `steps` channels; groups smaller than one step stay whole."""
+    """Return the numbers rounded so that kept channels are a multiple of `steps`; groups below one step stay whole."""
     kept = np.maximum(np.floor((sizes - removed) / steps + 0.5).astype(np.int64), 1) * steps
     kept = np.where(kept > sizes, sizes // steps * steps, kept)
     return np.asarray(np.where(sizes < steps, 0, sizes - kept), dtype=np.int64)
 
 
 def _same_share(sizes: Counts, ratio: float) -> Counts:
+    """Return the numbers of channels for the same share of every group."""
     return np.asarray(np.minimum(np.floor(sizes * ratio + 0.5), sizes - 1), dtype=np.int64)
 
 
 def _shape_key(group: Group, model: Model) -> Hashable:
-    """What groups have in common whose weights have the same shapes and lose indices along the same axes."""
+    """Return the key that groups share whose weights have the same shapes and lose indices along the same axes."""
     return group.size, tuple(sorted((model.shape(axis.tensor) or (), axis.dim) for axis in group.weights(model)))
 
 
@@ -48,11 +49,14 @@ SCOPES: Mapping[str, Callable[[Group, Model], Hashable]] = {
     "global": lambda _, __: "",
     "isomorphic": _shape_key,
 }
-"""What is ranked together: each group by itself, all groups, or groups of the same shape."""
+"""The groups that are ranked together: each group by itself, all groups, or groups of the same shape."""
 
 
 def _ranking(groups: Sequence[Group], scores: GroupScores, most: Counts) -> Counts:
-    """Return the group of each channel that may be removed, the lowest score first. most: channels per group, at most."""
+    """Return the group of each channel that may be removed, the lowest score first.
+
+    most: the maximum number of channels per group.
+    """
     owner = np.concatenate([np.full(int(most[n]), n) for n in range(len(groups))])
     value = np.concatenate([np.sort(scores[group.name])[: int(most[n])] for n, group in enumerate(groups)])
     return owner[np.argsort(value, kind="stable")]
@@ -61,7 +65,7 @@ def _ranking(groups: Sequence[Group], scores: GroupScores, most: Counts) -> Coun
 class _Candidates:
     """Groups that can lose channels, and their scores.
 
-    A number of channels per group is a function of the ratio under `local`, and of a share of the rankings otherwise.
+    Under `local` the number of channels per group is a function of the ratio, otherwise of a share of the rankings.
     """
 
     def __init__(self, groups: Sequence[Group], scores: GroupScores, steps: Counts) -> None:
@@ -73,7 +77,9 @@ class _Candidates:
         return _rounded(_same_share(self.sizes, ratio), self.sizes, self.steps)
 
     def ranked(self, model: Model, scope: str, most_share: float) -> tuple[Callable[[float], Counts], float]:
-        """Return (share of every ranking -> channels that are removed, the smallest share that makes a difference).
+        """Return a function and the smallest share at which its result changes.
+
+        The function maps a share of every ranking to the numbers of channels that are removed.
 
         Args:
             model: The model.
@@ -90,13 +96,14 @@ class _Candidates:
         ]
 
         def counts(share: float) -> Counts:
+            """Return the numbers of channels for a share of every ranking."""
             removed = sum(np.bincount(r[: round(share * len(r))], minlength=len(self.groups)) for r in rankings)
             return _rounded(np.asarray(removed, dtype=np.int64), self.sizes, self.steps)
 
         return counts, 0.5 / max(len(ranking) for ranking in rankings)
 
     def closest(self, counts: Callable[[float], Counts], finest: float, budget: Budget) -> tuple[float, Counts]:
-        """Return (share, counts) of the least removal that meets the budget; groups at the brink follow one by one."""
+        """Return (share, numbers) of the least removal that meets the budget; the last groups are cut one by one."""
         low, high = 0.0, 1.0
         while high - low > finest:
             middle = (low + high) / 2
@@ -110,7 +117,7 @@ class _Candidates:
         return high, removed
 
     def filled(self, removed: Counts, budget: Budget) -> Counts:
-        """Put channels back, step by step, as long as the budget is not used up; or exchange some for cheaper ones."""
+        """Put channels back, step by step, while the budget allows it, or exchange some for cheaper ones."""
         while not budget.is_used_up(removed):
             back = next((fewer for fewer in self._one_put_back(removed) if budget.is_met(fewer)), None)
             if back is None:
@@ -121,18 +128,18 @@ class _Candidates:
         return removed
 
     def _last_score(self, number: int, removed: Counts) -> float:
-        """The score of the last channel that a group loses."""
+        """Return the score of the last channel that a group loses."""
         return float(np.sort(self.scores[self.groups[number].name])[removed[number] - 1])
 
     def _one_taken(self, removed: Counts) -> Iterator[Counts]:
-        """Remove one step of channels more: first of the group whose next channel scores lowest."""
+        """Yield the numbers with one more step of channels removed, the group with the lowest next score first."""
         able = np.flatnonzero(self.sizes - removed >= 2 * self.steps).tolist()
         following = {n: float(np.sort(self.scores[self.groups[n].name])[removed[n]]) for n in able}
         for number in sorted(following, key=following.__getitem__):
             yield removed + np.eye(1, len(removed), number, dtype=np.int64)[0] * self.steps[number]
 
     def _one_put_back(self, removed: Counts) -> Iterator[Counts]:
-        """Remove one step of channels less: first of the group whose last removed channel scores highest."""
+        """Yield the numbers with one step of channels less removed, the group with the highest last score first."""
         last = {n: self._last_score(n, removed) for n in np.flatnonzero(removed).tolist()}
         for number in sorted(last, key=last.__getitem__, reverse=True):
             fewer = np.minimum(self.steps[number], removed[number])
@@ -225,8 +232,9 @@ def _check_reach(candidates: _Candidates, budget: Budget) -> None:
     exceeded = budget.out_of_reach(candidates.local(1.0))
     if exceeded is not None:
         raise RefusedError(
-            f"target {exceeded.unit}={exceeded.allowed / exceeded.whole:g} is out of reach: with one step of channels left in each of "
-            f"{len(candidates.groups)} groups {exceeded.spent / exceeded.whole:.3f} would be kept, which is the nearest"
+            f"target {exceeded.unit}={exceeded.allowed / exceeded.whole:g} is out of reach: "
+            f"with one step of channels left in each of {len(candidates.groups)} groups "
+            f"{exceeded.spent / exceeded.whole:.3f} would be kept, which is the nearest"
         )
 
 

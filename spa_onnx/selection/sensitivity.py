@@ -19,17 +19,19 @@ SPREAD = 30.0
 """Sensitivities are clipped to this factor around the median: a trial runs few samples."""
 
 SMALLEST = 1e-30
-"""A summed loss below this is rounding."""
+"""Summed losses below this are rounding errors."""
 
 
 def sensitivities(
     analysis: Analysis, groups: Sequence[Group], scores: Mapping[str, NDArray[np.float64]], calibration: Calibration
 ) -> NDArray[np.float64]:
-    """Measure the relative error of the outputs per unit of summed loss, over the median.
+    """Measure the relative error of the outputs per unit of summed loss, divided by the median.
 
-    Each group by itself loses its TRIAL least important channels, the linear layers that read them are refitted, and some samples run
-    through the model. With uncertain samples sensitivities are clipped below at the median: outputs may only seem not to depend on
-    layers that such samples hardly activate.
+    Each group by itself loses its TRIAL least important channels, the linear layers that read them are refitted, and
+    some
+    samples run through the model. With uncertain samples sensitivities are clipped below at the median: such samples
+    hardly
+    activate some layers, and the outputs may only seem independent of them.
 
     Args:
         analysis: The groups of the model.
@@ -38,7 +40,9 @@ def sensitivities(
         calibration: The samples and statistics.
 
     Returns:
-        float64 (groups,); ones where the outputs show nothing, or the executor cannot run the model with its weights as inputs.
+        float64 (groups,); ones if no trial changes the outputs, or the executor cannot run the model with its weights
+        as
+        inputs.
     """
     try:
         trials = Trials(analysis, groups, calibration, len(groups))
@@ -56,7 +60,7 @@ def sensitivities(
 
 
 def _sensitivity(group: Group, scores: NDArray[np.float64], trials: Trials) -> float:
-    """The error of the outputs over the summed loss of a trial."""
+    """Return the error of the outputs divided by the summed loss of a trial."""
     removed = group.ranked(scores)[: max(1, round(group.steps * TRIAL))].ravel()
     loss = float(scores[removed].sum())
     return trials.error({group.name: np.sort(removed)}) / loss if loss > SMALLEST else float("nan")

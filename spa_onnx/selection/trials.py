@@ -1,4 +1,4 @@
-"""Trials: how far the outputs of the dense model move when some of its channels are removed."""
+"""Trials: how much the outputs of the dense model change when some of its channels are removed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from spa_onnx.statistics.calibration import Calibration
 from spa_onnx.statistics.memory import peak_live_bytes
 
 SAMPLES_PER_TRIAL = 64
-"""The most samples that run in each trial."""
+"""The maximum number of samples that run in each trial."""
 
 MACS_OF_TRIALS = 25 * 10**10
-"""Multiply-accumulates that all trials together may cost. Large models run on fewer samples per trial, at least one."""
+"""The multiply-accumulates that all trials together may cost. Large models run fewer samples per trial, at least one.
+"""
 
 ROUNDING_ERROR = 1e-10
-"""A relative error below this is rounding: parts of a model and the whole are fused differently."""
+"""Relative errors below this are rounding errors: parts of a model and the whole are fused differently."""
 
 
 class Trials:
@@ -91,7 +92,10 @@ class Trials:
         return 0.0 if error < ROUNDING_ERROR else error
 
     def _outputs(self, constants: Feed) -> dict[str, Array] | None:
-        """The outputs behind these constants; None where neither the nodes behind them nor the whole model run with them as inputs."""
+        """Return the outputs that depend on these constants.
+
+        None if neither the nodes behind them nor the whole model run with the constants as inputs.
+        """
         given = frozenset(constants)
         if given in self._refused:
             return None
@@ -103,7 +107,7 @@ class Trials:
         return found
 
     def _from(self, first: int, constants: Feed) -> dict[str, Array] | None:
-        """Run from this node on; None where the executor refuses, as it does where a sequence would be an input."""
+        """Run from this node on; None if the executor refuses, as it does if a sequence would be an input."""
         try:
             return self._opened(constants, first).outputs(constants)
         except RefusedError:
@@ -111,7 +115,7 @@ class Trials:
             return None
 
     def _opened(self, constants: Feed, first: int) -> _Rest:
-        """The model from its first node on, or that of the last trial, if it had the same constants."""
+        """Return the model from this node on, or that of the last trial if it had the same constants."""
         if self._rest is None or self._rest.given != set(constants):
             self._rest = None
             if first < self._execution.position:
@@ -121,7 +125,7 @@ class Trials:
         return self._rest
 
     def _constants(self, removal: Removal, *, refits: bool) -> Feed:
-        """The masked weights, and those of refitted layers."""
+        """Return the masked weights, and those of refitted layers."""
         model, calibration = self._analysis.model, self._calibration
         refitted = (
             refit_layers(
@@ -144,8 +148,9 @@ class Trials:
 class _Rest:
     """The nodes behind some constants, which are inputs of this part.
 
-    session: None where there is no output behind them. feeds: all other inputs, one feed per batch. given: the constants. names: of the
-    outputs.
+    session: None if no output depends on the constants. feeds: all other inputs, one feed per batch. given: the
+    constants.
+    names: the names of the outputs.
     """
 
     session: Session | None
@@ -155,13 +160,21 @@ class _Rest:
 
     @classmethod
     def of(cls, part: onnx.ModelProto, feeds: Sequence[Feed], given: frozenset[str]) -> _Rest:
-        """Open the part. Raises RefusedError where the executor does not accept it."""
+        """Open the part.
+
+        Raises:
+            RefusedError: The executor does not accept it.
+        """
         names = tuple(value.name for value in part.graph.output)
         what = "the model with its weights as inputs"
         return cls(open_session(part, optimise=True, what=what) if names else None, feeds, given, names)
 
     def outputs(self, constants: Feed) -> dict[str, Array]:
-        """Run the part with these constants, and join the batches. Raises RefusedError where it does not run."""
+        """Run the part with these constants, and join the batches.
+
+        Raises:
+            RefusedError: It does not run.
+        """
         if self.session is None:
             return {}
         read = set(self.session.inputs)
@@ -171,7 +184,7 @@ class _Rest:
 
 
 def _joined(runs: Sequence[Sequence[Array]]) -> list[Array]:
-    """Each output of all batches, (samples, values)."""
+    """Return each output of all batches, (samples, values)."""
     return [
         np.concatenate([array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1) for array in output])
         for output in zip(*runs, strict=True)
@@ -179,11 +192,15 @@ def _joined(runs: Sequence[Sequence[Array]]) -> list[Array]:
 
 
 def _own_name(index: int, slot: int) -> str:
+    """Return the name of a constant for one use."""
     return f"trial_{index}_{slot}"
 
 
 def _with_own_constants(model: Model, touched: set[str]) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
-    """Return the model with logits as outputs and a constant of its own for every use of a touched one, and the names of these constants."""
+    """Return (the model, constant -> the names of its copies).
+
+    The model has logits as outputs, and a copy of each touched constant for every use.
+    """
     source, own = model.proto.graph, dict[str, list[str]]()
     graph = onnx.GraphProto(name=source.name, node=source.node, output=logits(source))
     graph.input.extend(value for value in source.input if value.name in model.inputs)
@@ -249,6 +266,6 @@ def variation(array: Array) -> float:
 
 
 def _squares_about(array: Array, middle: Array) -> float:
-    """The sum of all squares of the difference, in float64."""
+    """Return the sum of the squares of the difference, in float64."""
     apart = np.subtract(array, middle, dtype=np.float64)
     return float(np.vdot(apart, apart))

@@ -123,11 +123,10 @@ class Schedule:
     """How tensors are captured and columns are chosen.
 
     Args:
-        samples: Number of samples in all feeds.
-        seed: Seed of the positions that are chosen.
-        passes: The tensors that are captured together, for each pass over the feeds.
-        column_limits: Key of a layer -> the most columns that memory has room for; layers without a limit are not in it.
-        on_disk: Whether matrices are moved to temporary files.
+        samples: Number of samples in all feeds. seed: Seed of the positions that are chosen. passes: The tensors that
+        are captured together, for each pass over the feeds. column_limits: Key of a layer -> the most columns that
+        memory has room for; layers without a limit are not in it. on_disk: Whether matrices are moved to temporary
+        files.
     """
 
     samples: int

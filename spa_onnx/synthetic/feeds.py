@@ -35,7 +35,8 @@ def random_feed(model: Model, dims: Mapping[str, int], seed: int) -> Feed:
         kind = value.type.tensor_type.elem_type
         if not value.type.HasField("tensor_type") or kind == onnx.TensorProto.STRING:
             raise RefusedError(
-                f"input {value.name} is not a tensor of numbers, so it cannot be tried with random ones; use --no-validate"
+                f"input {value.name} is not a tensor of numbers, so it cannot be tried with random ones; "
+                "use --no-validate"
             )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
         sizes = value.type.tensor_type.shape.dim
@@ -47,6 +48,7 @@ def random_feed(model: Model, dims: Mapping[str, int], seed: int) -> Feed:
 
 
 def _draw(rng: np.random.Generator, dtype: np.dtype[np.generic], shape: Sequence[int], bound: int) -> Array:
+    """Draw an array; `bound` is the exclusive upper bound of integers."""
     if dtype.kind == "b":
         return np.ones(shape, dtype)
     if dtype.kind in "iu":
@@ -55,7 +57,10 @@ def _draw(rng: np.random.Generator, dtype: np.dtype[np.generic], shape: Sequence
 
 
 def _bound(model: Model, name: str) -> int:
-    """The exclusive upper bound of an integer input: the rows of the table that it indexes, directly or through a Cast."""
+    """Return the exclusive upper bound of an integer input.
+
+    It is the number of rows of the table that the input indexes, directly or through a Cast.
+    """
     if "mask" in name.lower():
         return 2
     bound = LARGEST_ID
@@ -68,6 +73,7 @@ def _bound(model: Model, name: str) -> int:
 
 
 def _candidates(model: Model, given: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Yield sizes of symbolic dimensions to try."""
     yield dict(model.inference.dims)
     for guess in GUESSES:
         yield choose_dims(feeds(model.proto.graph), given, guess)

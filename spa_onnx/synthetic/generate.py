@@ -1,8 +1,8 @@
-"""Calibration without data: samples made up, and BatchNormalization put into batch statistics while they run.
+"""Calibration without data: synthetic samples, and BatchNormalization with batch statistics while they run.
 
-A BatchNormalization knows the mean and variance that its output had on real data (its bias and scale). If it normalises by the
-statistics of the made-up batch instead of the stored ones, every layer behind it sees inputs with the real moments, whatever the samples
-were. No data, no gradient.
+A BatchNormalization stores the mean and variance that its output had on real data (its bias and scale). If it
+normalises by the statistics of the synthetic batch instead of the stored ones, every layer behind it receives inputs
+with the real moments, for any samples. This needs no data and no gradient.
 """
 
 from __future__ import annotations
@@ -29,19 +29,22 @@ from spa_onnx.synthetic.text import causal_language_model, generate_sentences
 from spa_onnx.synthetic.tokens import token_values
 
 NOT_BETWEEN_LAYERS = {"BatchNormalization", "LpNormalization"}
-"""Normalisations that do not set what inner layers are given: by stored statistics, or at the end, as of embeddings."""
+"""Normalisations that do not set the inputs of inner layers: those with stored statistics, and those of embeddings."""
 
 IR_WITHOUT_LISTED_CONSTANTS = 4
 """From this IR version on, initializers need not be listed as graph inputs."""
 
 
 def has_stored_statistics(model: Model) -> bool:
-    """Whether any BatchNormalization is left in the graph (many exporters fold it into the convolution before)."""
+    """Return whether the graph has a BatchNormalization; many exporters fold it into the convolution before it."""
     return any(node.op == "BatchNormalization" and not node.inside for node in model.nodes)
 
 
 def normalises(model: Model) -> bool:
-    """Whether the graph normalises what it computes, in one operator or in parts: by sqrt(ReduceMean(...) + epsilon)."""
+    """Return whether the graph normalises activations.
+
+    It does so in one operator or in parts: by sqrt(ReduceMean(...) + epsilon).
+    """
     return any(
         (node.op.endswith("Normalization") and node.op not in NOT_BETWEEN_LAYERS)
         or (node.op == "Sqrt" and any(_is_mean(before, model) for before in _before(node, model)))
@@ -50,12 +53,12 @@ def normalises(model: Model) -> bool:
 
 
 def _before(node: Node, model: Model) -> list[Node]:
-    """The nodes that compute what a node reads."""
+    """Return the nodes that compute the inputs of a node."""
     return [model.producer[name] for name in node.inputs if name in model.producer]
 
 
 def _is_mean(node: Node, model: Model) -> bool:
-    """Whether it is a mean, to which a constant may have been added."""
+    """Return whether a node is a mean, to which a constant may have been added."""
     return node.op == "ReduceMean" or (
         node.op == "Add" and any(before.op == "ReduceMean" for before in _before(node, model))
     )
@@ -63,7 +66,12 @@ def _is_mean(node: Node, model: Model) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SyntheticSamples:
-    """feeds: the samples, in batches. uncertain: whether nothing sees to it that inner layers are stirred as by real ones."""
+    """Synthetic samples of a model.
+
+    Args:
+        feeds: The samples, in batches.
+        uncertain: Whether no normalisation makes inner activations similar to real ones.
+    """
 
     feeds: list[Feed]
     uncertain: bool
@@ -72,11 +80,19 @@ class SyntheticSamples:
 def generate_samples(
     model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int, *, drawn: int = 0
 ) -> SyntheticSamples:
-    """Samples, in batches where the batch is free: images as pictures, tokens as sentences of the model's own or drawn from their table.
+    """Generate samples: images as pictures, tokens as generated sentences or random ids of their table.
 
-    What pictures lack is made up for where the graph stores BatchNormalizations, whose statistics tell what real ones were like.
-    batch: samples of a feed where their number is free; as many as `dims` say where it is 0. drawn: of so many those are taken, if
-    it is more, that tell most; sentences are taken as they come.
+    If the graph stores the statistics of BatchNormalizations, these describe real inputs better than the pictures do.
+
+    Args:
+        model: The model.
+        dims: The size of each symbolic dimension, by name.
+        samples: The number of samples.
+        batch: Samples per feed if the batch is free; 0 for the size in `dims`.
+        seed: The seed.
+        drawn: If larger than `samples`, so many are drawn, and a D-optimal subset of them is used. Generated sentences
+        are
+            all used.
     """
     language_model = causal_language_model(model)
     if language_model is not None:
@@ -96,6 +112,7 @@ def generate_samples(
 
 
 def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:
+    """Draw feeds."""
     inputs = feeds(model.proto.graph)
     free = {name for name, counts, _ in symbolic_dims(inputs) if counts and batch}
     size = batch if free else feed_size(random_feed(model, dims, 0))
@@ -116,12 +133,15 @@ def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed
 
 
 def _is_picture(array: Array) -> bool:
-    """Whether it looks like a batch of images: of floats, or of bytes."""
+    """Return whether an array has the form of a batch of images, of floats or of bytes."""
     return array.ndim == 4 and (array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize == 1))
 
 
 def _as_images(array: Array, rng: np.random.Generator) -> Array:
-    """Pictures of variance one, or of pixels where the type holds bytes, if the array looks like a batch of images."""
+    """Return pictures if the array has the form of a batch of images.
+
+    Their variance is one; if the type holds bytes, they are pixels.
+    """
     if not _is_picture(array):
         return array
     last = array.shape[-1] in (1, 3, 4) and array.shape[1] > 4
@@ -134,9 +154,13 @@ def _as_images(array: Array, rng: np.random.Generator) -> Array:
 
 
 def with_batch_statistics(model: Model, proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `proto` in which every BatchNormalization normalises by the batch: the same tensor names, for collecting only.
+    """Return a copy of `proto` in which every BatchNormalization normalises by the batch.
 
-    proto: the model itself, or one whose BatchNormalizations stand in front of tensors of the same rank.
+    The tensor names are the same. The copy serves to collect statistics only.
+
+    Args:
+        model: The model.
+        proto: The model itself, or one whose BatchNormalizations are followed by tensors of the same rank.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)

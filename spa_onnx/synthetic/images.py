@@ -1,6 +1,7 @@
-"""Made-up pictures with the statistics of photographs: edges, a 1/f spectrum, shading, and colours that go together.
+"""Synthetic pictures with the statistics of photographs: edges, a 1/f spectrum, shading, and correlated colours.
 
-Dead leaves (Lee, Mumford & Huang, Occlusion models for natural images, 2001), each leaf with a colour, a texture and a slope of light.
+Dead leaves (Lee, Mumford & Huang, Occlusion models for natural images, 2001), each leaf with a colour, a texture and a
+gradient of light.
 """
 
 from __future__ import annotations
@@ -10,40 +11,49 @@ import numpy as np
 from spa_onnx.model.folding import Array
 
 HALF_WIDTH = 3.0**0.5
-"""Of a uniform distribution with variance one; no value of a picture lies further from zero."""
+"""Half the width of a uniform distribution with variance one; the largest absolute value in a picture."""
 
 LEAVES = 150
 
 TEXTURES = 16
-"""Different ones in a set of pictures."""
+"""The number of different textures in a set of pictures."""
 
 SMALLEST, LARGEST = 0.015, 0.5
-"""Radii of leaves as shares of the longer side; how often one occurs falls with the third power of its radius."""
+"""Radii of leaves as shares of the longer side; the frequency falls with the third power of the radius."""
 
 LARGEST_TEXTURE = 128
-"""Longest side of one; it is laid side by side over larger pictures, where its noise goes on without a seam."""
+"""The longest side of a texture. On larger pictures it is repeated; its noise continues without a seam."""
 
 HUE = 0.45
-"""Standard deviation of a channel about the grey of its leaf."""
+"""The standard deviation of a channel around the grey of its leaf."""
 
 SQUARE = 1 / 3
-"""Share of leaves with corners."""
+"""The share of leaves with corners."""
 
 CORNER = 2.0**0.5
-"""No point of a leaf is further from its middle, in radii."""
+"""The maximum distance of a point of a leaf from its centre, in radii."""
 
 PIXELS_PER_STEP = 2**14
-"""Positions of pictures that are painted together."""
+"""The number of positions that are painted together."""
 
 CONTRAST = 0.25, 0.8
-"""Factors between which the contrast of pictures varies."""
+"""The factors between which the contrast of pictures varies."""
 
 BRIGHTNESS = 0.4
-"""The middle of a picture lies no further from zero."""
+"""The maximum absolute mean of a picture."""
 
 
 def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
-    """So many pictures, float64 (count, channels, height, width), between -HALF_WIDTH and HALF_WIDTH."""
+    """Draw pictures.
+
+    Args:
+        count: The number of pictures.
+        shape: (channels, height, width).
+        rng: The random generator.
+
+    Returns:
+        float64 (count, channels, height, width), between -HALF_WIDTH and HALF_WIDTH.
+    """
     channels, height, width = shape
     largest = channels, min(height, LARGEST_TEXTURE), min(width, LARGEST_TEXTURE)
     textures = np.stack([_texture(largest, rng) for _ in range(min(TEXTURES, count))])
@@ -52,12 +62,12 @@ def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) 
 
 
 def between(images: Array, low: float, high: float) -> Array:
-    """The pictures with their values from `low` to `high`."""
+    """Return the pictures with their values scaled to lie between `low` and `high`."""
     return np.asarray(low + (images / HALF_WIDTH + 1) / 2 * (high - low))
 
 
 def _some(count: int, shape: tuple[int, int, int], textures: Array, rng: np.random.Generator) -> Array:
-    """The leaf that lies on top of each position, then what it looks like there."""
+    """Draw pictures: the topmost leaf at each position, then its colour there."""
     channels, height, width = shape
     side, leaves = max(height, width), (count, LEAVES)
     smallest = min(SMALLEST + 0.5 / side, LARGEST)
@@ -83,9 +93,9 @@ def _some(count: int, shape: tuple[int, int, int], textures: Array, rng: np.rand
 
 
 def _stack(size: tuple[int, int], centre: Array, radius: Array, angle: Array, flat: Array, square: Array) -> Array:
-    """The number of the last leaf over each position of each picture, int64 (pictures, height, width).
+    """Return the number of the topmost leaf at each position of each picture, int64 (pictures, height, width).
 
-    centre: (2, pictures, leaves); all others: (pictures, leaves). Leaves of about one size are laid together.
+    centre: (2, pictures, leaves); all others: (pictures, leaves). Leaves of similar size are placed together.
     """
     count, whole = len(radius), max(size)
     top = np.zeros((count, *size), np.int64)
@@ -115,7 +125,7 @@ def _stack(size: tuple[int, int], centre: Array, radius: Array, angle: Array, fl
 
 
 def _texture(shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
-    """Noise with a power spectrum of f^-2a, some of it crossed by stripes; most of it common to all channels."""
+    """Return noise with a power spectrum of f^-2a, partly crossed by stripes, and mostly common to all channels."""
     channels, height, width = shape
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = np.inf

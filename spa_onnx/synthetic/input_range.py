@@ -1,8 +1,8 @@
-"""Which values made-up pictures have to have: those of variance one, as networks are mostly trained on, or others that the graph tells of.
+"""The range of synthetic pictures: variance one, as most networks are trained on, or a range that the graph implies.
 
-Where BatchNormalization is folded into the first product, its weights are divided by the deviation that their outputs had, and its biases
-are in proportion to these outputs. So pictures of the right brightness move the outputs about as far as they lie from zero; much
-darker ones leave them at their biases.
+If BatchNormalization is folded into the first product, its weights are divided by the deviation of their outputs, and
+its biases are proportional to these outputs. Pictures of the right brightness therefore vary the outputs about as much
+as their distance from zero; much darker pictures leave them at their biases.
 """
 
 from __future__ import annotations
@@ -20,18 +20,27 @@ from spa_onnx.model.traits import Moves, traits
 from spa_onnx.synthetic.images import between
 
 STILL = 1 / 16
-"""Outputs whose deviation is less than this share of their mean are not moved. Pictures of variance one give 0.00 to 0.03 in five
-pretrained networks that take pixels, and 0.13 and more in 16 that do not."""
+"""Outputs whose deviation is less than this share of their mean count as constant.
+
+Pictures of variance one give 0.00 to 0.03 in five pretrained networks that take pixels, and 0.13 and more in 16 that do
+not.
+"""
 
 PIXELS = 0.0, 255.0
-"""The smallest and the largest."""
+"""The smallest and the largest pixel."""
 
 POSITIONS_PER_SAMPLE = 256
-"""Looked at in each picture."""
+"""The number of positions that are evaluated in each picture."""
 
 
 def input_ranges(model: Model, names: Iterable[str], feed: Feed) -> dict[str, tuple[float, float]]:
-    """The smallest and the largest value of each input for which pictures of variance one, which the feed holds, will not do."""
+    """Return the smallest and the largest value of each input for which pictures of variance one are unsuitable.
+
+    Args:
+        model: The model.
+        names: The inputs that take pictures.
+        feed: Pictures of variance one.
+    """
     products = list(linear_layers(model))
     found = {
         name: _quantised(model, name) or (PIXELS if _takes_pixels(model, products, name, feed) else None)
@@ -41,7 +50,7 @@ def input_ranges(model: Model, names: Iterable[str], feed: Feed) -> dict[str, tu
 
 
 def _quantised(model: Model, name: str) -> tuple[float, float] | None:
-    """The ends of what is not clipped, where the input is quantised at once; they were measured on real samples."""
+    """Return the representable range of an input that is quantised at once: it was measured on real samples."""
     for node in model.consumers[name]:
         if traits(node.op).moves is Moves.ROUND and not node.attributes.get("output_dtype"):
             scale = model.constant(node.input(1))
@@ -53,7 +62,7 @@ def _quantised(model: Model, name: str) -> tuple[float, float] | None:
 
 
 def _takes_pixels(model: Model, products: Sequence[LinearLayer], name: str, feed: Feed) -> bool:
-    """Whether pictures of variance one do not move what the first product makes of this input, and pixels do."""
+    """Return whether the first product is constant on pictures of variance one, and is not on pixels."""
     reached = _of_this_alone(model, name)
     first = next((product for product in products if product.data in reached), None)
     if first is None:
@@ -66,7 +75,7 @@ def _takes_pixels(model: Model, products: Sequence[LinearLayer], name: str, feed
 
 
 def _of_this_alone(model: Model, name: str) -> set[str]:
-    """The tensors that are computed from this input and constants; a state that meets other tensors is no picture."""
+    """Return the tensors that are computed from this input and constants alone; a recurrent state is no picture."""
     reached, fixed = {name}, {""}
     for node in model.nodes:
         given = {read for read in node.inputs if read not in fixed and not model.is_constant(read)}
@@ -78,7 +87,7 @@ def _of_this_alone(model: Model, name: str) -> set[str]:
 
 
 def _moved(model: Model, first: LinearLayer, feed: Feed) -> float:
-    """Median over the outputs of deviation / |mean|; infinite where they have no bias, so that their mean says nothing."""
+    """Return the median over the outputs of deviation / |mean|; infinite if they have no bias."""
     weight, bias = model.weight(first.weight), model.weight(first.bias) if first.bias else None
     if weight is None or bias is None:
         return np.inf

@@ -1,7 +1,7 @@
-"""Which samples tell most: of more than are needed those whose outputs span the most, a D-optimal design.
+"""D-optimal subsets: of many samples, those whose outputs span the most.
 
-Samples that a model takes for much the same say the same about its weights. They are chosen one after the other, each time the one whose
-outputs those before predict worst (Fedorov, Theory of optimal experiments, 1972).
+Samples with similar outputs carry the same information about the weights. Samples are chosen one after the other, each
+time the one whose outputs the earlier ones predict worst (Fedorov, Theory of optimal experiments, 1972).
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model, has_free_batch
 
 EQUAL_SHARE = 0.1
-"""Share of the variance of outputs by which samples may differ and still say the same."""
+"""The share of the variance of outputs below which samples count as equal."""
 
 ENTRIES = 1024
-"""Of larger outputs so many numbers are looked at, the same ones of each sample."""
+"""The maximum number of entries of an output that are compared, the same ones for each sample."""
 
 
 def d_optimal_subset(model: Model, drawn: Sequence[Feed], count: int, seed: int) -> list[Feed]:
-    """As many samples as `count` of the drawn feeds hold, in batches of their size and in the order in which they were drawn.
+    """Return as many samples as `count` of the drawn feeds hold, in batches of their size and in the order drawn.
 
-    Where a batch has a fixed size whole feeds are chosen. seed: of the numbers that are looked at. Raises RefusedError where onnxruntime
-    does not run the model on the feeds.
+    If the batch has a fixed size, whole feeds are chosen.
+
+    Args:
+        model: The model.
+        drawn: The feeds.
+        count: The number of feeds to return.
+        seed: The seed of the entries that are compared.
+
+    Raises:
+        RefusedError: onnxruntime does not run the model on the feeds.
     """
     sizes = {len(array) if array.ndim else 1 for feed in drawn for array in feed.values()}
     rows = sizes.pop() if has_free_batch(model) and len(sizes) == 1 else 1
@@ -43,17 +51,28 @@ def d_optimal_subset(model: Model, drawn: Sequence[Feed], count: int, seed: int)
 
 
 def d_optimal_rows(outputs: Matrix, count: int) -> NDArray[np.int64]:
-    """The rows that leave least of the others unpredicted, the most telling first: int64 (count,).
+    """Return the rows from which the others can be predicted best, the most informative first.
 
-    outputs: float64 (samples, entries), about their means. Each row has the largest variance that those before leave: the pivots of the
-    Cholesky factorisation of what rows have in common, plus EQUAL_SHARE.
+    Each row has the largest variance that the rows before it leave. They are the pivots of the Cholesky factorisation
+    of
+    the rows' covariance plus EQUAL_SHARE.
+
+    Args:
+        outputs: float64 (samples, entries), centred.
+        count: The number of rows.
+
+    Returns:
+        int64 (count,).
     """
     common = product(outputs, outputs.T)
     return pivots(common + EQUAL_SHARE * np.mean(np.diag(common)) * np.eye(len(common)))[:count]
 
 
 def _some(output: Array, rows: int, seed: int) -> Matrix:
-    """Some numbers of every sample, always the same ones, (rows, entries); none where an output is not one of samples."""
+    """Return some entries of every sample, always the same ones, (rows, entries).
+
+    None are returned if the output has no axis of samples.
+    """
     if not output.size or output.dtype.kind not in "fiu" or (rows > 1 and output.shape[:1] != (rows,)):
         return np.zeros((rows, 0))
     values = output.reshape(rows, -1)
@@ -66,13 +85,16 @@ def _some(output: Array, rows: int, seed: int) -> Matrix:
 
 
 def _joined(seen: Sequence[Sequence[Matrix]], rows: int) -> Matrix:
-    """What the model makes of every sample, all outputs of one weight: float64 (samples, entries)."""
+    """Return the outputs of every sample, each output with the same weight, float64 (samples, entries)."""
     outputs = (np.concatenate(parts) for parts in zip(*seen, strict=True) if len({part.shape for part in parts}) == 1)
     return np.concatenate([np.zeros((len(seen) * rows, 0)), *map(_scaled, outputs)], axis=1)
 
 
 def _scaled(values: Matrix) -> Matrix:
-    """The columns about their means, of variance one in sum; rows that are not finite are zero, and so say nothing."""
+    """Return the centred columns with total variance one.
+
+    Rows that are not finite are zero and carry no information.
+    """
     usable = np.isfinite(values).all(axis=1)
     centred = np.zeros_like(values)
     if usable.any():

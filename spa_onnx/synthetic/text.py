@@ -1,6 +1,7 @@
-"""Sentences that a language model makes up itself: each token drawn from what the model predicts after those before it.
+"""Sentences that a causal language model generates: each token is drawn from the prediction after those before it.
 
-So the model tells what it was trained on (Liu et al., LLM-QAT: data-free quantization aware training for large language models, 2023).
+The samples then resemble the training data (Liu et al., LLM-QAT: data-free quantization aware training for large
+language models, 2023).
 """
 
 from __future__ import annotations
@@ -17,19 +18,27 @@ from spa_onnx.operators.macs import macs
 from spa_onnx.synthetic.tokens import table_rows
 
 LENGTH = 48
-"""Tokens of a sentence, where the model leaves that free."""
+"""The number of tokens of a sentence if the model leaves it free."""
 
 SENTENCE_MACS = 2500 * 10**9
-"""Multiply-accumulates that sentences may cost together; a model that could make fewer than FEWEST_SENTENCES for it does not speak."""
+"""The multiply-accumulates that all sentences together may cost.
+
+A model that could generate fewer than FEWEST_SENTENCES for it is not used.
+"""
 
 FEWEST_SENTENCES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class CausalLanguageModel:
-    """ids: the input of token ids, (samples, positions). scores: the output with a score for every token, (samples, positions, tokens).
+    """Where a causal language model has its tokens and predictions.
 
-    free: the symbolic dimension that counts positions, if there is one. length: positions of a sentence. cost: multiply-accumulates of one.
+    Args:
+        ids: The input of token ids, (samples, positions).
+        scores: The output with a score for every token, (samples, positions, tokens).
+        free: The symbolic dimension that counts positions, if there is one.
+        length: The number of positions of a sentence.
+        cost: The multiply-accumulates of a sentence.
     """
 
     ids: str
@@ -39,12 +48,17 @@ class CausalLanguageModel:
     cost: float
 
     def longer(self, dims: Mapping[str, int]) -> dict[str, int]:
-        """The sizes of symbolic dimensions, with as many positions as a sentence has."""
+        """Return the sizes of symbolic dimensions, with as many positions as a sentence has."""
         return {**dims, self.free: self.length} if self.free else dict(dims)
 
 
 def causal_language_model(model: Model) -> CausalLanguageModel | None:
-    """A model that looks tokens up in a table, has a score for each of its rows at every position, and makes enough sentences for SENTENCE_MACS."""
+    """Return the tokens and predictions of a model that can generate sentences; None for other models.
+
+    Such a model looks tokens up in a table, has a score for each row of the table at every position, and generates
+    enough
+    sentences for SENTENCE_MACS.
+    """
     for value in feeds(model.proto.graph):
         name, shape, tokens = value.name, model.shape(value.name) or (), table_rows(model, value.name)
         scores = next((output for output in model.outputs if model.shape(output) == (*shape, tokens)), None)
@@ -62,14 +76,18 @@ def causal_language_model(model: Model) -> CausalLanguageModel | None:
 
 
 class SentenceGenerator:
-    """The model in a session. Raises RefusedError where onnxruntime does not run it."""
+    """A causal language model in a session.
+
+    Raises:
+        RefusedError: onnxruntime does not run the model.
+    """
 
     def __init__(self, model: Model, language_model: CausalLanguageModel) -> None:
         self._language_model = language_model
         self._session = open_session(model.proto, optimise=True)
 
     def looks_ahead(self, feed: Feed) -> bool:
-        """Whether what is predicted at the first position depends on the last token: such a model fills gaps and does not speak."""
+        """Return whether the prediction at the first position depends on the last token: such a model is not causal."""
         ids = feed[self._language_model.ids]
         changed = ids.copy()
         changed[:, -1] = np.where(ids[:, -1] == 0, 1, 0)
@@ -77,7 +95,7 @@ class SentenceGenerator:
         return not np.allclose(first, second, rtol=1e-4, atol=1e-5)
 
     def sentences(self, feed: Feed, rng: np.random.Generator) -> Feed:
-        """The feed with all tokens but the first of each sample drawn from the predictions."""
+        """Return the feed with all tokens but the first of each sample drawn from the predictions."""
         ids = feed[self._language_model.ids].copy()
         for position in range(1, ids.shape[1]):
             prompt = {**feed, self._language_model.ids: ids}
@@ -93,15 +111,17 @@ class SentenceGenerator:
         return {**feed, self._language_model.ids: ids}
 
     def _scores(self, feed: Feed) -> Array:
+        """Return the scores of a feed."""
         return self._session.run(feed, [self._language_model.scores])[0]
 
 
 def generate_sentences(
     model: Model, language_model: CausalLanguageModel, drawn: Sequence[Feed], seed: int
 ) -> list[Feed] | None:
-    """Sentences for drawn feeds, as many of these as SENTENCE_MACS allows; None where the model looks ahead.
+    """Generate sentences for as many of the drawn feeds as SENTENCE_MACS allows; None if the model looks ahead.
 
-    Raises RefusedError where onnxruntime does not run the model with sentences of that length.
+    Raises:
+        RefusedError: onnxruntime does not run the model with sentences of that length.
     """
     generator = SentenceGenerator(model, language_model)
     if generator.looks_ahead(drawn[0]):

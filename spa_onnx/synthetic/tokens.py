@@ -1,4 +1,4 @@
-"""Made-up integer inputs: what they mean is told by their names, and by the tables that they look up."""
+"""Synthetic integer inputs. Their names and the tables that they index give their meaning."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from spa_onnx.model.model import Model
 from spa_onnx.model.traits import Moves, traits
 
 CARRYING = frozenset({Moves.IDENTITY, Moves.CAST, Moves.RESHAPE})
-"""What an operator may do to ids so that they are still the same ids."""
+"""Operators behind which ids are still the same ids."""
 
 LARGEST = 50
-"""Ids are drawn below this where no table bounds them."""
+"""The exclusive upper bound of ids that index no table."""
 
 
 def table_rows(model: Model, name: str) -> int:
-    """The exclusive upper bound of an integer input: table_rows of the smallest table that it looks up, 0 where it looks up none."""
+    """Return the number of rows of the smallest table that an integer input indexes, which bounds its ids.
+
+    0 without a table.
+    """
     found = []
     for node in model.consumers.get(name, ()):
         if node.op == "Gather" and node.input(1) == name:
@@ -31,25 +34,25 @@ def table_rows(model: Model, name: str) -> int:
 
 
 def _ones(drawn: Array, most: int, rng: np.random.Generator) -> Array:
-    """Nothing is masked."""
+    """Return ones: nothing is masked."""
     del most, rng
     return np.ones_like(drawn)
 
 
 def _counted(drawn: Array, most: int, rng: np.random.Generator) -> Array:
-    """0, 1, 2, .. along the last axis, as far as the table goes."""
+    """Return 0, 1, 2, ... along the last axis, up to the size of the table."""
     del rng
     return np.broadcast_to(np.arange(drawn.shape[-1]) % (most or drawn.shape[-1]), drawn.shape).astype(drawn.dtype)
 
 
 def _kinds(drawn: Array, most: int, rng: np.random.Generator) -> Array:
-    """All of the first kind, as of a single sentence."""
+    """Return zeros: all tokens belong to the first of several segments."""
     del most, rng
     return np.zeros_like(drawn)
 
 
 def _ids(drawn: Array, most: int, rng: np.random.Generator) -> Array:
-    """Drawn from all table_rows of the table."""
+    """Draw ids from all rows of the table."""
     return rng.integers(0, most or LARGEST, drawn.shape).astype(drawn.dtype)
 
 
@@ -61,10 +64,20 @@ MEANINGS: Mapping[str, Callable[[Array, int, np.random.Generator], Array]] = {
     "segment": _kinds,
     "": _ids,
 }
-"""Part of an input's name -> its values, of the shape and type of what was drawn; the first that occurs counts."""
+"""Part of an input name -> its values, of the shape and type of the drawn array. The first part that occurs counts."""
 
 
 def token_values(model: Model, name: str, drawn: Array, rng: np.random.Generator) -> Array:
-    """Values for an integer input with axes: ids within their table, masks of ones, counted positions. int of the shape of `drawn`."""
+    """Return values for an integer input with axes: ids within their table, masks of ones, counted positions.
+
+    Args:
+        model: The model.
+        name: The name of the input.
+        drawn: Random integers of the shape and type of the input.
+        rng: The random generator.
+
+    Returns:
+        Integers of the shape of `drawn`.
+    """
     meaning = next(meaning for part, meaning in MEANINGS.items() if part in name.lower())
     return meaning(drawn, table_rows(model, name), rng)

@@ -1,1 +1,1 @@
-"""Whether the pruned model computes what the masked one does, and how far it is from the original."""
+"""Checks: the pruned model computes what the masked model computes, and its distance from the original."""

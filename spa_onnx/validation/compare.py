@@ -1,4 +1,4 @@
-"""Two models side by side, and the gates that turn the comparison into a check."""
+"""Compare two models, and check the comparison against limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from spa_onnx.validation.drift import Drift, drift
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models side by side; pairs are (original, pruned), the latency in median milliseconds."""
+    """Two models compared; pairs are (original, pruned), latency is the median in milliseconds."""
 
     params: tuple[int, int]
     macs: tuple[int, int]
@@ -69,7 +69,8 @@ def compare(
     measured = drift(first, second, samples.feeds(), samples.labels) if samples else drift(first, second, [feed])
     if samples and samples.labels is not None and measured.accuracy is None:
         raise RefusedError(
-            f"{data}: labels y of shape {list(samples.labels.shape)} do not fit the first output, so there is no accuracy"
+            f"{data}: labels y of shape {list(samples.labels.shape)} do not fit the first output, "
+            "so there is no accuracy"
         )
     smaller = Model.of(after, sizes)
     slow, fast = latency([first, second], feed)
@@ -83,10 +84,12 @@ def compare(
 
 
 def _interface(values: Sequence[onnx.ValueInfoProto]) -> list[tuple[str, int, int]]:
+    """Return the names, types and ranks of inputs or outputs."""
     return [(v.name, v.type.tensor_type.elem_type, len(v.type.tensor_type.shape.dim)) for v in values]
 
 
 def _described(values: Sequence[onnx.ValueInfoProto]) -> str:
+    """Return inputs or outputs for messages."""
     kinds = onnx.TensorProto.DataType
     return (
         ", ".join(f"{name} ({kinds.Name(kind).lower()}, {rank} axes)" for name, kind, rank in _interface(values))
@@ -95,18 +98,22 @@ def _described(values: Sequence[onnx.ValueInfoProto]) -> str:
 
 
 def _same_shapes(first: Session, second: Session, feed: Feed) -> None:
+    """Check that both models return outputs of the same shapes."""
     for name, a, b in zip(first.outputs, first.run(feed), second.run(feed), strict=True):
         if a.shape != b.shape:
             raise RefusedError(
-                f"the models cannot be compared: output {name} has shape {list(a.shape)} in one, {list(b.shape)} in the other"
+                f"the models cannot be compared: output {name} has shape {list(a.shape)} in one, "
+                f"{list(b.shape)} in the other"
             )
 
 
 def _kept(pair: tuple[float, float]) -> float:
+    """Return the share that is kept."""
     return pair[1] / pair[0] if pair[0] else 1.0
 
 
 def _lost_points(drift_: Drift) -> float | None:
+    """Return the lost accuracy in percentage points."""
     return None if drift_.accuracy is None else 100 * (drift_.accuracy[0] - drift_.accuracy[1])
 
 
@@ -119,7 +126,7 @@ GATES: Mapping[str, tuple[str, Callable[[Comparison], float | None]]] = {
     "max_bytes": ("bytes kept", lambda c: _kept(c.bytes)),
     "max_latency": ("latency kept", lambda c: _kept(c.latency)),
 }
-"""Gate -> what it is called, and its figure; None where the comparison has no such figure."""
+"""Gate -> its name in messages, and its figure; None if the comparison has no such figure."""
 
 
 def check_gates(comparison: Comparison, limits: Mapping[str, float | None]) -> None:

@@ -1,4 +1,4 @@
-"""Drift: how far the outputs of a pruned model are from the original's: output error, top-1 agreement, accuracy."""
+"""Drift: the distance of a pruned model's outputs from the original's: output error, top-1 agreement, accuracy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from spa_onnx.model.traits import Array
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How far two models differ on some samples.
+    """The distance of two models on some samples.
 
     Args:
         error: ||original - pruned|| / ||original|| over the outputs of all samples.
-        agreement: The share of rows with the same largest entry; None where the first output is no row of scores.
+        agreement: The share of rows with the same largest entry; None if the first output is no row of scores.
         accuracy: The accuracy of the original and of the pruned model; None without labels.
         samples: The number of samples.
     """
@@ -61,12 +61,13 @@ def drift(original: Session, pruned: Session, feeds: Iterable[Feed], labels: Arr
 
 
 def _samples(feed: Feed) -> int:
-    """How many samples a feed holds, by its first input."""
+    """Return the number of samples of a feed, by its first input."""
     first = next(iter(feed.values()))
     return len(first) if first.ndim else 1
 
 
 def _accuracy(before: Array, after: Array, labels: Array | None) -> tuple[float, float] | None:
+    """Return the accuracy of both models."""
     if labels is None:
         return None
     truth = labels[: len(before)].reshape(len(before), -1)

@@ -1,4 +1,4 @@
-"""Pruned == masked: the pruned model has to compute what the original computes with the removed channels at zero."""
+"""Pruned == masked: the pruned model must compute what the original computes with the removed channels at zero."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from spa_onnx.plan.removal import taken
 from spa_onnx.plan.rewrite import Rewritten
 
 TOLERANCE: Mapping[str, float] = {"float64": 1e-4, "float32": 1e-3, "float16": 2e-2}
-"""Largest difference over largest output, by type."""
+"""The largest difference divided by the largest output, by type."""
 
 FLIPS = 0.01
-"""Share of the elements of an integer output that rounding may change: equal scores are ordered by their last bits."""
+"""The share of elements of an integer output that rounding may change: equal scores are ordered by their last bits."""
 
 NOISE_FACTOR = 10.0
-"""Outputs may also differ by this many times what the last bits of the input change in the masked model itself."""
+"""Outputs may also differ by this many times the effect of the last bits of the input on the masked model."""
 
 CHOICE = "validation__choice"
-"""The graph input that stands for the conditions of all Ifs while their branches are compared."""
+"""The graph input that replaces the conditions of all Ifs while their branches are compared."""
 
 IN_FLOAT64 = 1e-7
-"""Largest difference over largest output in float64, where models that differ in float32 are compared again."""
+"""The largest difference divided by the largest output in float64, for models that differ in float32."""
 
 Run: TypeAlias = tuple[Feed, list[Array]]
 """Inputs, and the outputs of the pruned model for them."""
 
 
 class Agreement(Enum):
-    """How far the masked and the pruned model agree: within the tolerance or the noise, in float64 alone, or not."""
+    """How the masked and the pruned model agree: within the tolerance or the noise, in float64 only, or not."""
 
     YES = auto()
     IN_FLOAT64 = auto()
@@ -52,9 +52,9 @@ class Agreement(Enum):
 
 
 def difference(want: Array, got: Array) -> float:
-    """Return the largest absolute difference over the largest absolute value wanted.
+    """Return the largest absolute difference divided by the largest absolute value of `want`.
 
-    It is infinite where the arrays differ in shape, or in NaN or infinities.
+    It is infinite if the arrays differ in shape, or in NaN or infinities.
     """
     if want.shape != got.shape:
         return float("inf")
@@ -89,7 +89,7 @@ def worst_difference(want: Sequence[Array], got: Sequence[Array]) -> tuple[float
 
 @dataclass(frozen=True)
 class Twins:
-    """The masked and the pruned model, which have to compute the same.
+    """The masked and the pruned model, which must compute the same.
 
     Args:
         masked: The original with removed channels at zero.
@@ -117,10 +117,11 @@ class Twins:
         return gap, Agreement.IN_FLOAT64 if self._same_in_float64(feed) else Agreement.NO
 
     def _in_integers(self, feed: Feed) -> tuple[float, float]:
-        """Compare with quantised operators fused, so that they add up integers, exact in any order.
+        """Compare with quantised operators fused, so that they add up integers, which is exact in any order.
 
-        Run in float, the last bit of a sum may round an activation up or down, which is a step of a hundredth and more. Infinite where
-        the executor cannot fuse them.
+        In float, the last bit of a sum can round an activation to the next step, which is a hundredth and more. The
+        result is
+        infinite if the executor cannot fuse them.
         """
         try:
             want, got = (
@@ -132,7 +133,7 @@ class Twins:
         return worst_difference(want, got)
 
     def _same_in_float64(self, feed: Feed) -> bool:
-        """Whether they agree in float64: in float32 rounding then decides between values that are all but equal."""
+        """Return whether they agree in float64, if rounding in float32 decides between almost equal values."""
         from spa_onnx.execution.float64 import Float64  # noqa: PLC0415 - hardly ever needed, and slow to import
 
         try:
@@ -145,8 +146,9 @@ class Twins:
 def twins_of(model: Model, rewritten: Rewritten, runs: Sequence[Run]) -> Twins:
     """Return the masked and the pruned model.
 
-    Where zeros are outside the domain of what follows (Log, Div), only the weights that read removed channels are masked: products
-    then meet finite numbers with weights of zero.
+    If zeros are outside the domain of the operators behind them (Log, Div), only the weights that read removed channels
+    are
+    masked: products then multiply finite numbers by weights of zero.
 
     Raises:
         ValidationError: Neither kind of masked model runs.
@@ -164,7 +166,7 @@ def twins_of(model: Model, rewritten: Rewritten, runs: Sequence[Run]) -> Twins:
 
 
 def _reading_axes(model: Model) -> Iterator[Axis]:
-    """The axes of constants that products sum over: tied to another input of their node, and to none of its outputs."""
+    """Yield the axes of constants that products sum over: coupled to another input of their node and to no output."""
     for node in model.nodes:
         pairs = [
             (a, b) for fact in facts(node, model) if isinstance(fact, Coupling) for a, b in permutations(fact.axes())
@@ -209,17 +211,17 @@ def noise(masked: Session, feed: Feed, want: list[Array]) -> float:
 
 
 def _is_comparable(array: Array) -> bool:
-    """Whether an output holds anything to compare: it is not empty, and not NaN all over."""
+    """Return whether an output can be compared: it is not empty, and not entirely NaN."""
     return bool(array.size) and (array.dtype.kind != "f" or bool(np.isfinite(array).any()))
 
 
 def is_undecided(node: Node) -> bool:
-    """Return whether a node is an If that may take either of the branches that are looked into."""
+    """Return whether a node is an If that may take either branch, and whose branches are analysed."""
     return node.op == "If" and bool(node.bodies) and all(body.tied for body in node.bodies)
 
 
 def compare_branch(model: Model, plain: Twins, feed: Feed, name: str) -> float | None:
-    """Return the largest difference where every If takes one branch, whatever its condition.
+    """Return the largest difference if every If takes one branch, whatever its condition.
 
     Args:
         model: The original.
@@ -228,7 +230,7 @@ def compare_branch(model: Model, plain: Twins, feed: Feed, name: str) -> float |
         name: `then` or `else`.
 
     Returns:
-        None where the original does not run so.
+        None if the original does not run that way.
 
     Raises:
         ValidationError: The models differ.
@@ -255,9 +257,9 @@ def compare_branch(model: Model, plain: Twins, feed: Feed, name: str) -> float |
 
 
 def _with_choice(proto: onnx.ModelProto, opened: Opened) -> onnx.ModelProto:
-    """A copy in which the condition of every If that may take either branch is a graph input.
+    """Return a copy in which the condition of every If that may take either branch is a graph input.
 
-    It must not be a constant: onnxruntime 1.31 ends with a segmentation fault where it inlines nested branches.
+    It must not be a constant: onnxruntime 1.31 ends with a segmentation fault when it inlines nested branches.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -269,7 +271,7 @@ def _with_choice(proto: onnx.ModelProto, opened: Opened) -> onnx.ModelProto:
 
 
 def _first_difference(model: Model, rewritten: Rewritten, feed: Feed) -> str:
-    """Name the first tensor, in the order of the graph, at which the pruned and the masked model differ."""
+    """Return the name of the first tensor, in graph order, at which the pruned and the masked model differ."""
     names = [
         name for node in model.nodes if not model.is_folded(node) for name in node.outputs if name
     ]  # sizes differ anyway

@@ -19,10 +19,10 @@ from spa_onnx.synthetic.feeds import random_feed
 from spa_onnx.validation.masked import Run, compare_branch, compare_with_masked, is_undecided, twins_of
 
 SEEDS = 2
-"""Random inputs on which pruned and masked are compared."""
+"""The number of random inputs on which the pruned and the masked model are compared."""
 
 TRIES = 10
-"""Seeds that are tried in addition where the original does not run on some, as where integers have to be lengths."""
+"""Further seeds if the original does not run on some, for example because integers must be lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Verdict:
     """The result of the checks.
 
     Args:
-        gap: Largest |pruned - masked| over largest |masked|; None where the comparison does not apply.
+        gap: Largest |pruned - masked| over largest |masked|; None if the comparison does not apply.
         seeds: The number of random inputs.
         notes: What was not checked, one sentence each.
     """
@@ -70,7 +70,8 @@ def validate(
     runs = list(islice(_runs(model, pruned, drawn), SEEDS))
     if not runs:
         raise ValidationError(
-            f"the original runs on none of {SEEDS + TRIES} random inputs, so nothing could be checked; use --no-validate"
+            f"the original runs on none of {SEEDS + TRIES} random inputs, so nothing could be checked; "
+            "use --no-validate"
         )
     seeds = len(runs)
     runs += _runs(model, pruned, _at_other_sizes(model, dims, original))
@@ -88,7 +89,11 @@ def validate(
 
 
 def _runs(model: Model, pruned: Session, drawn: Iterable[Feed]) -> Iterator[Run]:
-    """The feeds on which the original runs. Raises ValidationError where the pruned model does not run on one of them."""
+    """Yield the feeds on which the original runs.
+
+    Raises:
+        ValidationError: The pruned model does not run on one of them.
+    """
     for feed in drawn:
         outputs = _outputs_of(model, pruned, feed)
         if outputs is not None:
@@ -96,7 +101,7 @@ def _runs(model: Model, pruned: Session, drawn: Iterable[Feed]) -> Iterator[Run]
 
 
 def _outputs_of(model: Model, pruned: Session, feed: Feed) -> list[Array] | None:
-    """The outputs of the pruned model; None where the original does not run on the feed either."""
+    """Return the outputs of the pruned model; None if the original does not run on the feed either."""
     try:
         return pruned.run(feed)
     except RefusedError as error:
@@ -108,7 +113,10 @@ def _outputs_of(model: Model, pruned: Session, feed: Feed) -> list[Array] | None
 
 
 def _at_other_sizes(model: Model, dims: Mapping[str, int], original: Session | None) -> list[Feed]:
-    """A feed whose symbolic dimensions are one larger, if the original runs on it: it shows a size that became a constant."""
+    """Return a feed whose symbolic dimensions are one larger, if the original runs on it.
+
+    It shows a size that became a constant.
+    """
     free = {name: size + 1 for name, size in dims.items() if name.isidentifier() or ":" in name}
     if not free:
         return []
@@ -138,6 +146,7 @@ def _check(original: onnx.ModelProto, pruned: onnx.ModelProto) -> tuple[str, ...
 
 
 def _check_interface(original: onnx.ModelProto, pruned: onnx.ModelProto) -> None:
+    """Check that inputs and outputs are those of the original."""
     for what in ("input", "output"):
         stored = {t.name for t in original.graph.initializer}, {t.name for t in pruned.graph.initializer}
         old = [(v.name, v.type.SerializeToString()) for v in getattr(original.graph, what) if v.name not in stored[0]]

@@ -157,7 +157,8 @@ def test_experts_lose_the_inner_width_as_it_is_fused_with_its_gate(fusion):
     rows = 14 if fusion else 7
     build = net(
         "float[2,5,6] x",
-        f"float[6,8] w1, float[8,3] wr, int64[2] rows = {{-1, 3}}, float[3,{rows},8] e1, float[3,8,7] e2, float[8,4] w9",
+        "float[6,8] w1, float[8,3] wr, int64[2] rows = {-1, 3}, float[3,8,7] e2, float[8,4] w9, "
+        f"float[3,{rows},8] e1",
         "a = MatMul(x, w1) r = MatMul(a, wr) f = Reshape(r, rows) "
         f"z = com.microsoft.MoE<k=1, swiglu_fusion={fusion}>(a, f, e1, , e2) y = MatMul(z, w9)",
         outputs="float[2,5,4] y",
