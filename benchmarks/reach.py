@@ -15,38 +15,26 @@ transformers.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import hashlib
-import io
-import json
 import re
-import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import onnx
-import onnxruntime as ort
 import others
 from architectures import QUICK, ROWS, Row
-from shared import VERIFY, in_double, machine
+from checked import checked
+from exports import ENOUGH, NEAR, OPSET, exported, jitter, remembered
+from shared import in_double, machine
 
 import spa_onnx
 from spa_onnx.model.model import parameters
 from spa_onnx.pipeline import inspect
-
-ENOUGH = 0.6
-"""Share of the parameters from which on `--width` is tried too."""
-
-NEAR = 0.02
-"""By so much may the share kept exceed Torch-Pruning's; `--width` is tried where it does."""
 
 LIBRARIES = ("onnxsim", "torch", "torchvision", "timm", "transformers", "torch-pruning")
 
@@ -61,14 +49,6 @@ ALIKE = 1e-9
 
 UNKNOWN = "not measured"
 """In place of what another tool keeps."""
-
-OTHER_SIZES = {"batch": 3, "sequence": 7, "target": 5, "images": 4, "past": 6, "past + sequence": 13}
-"""Sizes of symbolic dimensions for the checker.
-
-They differ from those that the tool worked with, so that a size written into the graph is noticed.
-"""
-
-OPSET = {"torchscript": 17, "dynamo": 20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,96 +72,6 @@ class Outcome:
     def refused(self) -> bool:
         """Whether nothing could go: a norm over every axis, say, so that only `--width` prunes it."""
         return self.check.startswith("RefusedError: nothing to prune")
-
-
-def jitter(model: Any) -> None:
-    """Make every parameter and running statistic different from zero, from one, and from its neighbours, in place."""
-    import torch  # noqa: PLC0415 - an extra
-
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            running = name.endswith(("running_mean", "running_var"))
-            if (
-                not tensor.is_floating_point()
-                or not tensor.numel()
-                or (not running and not isinstance(tensor, torch.nn.Parameter))
-            ):
-                continue
-            spread, level = (tensor.std().item() if tensor.numel() > 1 else 0.0), tensor.abs().mean().item()
-            if spread > 1e-3 * max(level, 1e-6):
-                fair = max(spread, prod(tensor.shape[1:]) ** -0.5 if tensor.ndim > 1 else 0.1)
-                tensor.mul_(fair / spread).add_(torch.randn_like(tensor) * fair * 0.1)
-            elif level < 1e-7:
-                tensor.copy_(torch.randn_like(tensor) * 0.1)
-            else:
-                tensor.copy_((0.5 + torch.rand_like(tensor)) * max(level, 0.1))
-
-
-def settle(model: Any, inputs: Sequence[Any]) -> None:
-    """Give every BatchNorm statistics near those of its inputs, in place.
-
-    Otherwise deep networks amplify rounding beyond all measure.
-    """
-    import torch  # noqa: PLC0415 - an extra
-
-    def measure(module: Any, given: Sequence[Any]) -> None:
-        x, around = given[0], [dim for dim in range(given[0].ndim) if dim != 1]
-        variance = x.var(around, unbiased=False).clamp(min=1e-3)
-        module.running_mean.copy_(x.mean(around) + 0.1 * variance.sqrt() * torch.randn_like(module.running_mean))
-        module.running_var.copy_(variance * (0.8 + 0.4 * torch.rand_like(module.running_var)))
-
-    counting = [module for module in model.modules() if getattr(module, "running_var", None) is not None]
-    hooks = [module.register_forward_pre_hook(measure) for module in counting]
-    with torch.no_grad():
-        model(*inputs)
-    for hook in hooks:
-        hook.remove()
-
-
-def export(row: Row, exporter: str, path: Path) -> None:
-    """Write the row's model to a path; raises whatever torch raises."""
-    import torch  # noqa: PLC0415 - an extra
-
-    torch.manual_seed(0)
-    model, inputs, dynamic = row.build()
-    model = model.eval()
-    jitter(model)
-    torch.set_num_threads(1)
-    settle(model, [*inputs.values()])
-    with torch.no_grad():
-        common: dict[str, Any] = {"input_names": list(inputs), "opset_version": OPSET[exporter]}
-        if exporter == "torchscript":
-            torch.onnx.export(model, tuple(inputs.values()), str(path), dynamo=False, dynamic_axes=dynamic, **common)
-        else:
-            torch.onnx.export(
-                model, tuple(inputs.values()), str(path), dynamo=True, external_data=False, verbose=False, **common
-            )
-    opened = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])  # an export that does not run is none
-    opened.run(None, {value.name: inputs[value.name].numpy() for value in opened.get_inputs()})
-
-
-def exported(row: Row, exporter: str, cache: Path, *, anew: bool = True) -> Path | str:
-    """The export in the cache, made (anew) if it is not there; a text says why there is none."""
-    path = cache / f"{row.name.replace('/', '_')}.{exporter}.onnx"
-    note = path.with_suffix(".skipped")
-    if note.exists():
-        return note.read_text(encoding="utf-8")
-    if not path.exists() and not anew:
-        return ""
-    if not path.exists():
-        first_tokens = path.with_suffix(".part")
-        try:
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")
-                export(row, exporter, first_tokens)
-            first_tokens.rename(path)
-        except Exception as error:  # noqa: BLE001 - an exporter may raise anything
-            text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
-            if not isinstance(error, ImportError):
-                note.write_text(text, encoding="utf-8")
-            return text
-    return path
 
 
 def outcome(path: Path, *, width: bool, again: bool) -> Outcome:
@@ -217,29 +107,6 @@ def prune(path: Path, *, width: bool) -> Outcome:
     return Outcome(params[1] / max(params[0], 1), macs[1] / max(macs[0], 1), spent, check)
 
 
-def checked(path: Path, result: spa_onnx.Result) -> str:
-    """Return the outside checker's line.
-
-    The line for the same pruned model and the same plan is stored beside the exports.
-    """
-    model, plan = result.model.SerializeToString(), json.dumps(result.plan)
-    digest = hashlib.sha256(model + plan.encode() + VERIFY.read_bytes()).hexdigest()
-    stored = path.parent / "checked" / f"{digest}.txt"
-    if not stored.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            pruned, kept = Path(folder) / "pruned.onnx", Path(folder) / "plan.json"
-            pruned.write_bytes(model)
-            kept.write_text(plan, encoding="utf-8")
-            command = [sys.executable, str(VERIFY), str(path), str(pruned), str(kept), "--seeds", "2"]
-            command += [f"--dim={name}={size}" for name, size in OTHER_SIZES.items()]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        stored.parent.mkdir(exist_ok=True)
-        stored.write_text(
-            done.stdout.strip() or (done.stderr.strip().splitlines() or ["no answer"])[-1], encoding="utf-8"
-        )
-    return stored.read_text(encoding="utf-8")
-
-
 def reasons(path: Path, *, width: bool, count: int = 2) -> str:
     """What holds the most weights of an export: causes of pins, those that touch the most of them first."""
     analysis = inspect(path, width=width)
@@ -248,13 +115,6 @@ def reasons(path: Path, *, width: bool, count: int = 2) -> str:
         shapes = {axis.tensor: analysis.model.shape(axis.tensor) or () for axis in group.weights(analysis.model)}
         held[group.cause] += sum(prod(shape) for shape in shapes.values() if len(shape) > 1)
     return "; ".join(cause for cause, _ in held.most_common(count))
-
-
-def remembered(note: Path, find: Callable[[], Any], *, again: bool = False) -> Any:
-    """Return what is known about an export: read from the JSON beside it, or measured if absent or asked for again."""
-    if again or not note.exists():
-        note.write_text(json.dumps(find()), encoding="utf-8")
-    return json.loads(note.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True)

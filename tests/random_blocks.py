@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from onnx import TensorProto, helper
-from random_net import BATCH, CHANNELS, LARGEST, WIDEST, Body, Net, convolve
-
-
-def divisors(*numbers: int) -> list[int]:
-    return [d for d in range(2, min(numbers) + 1) if all(number % d == 0 for number in numbers)]
+from divisors import divisors
+from random_nested_blocks import branch, loop, scan
+from random_net import BATCH, CHANNELS, LARGEST, WIDEST, Net, convolve
+from random_spatial_blocks import depth_to_space, pad, pool, resize
 
 
 def conv(net: Net, x: str, size: int, kind: int) -> list[str]:
@@ -126,35 +124,6 @@ def shuffle(net: Net, x: str, size: int, kind: int) -> list[str]:
     return [net.reshape(swapped, (batch, channels, *rest), kind // 4)]
 
 
-def pool(net: Net, x: str, size: int, kind: int) -> list[str]:
-    batch, channels, height, width = net.shapes[x]
-    stride = 2 if height >= 4 and size % 2 else 1
-    operator = ("MaxPool", "AveragePool")[kind % 2]
-    if height < 2:
-        return []
-    shape = (batch, channels, (height - 2) // stride + 1, (width - 2) // stride + 1)
-    return [net.op(operator, [x], shape, kernel_shape=[2, 2], strides=[stride] * 2)]
-
-
-def pad(net: Net, x: str, size: int, kind: int) -> list[str]:
-    batch, channels, height, width = net.shapes[x]
-    front, back, side = (size % 3, 1 + size % 2, 0) if kind % 2 else (0, 0, 1)
-    pads = net.numbers(0, front, side, side, 0, back, side, side)
-    inputs = [x, pads, net.constant(np.float32(0.7))] if kind % 3 else [x, pads]
-    return [net.op("Pad", inputs, (batch, channels + front + back, height + 2 * side, width + 2 * side))]
-
-
-def resize(net: Net, x: str, _size: int, kind: int) -> list[str]:
-    batch, channels, height, width = net.shapes[x]
-    shape = (batch, channels, 2 * height, 2 * width)
-    if 2 * height > LARGEST:
-        return []
-    if kind % 2 or net.symbolic:
-        scales = net.constant(np.asarray([1, 1, 2, 2], np.float32))
-        return [net.op("Resize", [x, "", scales], shape, mode=("nearest", "linear")[kind // 2 % 2])]
-    return [net.op("Resize", [x, "", "", net.numbers(*shape)], shape, mode="nearest")]
-
-
 def squeeze_excite(net: Net, x: str, size: int, kind: int) -> list[str]:
     batch, channels = net.shapes[x][:2]
     mean = net.op("GlobalAveragePool", [x], (batch, channels, 1, 1)) if kind % 2 else spatial_mean(net, x, keep=True)
@@ -174,16 +143,6 @@ def spatial_mean(net: Net, x: str, *, keep: bool, kind: str = "ReduceMean") -> s
 def reduce(net: Net, x: str, _size: int, kind: int) -> list[str]:
     summary = spatial_mean(net, x, keep=True, kind=("ReduceMean", "ReduceMax", "ReduceL2")[kind % 3])
     return [net.op("Sub", [x, summary], net.shapes[x])]
-
-
-def depth_to_space(net: Net, x: str, _size: int, kind: int) -> list[str]:
-    batch, channels, height, width = net.shapes[x]
-    if channels % 4 == 0 and 2 * height <= LARGEST:
-        mode = ("DCR", "CRD")[kind % 2]
-        return [net.op("DepthToSpace", [x], (batch, channels // 4, 2 * height, 2 * width), blocksize=2, mode=mode)]
-    if height % 2 == 0 and width % 2 == 0 and 4 * channels <= WIDEST:
-        return [net.op("SpaceToDepth", [x], (batch, 4 * channels, height // 2, width // 2), blocksize=2)]
-    return []
 
 
 def scale(net: Net, x: str, size: int, kind: int) -> list[str]:
@@ -279,72 +238,6 @@ def attend(net: Net, x: str, _size: int, kind: int) -> list[str]:
     weights = net.op("Softmax", [logits], (batch, places, places), axis=1)
     mixed = net.op("MatMul", [flat, weights], (batch, channels, places))
     return [net.reshape(mixed, (batch, channels, height, width), kind // 4)]
-
-
-def hidden(net: Net, x: str, width: int) -> str:
-    """Through a hidden layer, whose channels are nobody else's, and back to the shape of x."""
-    shape = net.shapes[x]
-    if len(shape) == 4:
-        return convolve(net, net.op("Relu", [convolve(net, x, width)], (shape[0], width, *shape[2:])), shape[1], 1)
-    inner = net.op("MatMul", [x, net.weight(shape[1], width)], (shape[0], width))
-    return net.op("MatMul", [net.op("Tanh", [inner], (shape[0], width)), net.weight(width, shape[1])], shape)
-
-
-def branch(net: Net, x: str, size: int, kind: int) -> list[str]:
-    """An If, one of whose branches has weights of its own or reads one of the net's; both read x."""
-    shape = net.shapes[x]
-    then, other = Body(net, "then"), Body(net, "else")
-    if kind % 2:
-        first = hidden(then, x, CHANNELS[size % 4])
-    else:
-        first = then.op("Mul", [x, net.weight(shape[1], *(1,) * (len(shape) - 2))], shape)
-    second = other.op(("Neg", "Tanh")[size % 2], [x], shape)
-    condition = net.constant(np.asarray(kind % 4 < 2))
-    return [net.op("If", [condition], shape, then_branch=then.graph([], first), else_branch=other.graph([], second))]
-
-
-def loop(net: Net, x: str, size: int, kind: int) -> list[str]:
-    """A Loop that takes x through a body twice."""
-    shape = net.shapes[x]
-    body = Body(net, "body")
-    names = [body.mark + name for name in ("count", "go", "state")]
-    body.shapes[names[2]] = shape
-    made = hidden(body, names[2], CHANNELS[size % 4]) if kind % 2 else body.op("Sigmoid", [names[2]], shape)
-    going = body.op("Identity", [names[1]], ())
-    count = helper.make_tensor_value_info(names[0], TensorProto.INT64, [])
-    go, again = (helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in (names[1], going))
-    graph = body.graph([count, go, body.value(names[2], shape)], made, again)
-    return [
-        net.op("Loop", [net.constant(np.asarray(2, np.int64)), net.constant(np.asarray(True)), x], shape, body=graph)
-    ]
-
-
-def scan(net: Net, x: str, size: int, kind: int) -> list[str]:
-    """A Scan through the rows of an image, with a state that starts as the sum over them."""
-    batch, channels, _, width = shape = net.shapes[x]
-    strip = (batch, channels, width)
-    body = Body(net, "body")
-    state, row = (body.mark + name for name in ("state", "row"))
-    body.shapes |= {state: strip, row: strip}
-    if kind % 2:
-        inner = body.op("MatMul", [body.weight(CHANNELS[size % 4], channels), row], (batch, CHANNELS[size % 4], width))
-        made = body.op(
-            "MatMul", [body.weight(channels, CHANNELS[size % 4]), body.op("Tanh", [inner], body.shapes[inner])], strip
-        )
-    else:
-        made = body.op("Neg", [row], strip)
-    after = body.op("Tanh", [body.op("Add", [state, made], strip)], strip)
-    graph = body.graph(
-        [body.value(name, strip) for name in (state, row)], body.op("Sigmoid", [after], strip), body.value(after, strip)
-    )
-    start = net.op("ReduceSum", [x, net.numbers(2)], strip, keepdims=0)
-    along = {
-        "num_scan_inputs": 1,
-        "scan_input_axes": [2],
-        "scan_output_axes": [2],
-        "scan_input_directions": [kind % 4 // 2],
-    }
-    return net.ops("Scan", [start, x], [strip, shape], body=graph, **along)[1:]
 
 
 Block = Callable[[Net, str, int, int], list[str]]
