@@ -1,4 +1,4 @@
-"""Which test runs which lines: pytest plugins that record it, and that run a choice of tests in a given order."""
+"""Plugins of pytest: record the lines that each test runs; run chosen tests in a given order."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import pytest
 
 
 def new_lines() -> defaultdict[str, set[int]]:
-    """File -> lines; a function with a name, so that a Run can be stored."""
+    """Return an empty mapping of file -> lines; a named function, so that a Run can be pickled."""
     return defaultdict(set)
 
 
 @dataclass
 class Run:
-    """What one test did.
+    """The record of one test.
 
-    lines: file -> lines that ran, import aside. passed: also if it was skipped. seconds: with its fixtures.
+    lines: file -> lines that ran, without those of the import. passed: also true if it was skipped. seconds: with
+    fixtures.
     """
 
     lines: dict[str, set[int]] = field(default_factory=new_lines)
@@ -32,9 +33,9 @@ class Run:
 
 
 class Recorder:
-    """A plugin that records for every test the lines of `files` that run in it, in its fixtures or in what it caches.
+    """Record for every test the lines of `files` that run in it, in its fixtures, or in functions with a cache.
 
-    Only this process is looked into: a command that a test starts is not.
+    Commands that a test starts in another process are not recorded.
     """
 
     def __init__(self, root: Path, files: Collection[str]) -> None:
@@ -58,7 +59,7 @@ class Recorder:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Trace a test from its fixtures on, with empty caches: another test may have filled them."""
+        """Trace a test from its fixtures on, with empty caches, which another test may have filled."""
         self._forget(item.config.rootpath)
         self._now.clear()
         threading.settrace(self._call)
@@ -84,7 +85,7 @@ class Recorder:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:
-        """What a fixture runs counts for all tests that use it, not only for the first."""
+        """Count the lines of a fixture for all tests that use it, not only for the first one."""
         before = {name: set(numbers) for name, numbers in self._now.items()}
         self._now.clear()
         try:
@@ -95,14 +96,14 @@ class Recorder:
                 self._now[name] |= numbers
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Time and outcome."""
+        """Record the time and the outcome."""
         run = self.runs[report.nodeid]
         run.seconds += report.duration
         run.passed &= not report.failed
 
 
 class Chosen:
-    """A plugin that runs the given tests alone, in the order in which they are given."""
+    """Run only the given tests, in the given order."""
 
     def __init__(self, tests: Sequence[str]) -> None:
         self._place = {test: place for place, test in enumerate(tests)}
@@ -110,18 +111,18 @@ class Chosen:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Leave the chosen ones."""
+        """Keep the chosen tests."""
         items[:] = sorted(
             (item for item in items if item.nodeid in self._place), key=lambda item: self._place[item.nodeid]
         )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """The test that failed."""
+        """Record the test that failed."""
         if report.failed:
             self.killer = report.nodeid
 
 
 def reaching(runs: Mapping[str, Run], file: str, first: int, last: int) -> list[str]:
-    """The tests that run a line between two, both included."""
+    """Return the tests that run a line from `first` to `last`, both included."""
     wanted = set(range(first, last + 1))
     return [test for test, run in runs.items() if run.passed and not wanted.isdisjoint(run.lines.get(file, ()))]

@@ -1,7 +1,7 @@
-"""Which mutants there are, and a sample of them that is the same every time.
+"""The mutants of the code, and a reproducible sample of them.
 
-The operators are those of cosmic-ray and two of our own. One place of a line gives one mutant at most, so that a
-comparison with five variants weighs no more than a sum with one.
+The operators are those of cosmic-ray and two of our own. Each place in a line gives at most one mutant, so that a
+comparison with five variants counts no more than a sum with one.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ Position: TypeAlias = tuple[int, int]
 NEAREST = (
     "Add_Sub Sub_Add Mul_Add FloorDiv_Mul Div_Mul Mod_FloorDiv Pow_Mul BitOr_BitAnd BitAnd_BitOr BitXor_BitOr".split()
 )
-"""Of the eleven operators that could stand for a binary one, the one that is hardest to notice."""
+"""The replacement of each binary operator that is hardest to notice, out of eleven."""
 
 REMOVED = ("Delete_USub", "Delete_Invert", "Delete_Not")
-"""A unary operator is taken away; to turn a minus into a plus is the same."""
+"""Unary operators are removed; turning a minus into a plus is the same."""
 
 
 class SwapMembership(Operator):
-    """Write `not in` for `in`, and the other way round."""
+    """Replace `in` by `not in`, and the other way round."""
 
     def mutation_positions(self, node: parso.tree.NodeOrLeaf) -> Iterator[tuple[Position, Position]]:
-        """Every `in` and `not in` of a comparison."""
+        """Yield every `in` and `not in` of a comparison."""
         for word in self._words(node):
             yield word.start_pos, word.end_pos
 
     def mutate(self, node: parso.tree.BaseNode, index: int) -> parso.tree.NodeOrLeaf:
-        """The comparison with the word of this index swapped."""
+        """Return the comparison with the word of this index replaced."""
         word = self._words(node)[index]
         other = " in" if _code(word) == "not in" else " not in"
         node.children[node.children.index(word)] = parso.parse(other)
@@ -58,27 +58,27 @@ class SwapMembership(Operator):
 
     @classmethod
     def examples(cls) -> Iterable[Example]:
-        """As cosmic-ray asks of every operator."""
+        """Return examples, as cosmic-ray requires."""
         return (Example("x in y", "x not in y"), Example("x not in y", "x in y"))
 
 
 class NegateFilter(Operator):
-    """Take what the `if` of a comprehension leaves out, and leave out what it takes."""
+    """Negate the `if` of a comprehension."""
 
     def mutation_positions(self, node: parso.tree.NodeOrLeaf) -> Iterator[tuple[Position, Position]]:
-        """The condition of every filter."""
+        """Yield the condition of every filter."""
         if node.type in ("comp_if", "old_comp_if"):
             yield node.children[1].start_pos, node.children[1].end_pos
 
     def mutate(self, node: parso.tree.BaseNode, index: int) -> parso.tree.NodeOrLeaf:
-        """The filter with a `not` before its condition."""
+        """Return the filter with a negated condition."""
         del index
         node.children[1] = parso.parse(f" not ({_code(node.children[1])})")
         return node
 
     @classmethod
     def examples(cls) -> Iterable[Example]:
-        """As cosmic-ray asks of every operator."""
+        """Return examples, as cosmic-ray requires."""
         return (Example("[x for x in y if x > 1]", "[x for x in y if not (x > 1)]"),)
 
 
@@ -90,8 +90,14 @@ def _code(node: parso.tree.NodeOrLeaf) -> str:
 class Mutant:
     """One change of one file.
 
-    inside: the function. lines: from which to which its statement goes, or None where that runs on import. before,
-    after: the lines that change, without their indentation. code: the whole changed file.
+    Args:
+        file: The path of the file.
+        start: The place of the change.
+        inside: The name of the function.
+        lines: The first and last line of the statement; None if it runs on import.
+        before: The lines that change, without indentation.
+        after: The same lines after the change.
+        code: The whole changed file.
     """
 
     file: str
@@ -104,7 +110,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """By what a list knows it, wherever in the file it stands."""
+        """The key of the mutant in equivalent.txt, which does not depend on its position in the file."""
         return f"{self.file} {self.inside}".strip(), self.before, self.after
 
     def __str__(self) -> str:
@@ -112,7 +118,7 @@ class Mutant:
 
 
 def operators() -> Iterator[Operator]:
-    """What a mutant can be made with."""
+    """Yield the mutation operators."""
     for name in sorted(operator_names()):
         short = name.rsplit("/", 1)[-1]
         family, _, change = short.partition("_")
@@ -129,7 +135,7 @@ def operators() -> Iterator[Operator]:
 
 
 def places(code: str) -> dict[Position, list[tuple[Operator, int]]]:
-    """Each place of a file that can change -> the ways: an operator, and which of its occurrences in the file."""
+    """Return each place of a file that can change -> its variants: an operator, and the occurrence in the file."""
     tree, left_out = get_ast(code), list(_left_out(code))
     nodes = list(ast_nodes(tree))
     found: dict[Position, list[tuple[Operator, int]]] = defaultdict(list)
@@ -142,7 +148,7 @@ def places(code: str) -> dict[Position, list[tuple[Operator, int]]]:
 
 
 def _made(file: str, code: str, start: Position, ways: Sequence[tuple[Operator, int]]) -> Mutant | None:
-    """The mutant of the first way that makes another program; None where none does."""
+    """Return the mutant of the first variant that changes the program; None if none does."""
     for operator, occurrence in ways:
         changed = mutate_code(code, operator, occurrence)
         try:
@@ -154,7 +160,7 @@ def _made(file: str, code: str, start: Position, ways: Sequence[tuple[Operator, 
 
 
 def _statement(code: str, start: Position) -> tuple[str, tuple[int, int] | None]:
-    """The function around a place, and from where to where its statement, or the head of it, goes if a call runs it."""
+    """Return the name of the function around a place, and the lines of its statement if a call runs it."""
     around: ast.AST = ast.parse(code)
     function, called, span = "", False, (0, 0)
     while inner := [node for node in ast.iter_child_nodes(around) if _covers(node, start)]:
@@ -171,7 +177,7 @@ def _statement(code: str, start: Position) -> tuple[str, tuple[int, int] | None]
 
 
 def _covers(node: ast.AST, start: Position) -> bool:
-    """Whether a node has the place of a change in it, decorators counted."""
+    """Return whether a node contains a place, decorators included."""
     if isinstance(node, ast.comprehension | ast.arguments | ast.withitem):
         return any(_covers(child, start) for child in ast.iter_child_nodes(node))
     if not isinstance(node, ast.stmt | ast.expr | ast.arg | ast.keyword | ast.excepthandler):
@@ -182,7 +188,7 @@ def _covers(node: ast.AST, start: Position) -> bool:
 
 
 def _difference(code: str, changed: str) -> tuple[str, str]:
-    """The lines that differ, each side on one line."""
+    """Return the lines that differ, each side joined to one line."""
     old, new = code.splitlines(), changed.splitlines()
     while old and new and old[0] == new[0]:
         del old[0], new[0]
@@ -192,7 +198,7 @@ def _difference(code: str, changed: str) -> tuple[str, str]:
 
 
 def _left_out(code: str) -> Iterator[tuple[Position, Position]]:
-    """From where to where a change would be one of wording, of types or of something that only asserts."""
+    """Yield the ranges in which a change would affect only messages, types or assertions."""
     lines = code.splitlines()
     for node in ast.walk(ast.parse(code)):
         for part in _unread(node):
@@ -202,12 +208,12 @@ def _left_out(code: str) -> Iterator[tuple[Position, Position]]:
 
 
 def _position(lines: Sequence[str], line: int, offset: int) -> Position:
-    """`ast` counts columns in bytes."""
+    """Return (line, column in characters); `ast` counts columns in bytes."""
     return line, len(lines[line - 1].encode()[:offset].decode())
 
 
 def _unread(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
-    """The parts of a node that are left out."""
+    """Yield the parts of a node that are not mutated."""
     match node:
         case ast.AnnAssign(annotation=ast.Name(id="TypeAlias")) | ast.If(test=ast.Name(id="TYPE_CHECKING")):
             yield node
@@ -230,9 +236,9 @@ def _unread(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
 
 
 def sample(root: Path, files: Sequence[str], count: int, seed: int) -> list[Mutant]:
-    """At least `count` mutants: each file has its share by the number of its places, and one at least if it has any.
+    """Return at least `count` mutants: each file has its share by its number of places, and at least one if it has any.
 
-    What is drawn in a file depends on the text of its lines and the seed alone, so a line that moves keeps its mutants.
+    The sample of a file depends only on the text of its lines and on the seed, so a line that moves keeps its mutants.
     """
     codes = {file: (root / file).read_text(encoding="utf-8") for file in files}
     found = {file: places(code) for file, code in codes.items()}
@@ -247,7 +253,7 @@ def sample(root: Path, files: Sequence[str], count: int, seed: int) -> list[Muta
 def _drawn(
     file: str, code: str, found: Mapping[Position, list[tuple[Operator, int]]], share: int, seed: int
 ) -> list[Mutant]:
-    """The first `share` mutants of a file in an order that is drawn, sorted by their places."""
+    """Return the first `share` mutants of a file in a random order, sorted by their places."""
     lines, seen, ranked = code.splitlines(), Counter[str](), []
     for start, ways in found.items():
         line = lines[start[0] - 1].strip()
@@ -260,7 +266,7 @@ def _drawn(
 
 
 def listed(path: Path) -> Mapping[tuple[str, str, str], str]:
-    """Mutants that no test can notice, as a file lists them: (file and function, line before, line after) -> reason."""
+    """Return the mutants that a file lists as equivalent: (file and function, line before, line after) -> reason."""
     found, file, before, after = {}, "", "", ""
     for line in path.read_text(encoding="utf-8").splitlines():
         mark, text = line[:4], line[4:].strip()
