@@ -58,6 +58,12 @@ class Graph:
         self._nodes.append(helper.make_node(operator, list(inputs), names, name=f"n{len(self._nodes)}", **attributes))
         return name
 
+    def norm(self, x: str, width: int) -> str:
+        """Append an RMS normalisation in parts; the name of its output."""
+        mean = self.add("ReduceMean", self.add("Mul", x, x), self.constant(-1))
+        scale = self.add("Sqrt", self.add("Add", mean, self.constant(1e-5)))
+        return self.add("Mul", self.add("Div", x, scale), self.weight(width))
+
     def __len__(self) -> int:
         return len(self._nodes)
 
@@ -101,11 +107,6 @@ def decoder(
     size = graph.add("Shape", "tokens")
     batch, length = (graph.add("Gather", size, graph.constant(place)) for place in (0, 1))
 
-    def norm(x: str) -> str:
-        mean = graph.add("ReduceMean", graph.add("Mul", x, x), graph.constant(-1))
-        scale = graph.add("Sqrt", graph.add("Add", mean, graph.constant(1e-5)))
-        return graph.add("Mul", graph.add("Div", x, scale), graph.weight(width))
-
     def split_heads(x: str, count: int) -> str:
         target = graph.add("Concat", batch, length, graph.constant(count, head), axis=0)
         return graph.add("Transpose", graph.add("Reshape", x, target), perm=[0, 2, 1, 3])
@@ -128,7 +129,7 @@ def decoder(
 
     while len(graph) < nodes and done < layers:
         done += 1
-        seen = norm(x)
+        seen = graph.norm(x, width)
         query, key, value = (
             graph.add("MatMul", seen, graph.weight(width, count * head)) for count in (heads, shared, shared)
         )
@@ -142,11 +143,11 @@ def decoder(
         merged = graph.add("Concat", batch, length, graph.constant(width), axis=0)
         together = graph.add("Reshape", graph.add("Transpose", mixed, perm=[0, 2, 1, 3]), merged)
         x = graph.add("Add", x, graph.add("MatMul", together, graph.weight(width, width)))
-        seen = norm(x)
+        seen = graph.norm(x, width)
         gate, up = (graph.add("MatMul", seen, graph.weight(width, hidden)) for _ in range(2))
         gated = graph.add("Mul", graph.add("Mul", gate, graph.add("Sigmoid", gate)), up)
         x = graph.add("Add", x, graph.add("MatMul", gated, graph.weight(hidden, width)))
-    result = graph.add("MatMul", norm(x), graph.weight(width, vocabulary))
+    result = graph.add("MatMul", graph.norm(x, width), graph.weight(width, vocabulary))
     return graph.finish(helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", 16]), result)
 
 

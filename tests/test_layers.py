@@ -145,6 +145,17 @@ def test_a_module_imports_only_what_its_layer_may(path):
     assert inner(path) <= ALLOWED[part(path)]
 
 
+def test_the_package_has_at_most_13_floors_and_imports_go_down():
+    """A part is one floor above the highest part that it imports."""
+    uses = {name: set().union(*(inner(path) for path in FILES if part(path) == name)) for name in ALLOWED}
+    floors: dict[str, int] = {}
+    while len(floors) < len(uses):
+        ready = {name for name, used in uses.items() if name not in floors and used <= floors.keys()}
+        assert ready, f"a circle among {set(uses) - set(floors)}"
+        floors |= {name: 1 + max((floors[used] for used in uses[name]), default=0) for name in ready}
+    assert max(floors.values()) <= 13
+
+
 @pytest.mark.parametrize("library", ONLY)
 def test_a_heavy_library_is_imported_in_its_place_alone(library):
     users = {part(path) for path in FILES if any(name.split(".")[0] == library for name in imported(path, running))}

@@ -122,7 +122,7 @@ def _chain(first: Node, model: Model) -> Chain | None:
         tuple((Digit(dim, 1, size),) if size > 1 else () for dim, size in enumerate(shape)), (0,) * len(shape)
     )
     chain = Chain(first.inputs[0], (), (), {})
-    chain = _walk(first, start, chain, model) or chain
+    chain = _extended(first, start, chain, model) or chain
     moved = any(
         len({d.dim for axis in layout.axes for d in axis}) < sum(map(len, layout.axes))
         for layout in chain.layouts.values()
@@ -131,7 +131,7 @@ def _chain(first: Node, model: Model) -> Chain | None:
     return chain if chain.outputs and moved and simple else None
 
 
-def _walk(node: Node, given: Layout, chain: Chain, model: Model) -> Chain | None:
+def _extended(node: Node, given: Layout, chain: Chain, model: Model) -> Chain | None:
     """Extend the chain through `node` and its consumers, until each branch has the axes of the first tensor again."""
     layout = _step(node, given, model)
     if layout is None or len(chain.nodes) >= LONGEST:
@@ -144,7 +144,7 @@ def _walk(node: Node, given: Layout, chain: Chain, model: Model) -> Chain | None
     if not consumers or output in model.outputs:
         return None
     for consumer in consumers:
-        further = _walk(consumer, layout, chain, model)
+        further = _extended(consumer, layout, chain, model)
         if further is None:
             return None
         chain = further

@@ -92,6 +92,7 @@ def _stoppable() -> Iterator[list[signal.Signals]]:
     caught: list[signal.Signals] = []
 
     def stop(number: int, _: FrameType | None) -> None:
+        """Record a signal and raise StoppedError."""
         caught.append(signal.Signals(number))
         raise StoppedError
 

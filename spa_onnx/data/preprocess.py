@@ -109,6 +109,7 @@ def _one_of(*names: str) -> Callable[[Sequence[str]], str]:
     """Return the reader of a key that takes one of these names."""
 
     def chosen(text: Sequence[str]) -> str:
+        """Return the name if it is known."""
         if ",".join(text) not in names:
             raise ValueError(f"choose from {', '.join(names)}")
         return text[0]

@@ -25,6 +25,7 @@ def like_first(*slots: int) -> ShapeEquivalent:
     """
 
     def nodes(_: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
+        """Yield an Identity for each output of this shape."""
         for slot in (0, *slots):
             if slot < len(y) and y[slot]:
                 yield helper.make_node("Identity", [x[0]], [y[slot]])
@@ -45,6 +46,7 @@ def without_activation(operator: str) -> ShapeEquivalent:
     """
 
     def nodes(node: NodeProto, x: Sequence[str], y: Sequence[str], _ranks: Mapping[str, int]) -> Iterator[NodeProto]:
+        """Yield the standard operator without the activation."""
         plain = helper.make_node(operator, list(x[:3]), [y[0]])
         plain.attribute.extend(a for a in node.attribute if not a.name.startswith("activation"))
         yield plain

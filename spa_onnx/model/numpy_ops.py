@@ -121,6 +121,7 @@ def reduction(function: Callable[..., Any]) -> Evaluate:
     """Return a function that evaluates a Reduce* operator by a numpy reduction."""
 
     def run(node: Node, arrays: Sequence[Array]) -> Array:
+        """Evaluate the operator."""
         axes = reduced_axes(node, arrays)
         if axes is None and node.attributes.get("noop_with_empty_axes"):
             return arrays[0]

@@ -15,7 +15,7 @@ from spa_onnx.operators.registry import register
 from spa_onnx.operators.zeros import first
 
 
-def reduced_axes(node: Node, model: Model) -> tuple[int, ...] | None:
+def reduction_axes(node: Node, model: Model) -> tuple[int, ...] | None:
     """Return the non-negative axes that a reduction runs over; None if they are not constant."""
     rank = len(model.shape(node.inputs[0]) or ())
     axes = node.attributes.get("axes")
@@ -43,7 +43,7 @@ def _remaining(node: Node, model: Model, reduced: tuple[int, ...], *, keeps: boo
 
 def reduction(node: Node, model: Model) -> Iterator[Fact]:
     """Y = reduction of x over some axes. Removing indices of those axes changes the statistic."""
-    reduced = reduced_axes(node, model)
+    reduced = reduction_axes(node, model)
     if reduced is None:
         return
     yield from _remaining(node, model, reduced, keeps=bool(node.attributes.get("keepdims", 1)))

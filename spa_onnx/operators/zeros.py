@@ -99,6 +99,7 @@ class Zeros:
         keeps = knowledge(node.op).zero
 
         def holds(axes: list[Axis]) -> bool:
+            """Return whether the output is zero along an axis that is coupled to these axes."""
             return keeps(node, self._model, [self._held(name, axes) if name else None for name in node.inputs])
 
         self._add(node.outputs, facts, holds)

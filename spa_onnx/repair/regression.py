@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spa_onnx.linalg.blas import Matrix, gram, product
 from spa_onnx.linalg.obs import ridge_fit, ridge_fit_by_columns, squared_error
+from spa_onnx.model.facts import Indices
 from spa_onnx.statistics.moments import are_few, centre
-
-Indices = NDArray[np.int64]
 
 
 class Fit(Protocol):

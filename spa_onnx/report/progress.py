@@ -31,6 +31,7 @@ def progress(steps: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
         task = bar.add_task(steps[0], total=len(steps))
 
         def advance(step: str) -> None:
+            """Show that a step has begun."""
             bar.update(task, description=step, completed=steps.index(step) if step in steps else 0)
 
         yield advance

@@ -17,10 +17,9 @@ from spa_onnx.analysis.groups import Group
 from spa_onnx.layers import LinearLayer
 from spa_onnx.model.facts import Indices
 from spa_onnx.scoring.activations import reading_layers
+from spa_onnx.scoring.aggregate import Vector
 from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.scoring.registry import criterion
-
-Vector = NDArray[np.float64]
 
 MASKS_PER_GROUP = 64
 """Masks for each group."""

@@ -66,6 +66,7 @@ def criterion(
     """
 
     def register(function: ScoreFunction) -> ScoreFunction:
+        """Register a function under the name."""
         if name in CRITERIA:
             raise ValueError(f"two criteria are called {name}")
         CRITERIA[name] = Criterion(function, frozenset(needs), loss, repair)
