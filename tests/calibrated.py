@@ -60,7 +60,7 @@ def half(proto):
     return proto
 
 
-def known_of(proto, x, count=200):
+def calibrated_model(proto, x, count=200):
     analysis = inspect(proto)
     session = open_session(proto)
     given = read_samples({"x": x}, proto)

@@ -72,7 +72,7 @@ def rewrite(analysis: Analysis, plan: Plan, values: Mapping[str, Array] | None =
     left = {name for graph in graphs(proto.graph) for name in graph_constants(graph)}
     sliced = tuple(
         cut for cut in tensors if cut.name in left
-    )  # indices that a follower renumbered are no slices of the original any more
+    )  # indices that a shape update renumbered are no longer slices of the original
     return Rewritten(proto, sliced, tuple(inexact), removal)
 
 

@@ -98,11 +98,11 @@ def generate_samples(
     if language_model is not None:
         try:
             first_tokens = _drawn(model, language_model.longer(dims), samples, batch, seed)
-            told = generate_sentences(model, language_model, first_tokens, seed)
+            sentences = generate_sentences(model, language_model, first_tokens, seed)
         except RefusedError:  # it wants sentences of another length
-            told = None
-        if told is not None:
-            return SyntheticSamples(told, uncertain=False)
+            sentences = None
+        if sentences is not None:
+            return SyntheticSamples(sentences, uncertain=False)
     made = _drawn(model, dims, max(samples, drawn), batch, seed)
     count = max(-(-samples // feed_size(made[0])), 1)
     is_normalised = has_stored_statistics(model) or normalises(model)

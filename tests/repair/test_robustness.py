@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from calibrated import CONV, MLP, dead, half, known_of, samples
+from calibrated import CONV, MLP, calibrated_model, dead, half, samples
 from nets.build import net
 from onnx import helper, numpy_helper
 
@@ -135,7 +135,7 @@ def test_the_note_names_a_few_weights_and_says_where_there_are_more(count):
     chain = " ".join(f"a{i} = MatMul({f'r{i - 1}' if i else 'x'}, w{i}) r{i} = Relu(a{i})" for i in range(count + 1))
     weights = ", ".join(f"float[6,6] w{i}" for i in range(count + 1))
     proto = net("float[2,6] x", weights, f"{chain} y = Identity(r{count})", "float[2,6] y")()
-    analysis, calibration = known_of(proto, samples((6,), 12))
+    analysis, calibration = calibrated_model(proto, samples((6,), 12))
     removal = rewrite(analysis, Plan.removing({group.name: [0] for group in analysis.prunable()}, "")).removal
     (note,) = not_refitted_weights(calibration, removal, {})
     named = [f"w{i + 1}" for i in range(count)]

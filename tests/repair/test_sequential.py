@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from calibrated import CONV, MLP, known_of, outputs, samples
+from calibrated import CONV, MLP, calibrated_model, outputs, samples
 from command import MODELS
 from nets.build import net
 
@@ -38,7 +38,7 @@ def dropped(analysis, share=0.5):
 def test_errors_are_corrected_and_not_added_up(name):
     build, shape = NETS[name]
     proto = build()
-    analysis, known = known_of(proto, samples(shape, 300), 300)
+    analysis, known = calibrated_model(proto, samples(shape, 300), 300)
     drop = dropped(analysis)
     removal = Removal(analysis, drop)
     apart = refit_layers(analysis.model, known.layers, known.statistics, removal)
@@ -59,7 +59,7 @@ def test_layer_by_layer_weights_and_biases_are_those_of_least_squares(regularisa
     Where the means may be off, it is as if columns held nothing but the means.
     """
     proto = MLP()
-    analysis, known = known_of(proto, samples((6,), 400), 400)
+    analysis, known = calibrated_model(proto, samples((6,), 400), 400)
     removal = Removal(analysis, dropped(analysis))
     model = analysis.model
     values = refit_layers(model, known.layers, known.statistics, removal, regularisation=regularisation)
@@ -77,7 +77,7 @@ def test_layer_by_layer_weights_and_biases_are_those_of_least_squares(regularisa
 
 def test_the_weights_are_those_of_least_squares_towards_the_dense_outputs():
     proto = MLP()
-    analysis, known = known_of(proto, samples((6,), 400), 400)
+    analysis, known = calibrated_model(proto, samples((6,), 400), 400)
     removal = Removal(analysis, dropped(analysis))
     model, feeds = analysis.model, list(known.feeds)
     values = refit_in_order(model, known.layers, SampleRun(feeds), removal, {})
@@ -169,7 +169,7 @@ def test_a_shared_weight_keeps_the_value_that_suits_all_its_users():
         "a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2) d = Relu(c) e = MatMul(d, w2) f = Relu(e) y = MatMul(f, w3)",
         "float[N,3] y",
     )()
-    analysis, known = known_of(proto, samples((6,), 100), 100)
+    analysis, known = calibrated_model(proto, samples((6,), 100), 100)
     removal = Removal(analysis, dropped(analysis, 0.25))
     apart = refit_layers(analysis.model, known.layers, known.statistics, removal)
     together = refit_in_order(analysis.model, known.layers, SampleRun(list(known.feeds)), removal, apart)
@@ -185,7 +185,7 @@ def test_a_shared_weight_is_fitted_to_what_every_user_of_it_reads():
         "a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2) d = Relu(c) e = MatMul(d, w2) f = Relu(e) y = MatMul(f, w3)",
         "float[N,3] y",
     )()
-    analysis, known = known_of(proto, samples((6,), 100), 100)
+    analysis, known = calibrated_model(proto, samples((6,), 100), 100)
     removal = Removal(analysis, dropped(analysis, 0.25))
     there, back = (
         refit_layers(analysis.model, users, known.statistics, removal)["w2"]

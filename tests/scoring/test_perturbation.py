@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from calibrated import known_of, samples
+from calibrated import calibrated_model, samples
 from command import MODELS
 from nets.build import net
 from test_activations import CONV, ROWS, inputs, observed
@@ -89,7 +89,7 @@ def test_a_channel_that_nothing_reads_costs_nothing():
 @pytest.mark.parametrize("refits", [False, True])
 def test_a_trial_is_what_the_pruned_model_would_do(build, shape, refits):
     proto, x = build(), samples(shape, 40)
-    analysis, known_ = known_of(proto, x, 40)
+    analysis, known_ = calibrated_model(proto, x, 40)
     group = analysis.prunable()[0]
     drop = {group.name: np.arange(3)}
     dense, cut = (
@@ -120,7 +120,7 @@ def test_the_loss_of_the_model_decides():
         rng.standard_normal((4, 3)),
     )
     stored["w2"].raw_data, stored["w3"].raw_data = second.tobytes(), third.tobytes()
-    analysis, known_ = known_of(proto, samples((6,), 200), 200)
+    analysis, known_ = calibrated_model(proto, samples((6,), 200), 200)
     group = next(group for group in analysis.prunable() if group.size == 16)
     trial = choice._trial(analysis, [group], known_)
     context = ScoringContext(analysis.model, 0, known_.layers, known_.statistics, trial=trial)
@@ -132,7 +132,7 @@ def test_where_weights_cannot_be_inputs_the_prior_is_the_score(monkeypatch):
     def refuse(*_):
         raise RefusedError("a kernel wants a constant")
 
-    analysis, known_ = known_of(ROWS(), samples((6,), 40), 40)
+    analysis, known_ = calibrated_model(ROWS(), samples((6,), 40), 40)
     (group,) = analysis.prunable()
     context = ScoringContext(
         analysis.model, 0, known_.layers, known_.statistics, trial=choice._trial(analysis, [group], known_)

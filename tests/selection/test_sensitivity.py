@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from calibrated import CONV, known_of, samples
+from calibrated import CONV, calibrated_model, samples
 from nets.build import net
 from onnx import numpy_helper
 
@@ -40,7 +40,7 @@ def branches(factor):
 
 
 def measured(proto, x):
-    analysis, known = known_of(proto, x)
+    analysis, known = calibrated_model(proto, x)
     groups = list(analysis.prunable())
     context = ScoringContext(analysis.model, 0, known.layers, known.statistics)
     scores = score_groups(groups, CRITERIA["obspa"], context)
@@ -66,7 +66,7 @@ def test_a_branch_without_effect_is_no_free_ride():
 
 def test_doubtful_samples_make_no_group_less_sensitive_than_the_middle_one(monkeypatch):
     monkeypatch.setattr(calibration, "UNCERTAIN", CALIBRATED)  # so that both are refitted alike
-    analysis, known = known_of(branches(0.1), samples((6,), 200))
+    analysis, known = calibrated_model(branches(0.1), samples((6,), 200))
     scores = score_groups(
         analysis.prunable(), CRITERIA["obspa"], ScoringContext(analysis.model, 0, known.layers, known.statistics)
     )

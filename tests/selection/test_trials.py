@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from calibrated import known_of, samples
+from calibrated import calibrated_model, samples
 from command import MODELS
 from nets.build import net
 
@@ -107,7 +107,7 @@ SEQUENCE = net(
 
 
 def trials_of(proto, x):
-    analysis, calibration = known_of(proto, x, len(x))
+    analysis, calibration = calibrated_model(proto, x, len(x))
     return analysis, Trials(analysis, analysis.prunable(), calibration, 1)
 
 

@@ -90,7 +90,7 @@ def wide(inputs, places=40):
     )
 
 
-def known_of(model, count, memory=10**9):
+def calibrated_model(model, count, memory=10**9):
     x = np.random.default_rng(0).standard_normal((count, *model.shape("x")[1:])).astype(np.float32)
     return calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), Sampling(count, 0, memory=memory))
 
@@ -101,7 +101,7 @@ def test_matrices_that_do_not_all_fit_are_put_into_files(monkeypatch):
     monkeypatch.setattr(
         moments, "on_disk", lambda array, keep=moments.on_disk: stored.append(array.nbytes) or keep(array)
     )
-    plenty, tight = known_of(model, 20), known_of(model, 20, memory=6 * 8 * 80**2)
+    plenty, tight = calibrated_model(model, 20), calibrated_model(model, 20, memory=6 * 8 * 80**2)
     assert len(plenty.passes) == 1
     assert stored == [8 * 80**2] * 4
     assert len(tight.passes) == 4
@@ -119,19 +119,19 @@ def test_a_folder_for_temporary_files_that_is_full_is_named(monkeypatch):
     with pytest.raises(
         RefusedError, match=r"a matrix of 0\.00 GB does not fit .*No space left on device.*--memory.*TMPDIR"
     ):
-        known_of(wide(80), 20, memory=6 * 8 * 80**2)
+        calibrated_model(wide(80), 20, memory=6 * 8 * 80**2)
 
 
 @pytest.mark.parametrize("samples", [20, 200])
 def test_of_what_is_too_wide_for_a_matrix_as_many_columns_are_looked_at_as_fit(samples):
     """One in some samples where even one position of each is too much."""
     model, memory = wide(400), MATRIX_COPIES * 8 * 400 * 90
-    known = known_of(model, samples, memory)
+    known = calibrated_model(model, samples, memory)
     for layer in known.layers:
         found = known.statistics[layer.key]
         assert isinstance(found, MomentColumns)
         assert 10 <= found.count <= 130
-    assert all(isinstance(found, MomentSums) for found in known_of(model, samples).statistics.values())
+    assert all(isinstance(found, MomentSums) for found in calibrated_model(model, samples).statistics.values())
 
 
 def test_either_half_has_samples_where_not_all_are_looked_at():
