@@ -15,8 +15,8 @@ FIRST = {
     "group_query_attention_softcap matmul_of_8_bits rms_normalization_mlp rotary_operator_of_part",
     "1.24.4": "attention_operator_mask attention_operator_narrow_values conv_integer conv_integer_behind_cosine "
     "layer_normalization_scale_per_channel reduce_nothing unary_Swish",
-    "1.25.1": "attention_operator_cache attention_operator_four_axes attention_operator_single_key tensor_scatter "
-    "tensor_scatter_circular",
+    "1.25.1": "attention_operator_cache attention_operator_four_axes attention_operator_single_key deform_conv "
+    "deform_conv_mask tensor_scatter tensor_scatter_channels_in_front tensor_scatter_circular tensor_scatter_four_axes",
     "1.29.0": "rotary_embedding_of_images",
 }
 """The onnxruntime release that runs these nets where an older one that is admitted does not.

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from runtimes import needs_runtime
 
 from spa_onnx.cli import COMMANDS, main
 from spa_onnx.model.traits import TRAITS
@@ -155,6 +156,7 @@ def test_the_operator_of_the_page_is_registered_by_what_the_page_says_alone():
     for code in (rule, registration):
         for part in code.split("\n\n\n")[1:]:
             assert part.strip() in family, "the page shows another code than the package has"
+    needs_runtime("deform_conv")
     names: dict[str, Any] = {}
     run(net, names)
     del OPERATORS["DeformConv"], TRAITS["DeformConv"]
