@@ -14,14 +14,14 @@ from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.model.folding import Array
 
 CHANNELS = (1, 3, 4)
-"""Channels that an image can have: grey, colours, colours with transparency."""
+"""The numbers of channels that an image can have: 1 is grey, 3 is colour, 4 is colour with transparency."""
 
 HELP = "give --preprocess imagenet, tf or raw, or mean=...,std=..."
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """value = (pixel * scale - mean) / std for each channel, for pixels from 0 to 255.
+    """Preprocessing of images: value = (pixel * scale - mean) / std for each channel, for pixels from 0 to 255.
 
     Args:
         mean: One value for each channel, or one for all.
@@ -30,8 +30,7 @@ class Preprocess:
         layout: The axes of the model's input, `nchw` or `nhwc`; empty to derive it from the sizes of the input.
         order: The order of the colours, `rgb` or `bgr`.
         size: (height, width) to which images are cropped and resized; None for the size of the input.
-        labels: Where the class of an image is: in the `name` of its file, in that of its `folder`, or empty for
-        nowhere.
+        labels: The source of class numbers: `name` of the file, `folder`, or empty for no labels.
         first: A number that is added to every label.
     """
 
@@ -51,6 +50,9 @@ class Preprocess:
             pixels: uint8 (n, height, width, channels).
             layout: `nchw` or `nhwc`.
             dtype: The type of the input.
+
+        Returns:
+            (n, channels, height, width) or (n, height, width, channels), as the layout says.
         """
         colours = pixels[..., ::-1] if self.order == "bgr" and pixels.shape[-1] == 3 else pixels
         result = (colours * np.float32(self.scale) - np.asarray(self.mean, np.float32)) / np.asarray(
@@ -67,54 +69,54 @@ PRESETS: Mapping[str, Preprocess] = {
     "tf": Preprocess(mean=(0.5,), std=(0.5,)),
     "raw": Preprocess(scale=1.0),
 }
-"""The moments of ImageNet as in torchvision; from -1 to 1, as TensorFlow models take it; the pixels themselves."""
+"""imagenet: the mean and deviation that torchvision uses. tf: values from -1 to 1. raw: the pixels themselves."""
 
 
-def _numbers(text: Sequence[str]) -> tuple[float, ...]:
-    """Return one or several numbers."""
-    numbers = tuple(float(word) for word in text)
+def _numbers(words: Sequence[str]) -> tuple[float, ...]:
+    """Return 1, 3 or 4 finite numbers."""
+    numbers = tuple(float(word) for word in words)
     if len(numbers) not in CHANNELS or not all(map(math.isfinite, numbers)):
         raise ValueError("it takes 1, 3 or 4 numbers")
     return numbers
 
 
-def _divisors(text: Sequence[str]) -> tuple[float, ...]:
-    """Return one or several numbers that are not zero."""
-    if 0 in _numbers(text):
+def _divisors(words: Sequence[str]) -> tuple[float, ...]:
+    """Return 1, 3 or 4 finite numbers that are not zero."""
+    if 0 in _numbers(words):
         raise ValueError("nothing can be divided by 0")
-    return _numbers(text)
+    return _numbers(words)
 
 
-def _scale(text: Sequence[str]) -> float:
-    """Return a factor; `1/255` is allowed."""
-    (number,) = _divisors(text)
+def _scale(words: Sequence[str]) -> float:
+    """Return one number that is not zero."""
+    (number,) = _divisors(words)
     return number
 
 
-def _size(text: Sequence[str]) -> tuple[int, int]:
+def _size(words: Sequence[str]) -> tuple[int, int]:
     """Return (height, width) from one or two whole numbers."""
-    sizes = [int(word) for part in text for word in part.split("x")]
+    sizes = [int(word) for part in words for word in part.split("x")]
     if len(sizes) not in (1, 2) or min(sizes) < 1:
         raise ValueError("it takes one size, or height x width")
     return sizes[0], sizes[-1]
 
 
-def _first(text: Sequence[str]) -> int:
-    """Return a whole number."""
-    (number,) = text
+def _first(words: Sequence[str]) -> int:
+    """Return the whole number that is added to labels."""
+    (number,) = words
     return int(number)
 
 
 def _one_of(*names: str) -> Callable[[Sequence[str]], str]:
-    """Return the reader of a key that takes one of these names."""
+    """Return a function that reads one of these names."""
 
-    def chosen(text: Sequence[str]) -> str:
-        """Return the name if it is known."""
-        if ",".join(text) not in names:
+    def read_name(words: Sequence[str]) -> str:
+        """Return the name if it is one of `names`."""
+        if ",".join(words) not in names:
             raise ValueError(f"choose from {', '.join(names)}")
-        return text[0]
+        return words[0]
 
-    return chosen
+    return read_name
 
 
 KEYS: Mapping[str, Callable[[Sequence[str]], object]] = {
@@ -138,21 +140,21 @@ def parse(text: str) -> Preprocess:
     Raises:
         UsageError: A key or a value is unknown.
     """
-    chosen, words = Preprocess(), [word.strip() for word in text.split(",")]
+    preprocess, words = Preprocess(), [word.strip() for word in text.split(",")]
     if words[0] in PRESETS:
-        chosen = PRESETS[words.pop(0)]
-    given: dict[str, list[str]] = {}
+        preprocess = PRESETS[words.pop(0)]
+    key_words: dict[str, list[str]] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in KEYS:
-            given[key] = [value]
-        elif given and not equals:
-            given[list(given)[-1]].append(word)
+            key_words[key] = [value]
+        elif key_words and not equals:
+            key_words[list(key_words)[-1]].append(word)
         else:
-            known = f"presets {', '.join(PRESETS)}; keys {', '.join(KEYS)}"
-            raise UsageError(f"--preprocess {text}: {word!r} is none of the {known}")
-    changes: dict[str, Any] = {key: _read(text, key, values) for key, values in given.items()}
-    return replace(chosen, **changes)
+            choices = f"presets {', '.join(PRESETS)}; keys {', '.join(KEYS)}"
+            raise UsageError(f"--preprocess {text}: {word!r} is none of the {choices}")
+    changes: dict[str, Any] = {key: _read(text, key, values) for key, values in key_words.items()}
+    return replace(preprocess, **changes)
 
 
 def _read(text: str, key: str, values: Sequence[str]) -> object:
@@ -165,35 +167,40 @@ def _read(text: str, key: str, values: Sequence[str]) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """How a model's input takes images: its layout, and its (height, width, channels), None where they are free."""
+    """How a model's input takes images.
+
+    Args:
+        layout: `nchw` or `nhwc`.
+        sizes: (height, width, channels), None for free ones.
+    """
 
     layout: str
     sizes: tuple[int | None, int | None, int | None]
 
 
-def picture(where: str, name: str, sizes: Sequence[int | None], wanted: str) -> Picture:
+def picture(where: str, name: str, sizes: Sequence[int | None], user_layout: str) -> Picture:
     """Return how an input takes images.
 
     Args:
         where: The name of the data in messages.
         name: The name of the input.
         sizes: The sizes of the input, None for free ones.
-        wanted: The layout that the user gave, or empty.
+        user_layout: The layout that the user gave, or empty.
 
     Raises:
         RefusedError: The input takes no images, or its layout is unclear.
     """
     if len(sizes) != 4:
         raise RefusedError(f"{where}: input {name} has {len(sizes)} axes, and images need 4")
-    places = {"nchw": (2, 3, 1), "nhwc": (1, 2, 3)}
-    fitting = [layout for layout, (*_, channels) in places.items() if sizes[channels] in CHANNELS]
-    if not wanted and not fitting:
+    image_axes = {"nchw": (2, 3, 1), "nhwc": (1, 2, 3)}
+    possible_layouts = [layout for layout, (*_, channels) in image_axes.items() if sizes[channels] in CHANNELS]
+    if not user_layout and not possible_layouts:
         raise RefusedError(
             f"{where}: the sizes of input {name} do not tell its channels; "
             "add layout=nchw or layout=nhwc to --preprocess"
         )
-    layout = wanted or fitting[0]
-    height, width, channels = (sizes[place] for place in places[layout])
+    layout = user_layout or possible_layouts[0]
+    height, width, channels = (sizes[axis] for axis in image_axes[layout])
     if channels not in (*CHANNELS, None):
         raise RefusedError(
             f"{where}: input {name} has {channels} channels in layout {layout}, and images have 1, 3 or 4"
@@ -202,27 +209,35 @@ def picture(where: str, name: str, sizes: Sequence[int | None], wanted: str) -> 
 
 
 def pixels_of(array: Array, layout: str) -> Array:
-    """Return images as (n, height, width, channels). The channels are the axis of size 1, 3 or 4.
+    """Return images with the channels last. The channels are the axis of size 1, 3 or 4.
 
     Args:
-        array: uint8 (n, ...).
-        layout: The layout of the model, for arrays in which two axes could be the channels.
+        array: uint8 (n, channels, height, width) or (n, height, width, channels).
+        layout: The layout of the model. It decides if both axes, or neither, could be the channels.
+
+    Returns:
+        uint8 (n, height, width, channels).
     """
-    first, last = array.shape[1] in CHANNELS, array.shape[3] in CHANNELS
-    channels_first = layout == "nchw" if first == last else first
+    second_fits, last_fits = array.shape[1] in CHANNELS, array.shape[3] in CHANNELS
+    channels_first = layout == "nchw" if second_fits == last_fits else second_fits
     return array.transpose(0, 2, 3, 1) if channels_first else array
 
 
-def class_numbers(where: str, paths: Sequence[str], place: str) -> list[int]:
-    """Return the class of each image: the number in the name of its file, or in that of its folder.
+def class_numbers(where: str, paths: Sequence[str], label_source: str) -> list[int]:
+    """Return the class of each image: the number in the name of its file, or of its folder.
 
-    Folders without numbers are counted in the order of their names, as usual.
+    If any folder's name is not a number, the class is the folder's position among the sorted names.
+
+    Args:
+        where: The name of the data in messages.
+        paths: The paths of the images.
+        label_source: `folder` or `name`.
 
     Raises:
         RefusedError: A name holds no number.
     """
     parts = [path.split("/") for path in paths]
-    if place == "folder":
+    if label_source == "folder":
         names = [part[-2] if len(part) > 1 else "" for part in parts]
         if not all(map(str.isdigit, names)):
             order = {name: number for number, name in enumerate(sorted(set(names)))}

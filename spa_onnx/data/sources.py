@@ -1,4 +1,4 @@
-"""Sources of samples. Each kind is a row of a table, and yields arrays that are not yet checked against a model."""
+"""Sources of samples. Each kind is an entry of SOURCES and returns arrays that are not yet checked against a model."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ DAMAGES = (
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 """The suffixes of image files."""
 
-ONLY = "x"
-"""The name under which the array of the only input can be stored."""
+ONLY_INPUT = "x"
+"""The name under which the array of a model's only input can be stored, and images always are."""
 
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """The form of module:factory."""
@@ -44,36 +44,40 @@ class Images:
     """Image files, decoded on demand.
 
     Args:
+        where: The name of the data in messages.
         paths: The names, in an order that does not depend on their content, so that the first ones are a fair sample.
-        opened: Returns the bytes of a file.
+        read_bytes: Returns the bytes of a file.
     """
 
     where: str
     paths: tuple[str, ...]
-    opened: Callable[[str], bytes]
+    read_bytes: Callable[[str], bytes]
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def pixels(self, chosen: slice, size: tuple[int, int], channels: int) -> Array:
-        """Return some images, cropped around the middle to the ratio of `size` and then resized.
+    def pixels(self, selection: slice, size: tuple[int, int], channels: int) -> Array:
+        """Decode images, cropped around the middle to the ratio of `size` and then resized.
 
         Args:
-            chosen: The images.
+            selection: The positions of the images in `paths`.
             size: (height, width).
             channels: The number of channels.
 
         Returns:
             uint8 (n, height, width, channels).
+
+        Raises:
+            RefusedError: An image cannot be read.
         """
-        return np.stack([self._decoded(path, size, channels) for path in self.paths[chosen]])
+        return np.stack([self._decoded(path, size, channels) for path in self.paths[selection]])
 
     def _decoded(self, path: str, size: tuple[int, int], channels: int) -> Array:
         """Return the pixels of one image."""
         image_module, operations = _pillow()
         mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
         try:
-            with image_module.open(io.BytesIO(self.opened(path))) as image:
+            with image_module.open(io.BytesIO(self.read_bytes(path))) as image:
                 fitted = operations.fit(image.convert(mode), size[::-1], image_module.Resampling.BILINEAR)
                 return np.asarray(fitted, np.uint8).reshape(*size, channels)
         except (*DAMAGES, SyntaxError, image_module.DecompressionBombError) as error:
@@ -85,45 +89,45 @@ NamedArrays = Mapping[str, "Array | Images"]
 
 
 def _pillow() -> tuple[Any, Any]:
-    """Import Pillow."""
+    """Return the Image and ImageOps modules of Pillow."""
     try:
-        from PIL import Image, ImageOps  # noqa: PLC0415 - an extra
+        from PIL import Image, ImageOps  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
         raise UsageError("images need Pillow; install it with: pip install 'spa-onnx[images]'") from error
     return Image, ImageOps
 
 
-# --- arrays
-# --------------------------------------------------------------------------------------------------------------------
+# --- arrays -----------------------------------------------------------------------------------------------------------
 
 
-def _arrays(given: str) -> list[NamedArrays]:
+def _arrays(source: str) -> list[NamedArrays]:
     """Return the arrays of an .npz file, or that of an .npy file. Pickles are never loaded.
 
     With FILE.npz:NAME, the array NAME is the only input.
     """
-    place, _, name = given.rpartition(":") if not Path(given).exists() and ":" in given else (given, "", "")
-    path = Path(place)
+    location, _, name = source.rpartition(":") if not Path(source).exists() and ":" in source else (source, "", "")
+    path = Path(location)
     check_input(path)
     try:
         with path.open("rb") as file:
             content: Any = np.load(file, allow_pickle=False)
             arrays = (
-                {ONLY: content} if isinstance(content, np.ndarray) else {key: content[key] for key in content.files}
+                {ONLY_INPUT: content}
+                if isinstance(content, np.ndarray)
+                else {key: content[key] for key in content.files}
             )
     except DAMAGES as error:
         raise RefusedError(f"{path} is not an .npz or .npy file of plain arrays: {first_line(error)}") from error
     if name and name not in arrays:
         raise RefusedError(f"{path} has no array {name}; it has {', '.join(sorted(arrays)) or 'none'}")
     return [
-        {ONLY: arrays[name], **{key: arrays[key] for key in ("y",) if key in arrays and key != name}}
+        {ONLY_INPUT: arrays[name], **{key: arrays[key] for key in ("y",) if key in arrays and key != name}}
         if name
         else arrays
     ]
 
 
-# --- images
-# --------------------------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------------
 
 
 def _is_image(path: str) -> bool:
@@ -133,17 +137,17 @@ def _is_image(path: str) -> bool:
 
 
 def _shuffled(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names in an order that depends on nothing but the names."""
+    """Return the names of images, in an order that depends on the names only."""
     return tuple(sorted(filter(_is_image, names), key=lambda name: (zlib.crc32(name.encode()), name)))
 
 
-def _images(given: str) -> list[NamedArrays]:
+def _images(source: str) -> list[NamedArrays]:
     """Return the images of a zip file or a folder, including its subfolders."""
     _pillow()
-    path = Path(given)
+    path = Path(source)
     if path.is_dir():
         images = Images(
-            given,
+            source,
             _shuffled(p.relative_to(path).as_posix() for p in path.rglob("*")),
             lambda name: (path / name).read_bytes(),
         )
@@ -154,10 +158,10 @@ def _images(given: str) -> list[NamedArrays]:
                 names = archive.namelist()
         except DAMAGES as error:
             raise RefusedError(f"{path} is not a zip of images: {first_line(error)}") from error
-        images = Images(given, _shuffled(names), lambda name: _member(path, name))
+        images = Images(source, _shuffled(names), lambda name: _member(path, name))
     if not images.paths:
-        raise RefusedError(f"{given} holds no images ({', '.join(sorted(SUFFIXES))})")
-    return [{ONLY: images}]
+        raise RefusedError(f"{source} holds no images ({', '.join(sorted(SUFFIXES))})")
+    return [{ONLY_INPUT: images}]
 
 
 def _member(path: Path, name: str) -> bytes:
@@ -166,8 +170,7 @@ def _member(path: Path, name: str) -> bytes:
         return archive.read(name)
 
 
-# --- test data of the model zoo
-# ------------------------------------------------------------------------------------------------
+# --- test data of the model zoo ---------------------------------------------------------------------------------------
 
 
 def _test_sets(path: Path) -> list[Path]:
@@ -176,13 +179,13 @@ def _test_sets(path: Path) -> list[Path]:
     return [folder for folder in sets if any(folder.glob("input_*.pb"))]
 
 
-def _test_data(given: str) -> list[NamedArrays]:
-    """Return the tensors in test_data_set_*/input_*.pb.
+def _test_data(source: str) -> list[NamedArrays]:
+    """Return the tensors of input_*.pb in each folder of test data.
 
-    They have their own names and their numbers, which count the inputs of the graph.
+    A tensor is stored under its own name, if it has one, and under the number of its file: #0 for input_0.pb.
     """
     parts: list[NamedArrays] = []
-    for folder in _test_sets(Path(given)):
+    for folder in _test_sets(Path(source)):
         part: dict[str, Array] = {}
         for file in sorted(folder.glob("input_*.pb")):
             number = file.stem.removeprefix("input_")
@@ -199,44 +202,48 @@ def _test_data(given: str) -> list[NamedArrays]:
     return parts
 
 
-# --- readers
-# -------------------------------------------------------------------------------------------------------------------
+# --- readers ----------------------------------------------------------------------------------------------------------
 
 
-def _factory(given: str) -> list[NamedArrays]:
+def _factory(source: str) -> list[NamedArrays]:
     """Return the samples of module:factory().
 
     It returns an object with get_next(), like onnxruntime's CalibrationDataReader, or an iterable of feeds.
     """
-    module, _, name = given.partition(":")
+    module, _, name = source.partition(":")
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        return from_object(getattr(import_module(module), name)(), given)
+        return from_object(getattr(import_module(module), name)(), source)
     except (RefusedError, UsageError):
         raise
     except Exception as error:
-        raise UsageError(f"--data {given} fails: {type(error).__name__}: {first_line(error)}") from error
+        raise UsageError(f"--data {source} fails: {type(error).__name__}: {first_line(error)}") from error
     finally:
         sys.path.remove(folder)
 
 
 MOST = 4096
-"""The maximum number of runs that are read from a reader, which may never end."""
+"""The maximum number of feeds that are read from a reader, which may never end."""
 
 
-def from_object(given: Any, where: str = "data") -> list[NamedArrays]:
-    """Return feeds from a mapping of arrays, an object with get_next(), or an iterable of feeds.
+def from_object(data: Any, where: str = "data") -> list[NamedArrays]:
+    """Return the feeds of a mapping of arrays, an object with get_next(), or an iterable of feeds.
+
+    Args:
+        data: The object.
+        where: The name of the data in messages.
 
     Raises:
-        UsageError: The object is none of these.
+        UsageError: The object is none of these, or it yields something other than feeds.
+        RefusedError: It yields no feeds.
     """
-    if isinstance(given, Mapping):
-        return [{str(name): np.asarray(array) for name, array in given.items()}]
-    feeds = iter(given.get_next, None) if hasattr(given, "get_next") else given
+    if isinstance(data, Mapping):
+        return [{str(name): np.asarray(array) for name, array in data.items()}]
+    feeds = iter(data.get_next, None) if hasattr(data, "get_next") else data
     if not isinstance(feeds, Iterable):
         raise UsageError(
-            f"{where} is {type(given).__name__}, expected an object with get_next() or an iterable of feeds"
+            f"{where} is {type(data).__name__}, expected an object with get_next() or an iterable of feeds"
         )
     parts: list[NamedArrays] = []
     for feed, _ in zip(feeds, range(MOST), strict=False):
@@ -248,34 +255,41 @@ def from_object(given: Any, where: str = "data") -> list[NamedArrays]:
     return parts
 
 
-# --- the table
-# -----------------------------------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SourceKind:
-    """A kind of source. fits: whether a path or name is of this kind. read: returns its arrays."""
+    """A kind of source.
+
+    Args:
+        fits: Returns whether a path or a name is of this kind.
+        read: Returns its arrays.
+    """
 
     fits: Callable[[str], bool]
     read: Callable[[str], list[NamedArrays]]
 
 
-def _file(given: str) -> Path:
+def _file(source: str) -> Path:
     """Return the path without the name of an array."""
-    return Path(given) if Path(given).exists() else Path(given.rpartition(":")[0] or given)
+    return Path(source) if Path(source).exists() else Path(source.rpartition(":")[0] or source)
 
 
 SOURCES: Mapping[str, SourceKind] = {
-    "arrays": SourceKind(lambda given: _file(given).suffix in (".npz", ".npy"), _arrays),
-    "test data": SourceKind(lambda given: bool(_test_sets(Path(given))), _test_data),
-    "images": SourceKind(lambda given: Path(given).is_dir() or Path(given).suffix == ".zip", _images),
-    "reader": SourceKind(lambda given: not Path(given).exists() and FACTORY.fullmatch(given) is not None, _factory),
+    "arrays": SourceKind(lambda source: _file(source).suffix in (".npz", ".npy"), _arrays),
+    "test data": SourceKind(lambda source: bool(_test_sets(Path(source))), _test_data),
+    "images": SourceKind(lambda source: Path(source).is_dir() or Path(source).suffix == ".zip", _images),
+    "reader": SourceKind(lambda source: not Path(source).exists() and FACTORY.fullmatch(source) is not None, _factory),
 }
-"""The kinds of --data. The first that fits reads the data; a file that none claims is read as arrays."""
+"""The kinds of --data. The first that fits reads the data; if none fits, the data is read as arrays."""
 
 
-def read_parts(given: object) -> tuple[str, list[NamedArrays]]:
+def read_parts(data: object) -> tuple[str, list[NamedArrays]]:
     """Read samples of any kind.
+
+    Args:
+        data: A path, `module:factory`, a mapping of arrays, or an iterable of feeds.
 
     Returns:
         (the name of the data in messages, the parts).
@@ -284,8 +298,8 @@ def read_parts(given: object) -> tuple[str, list[NamedArrays]]:
         UsageError: The data does not exist or is of no known kind.
         RefusedError: The data is damaged.
     """
-    if not isinstance(given, str | Path):
-        return "data", from_object(given)
-    text = str(given)
-    source = next((source for source in SOURCES.values() if source.fits(text)), SOURCES["arrays"])
-    return text, source.read(text)
+    if not isinstance(data, str | Path):
+        return "data", from_object(data)
+    text = str(data)
+    source_kind = next((source_kind for source_kind in SOURCES.values() if source_kind.fits(text)), SOURCES["arrays"])
+    return text, source_kind.read(text)
