@@ -15,11 +15,11 @@ from spa_onnx.model.traits import Array, Moves, traits
 from spa_onnx.operators import knowledge
 
 LARGEST_ID = 50
-"""Token ids and other integers are drawn below this, or below the size of the table that they index."""
+"""The exclusive upper bound of random integers, unless they index a smaller table."""
 
 
 def random_feed(model: Model, dims: Mapping[str, int], seed: int) -> Feed:
-    """Draw inputs of the right types: normal floats, small integers, True.
+    """Draw an array for each input: normal floats, small integers, or True.
 
     Args:
         model: The model.
@@ -32,16 +32,17 @@ def random_feed(model: Model, dims: Mapping[str, int], seed: int) -> Feed:
     rng = np.random.default_rng(seed)
     feed: Feed = {}
     for value in feeds(model.proto.graph):
-        kind = value.type.tensor_type.elem_type
-        if not value.type.HasField("tensor_type") or kind == onnx.TensorProto.STRING:
+        element_type = value.type.tensor_type.elem_type
+        if not value.type.HasField("tensor_type") or element_type == onnx.TensorProto.STRING:
             raise RefusedError(
                 f"input {value.name} is not a tensor of numbers, so it cannot be tried with random ones; "
                 "use --no-validate"
             )
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
         sizes = value.type.tensor_type.shape.dim
         shape = [
-            d.dim_value if d.dim_value > 0 else dims[d.dim_param or f"{value.name}:{i}"] for i, d in enumerate(sizes)
+            dim.dim_value if dim.dim_value > 0 else dims[dim.dim_param or f"{value.name}:{axis}"]
+            for axis, dim in enumerate(sizes)
         ]
         feed[value.name] = _draw(rng, dtype, shape, _bound(model, value.name))
     return feed
@@ -72,34 +73,34 @@ def _bound(model: Model, name: str) -> int:
     return max(bound, 1)
 
 
-def _candidates(model: Model, given: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    """Yield sizes of symbolic dimensions to try."""
+def _dims_to_try(model: Model, user_dims: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Yield sizes of symbolic dimensions to try, those of shape inference first."""
     yield dict(model.inference.dims)
     for guess in GUESSES:
-        yield choose_dims(feeds(model.proto.graph), given, guess)
+        yield choose_dims(feeds(model.proto.graph), user_dims, guess)
 
 
-def working_dims(model: Model, session: Session, given: Mapping[str, int]) -> dict[str, int]:
+def working_dims(model: Model, session: Session, user_dims: Mapping[str, int]) -> dict[str, int]:
     """Return sizes of symbolic dimensions at which the model runs.
 
     Args:
         model: The model.
         session: The same model, ready to run.
-        given: The sizes that the user gave.
+        user_dims: The sizes that the user gave.
 
     Raises:
         RefusedError: The model runs at none of the usual sizes.
     """
-    problem: RefusedError | None = None
+    first_error: RefusedError | None = None
     tried: list[dict[str, int]] = []
-    for dims in _candidates(model, given):
+    for dims in _dims_to_try(model, user_dims):
         if dims not in tried:
             tried.append(dims)
             try:
                 session.run(random_feed(model, dims, seed=0))
             except RefusedError as error:
-                problem = problem or error
+                first_error = first_error or error
                 continue
             return dims
     names = ", ".join(tried[0]) or "none symbolic"
-    raise RefusedError(f"{problem}; give sizes with --dim NAME=SIZE (dimensions: {names}), or use --no-validate")
+    raise RefusedError(f"{first_error}; give sizes with --dim NAME=SIZE (dimensions: {names}), or use --no-validate")

@@ -29,7 +29,7 @@ from spa_onnx.synthetic.text import causal_language_model, generate_sentences
 from spa_onnx.synthetic.tokens import token_values
 
 NOT_BETWEEN_LAYERS = {"BatchNormalization", "LpNormalization"}
-"""Normalisations that do not set the inputs of inner layers: those with stored statistics, and those of embeddings."""
+"""Normalisations that do not set the inputs of inner layers: by stored statistics, or of embeddings."""
 
 IR_WITHOUT_LISTED_CONSTANTS = 4
 """From this IR version on, initializers need not be listed as graph inputs."""
@@ -43,16 +43,16 @@ def has_stored_statistics(model: Model) -> bool:
 def normalises(model: Model) -> bool:
     """Return whether the graph normalises activations.
 
-    It does so in one operator or in parts: by sqrt(ReduceMean(...) + epsilon).
+    The normalisation is one operator, or several that compute sqrt(ReduceMean(...) + epsilon).
     """
     return any(
         (node.op.endswith("Normalization") and node.op not in NOT_BETWEEN_LAYERS)
-        or (node.op == "Sqrt" and any(_is_mean(before, model) for before in _before(node, model)))
+        or (node.op == "Sqrt" and any(_is_mean(producer, model) for producer in _producers(node, model)))
         for node in model.nodes
     )
 
 
-def _before(node: Node, model: Model) -> list[Node]:
+def _producers(node: Node, model: Model) -> list[Node]:
     """Return the nodes that compute the inputs of a node."""
     return [model.producer[name] for name in node.inputs if name in model.producer]
 
@@ -60,7 +60,7 @@ def _before(node: Node, model: Model) -> list[Node]:
 def _is_mean(node: Node, model: Model) -> bool:
     """Return whether a node is a mean, to which a constant may have been added."""
     return node.op == "ReduceMean" or (
-        node.op == "Add" and any(before.op == "ReduceMean" for before in _before(node, model))
+        node.op == "Add" and any(producer.op == "ReduceMean" for producer in _producers(node, model))
     )
 
 
@@ -82,7 +82,7 @@ def generate_samples(
 ) -> SyntheticSamples:
     """Generate samples: images as pictures, tokens as generated sentences or random ids of their table.
 
-    If the graph stores the statistics of BatchNormalizations, these describe real inputs better than the pictures do.
+    If the graph stores the statistics of BatchNormalizations, they describe real inputs better than the pictures do.
 
     Args:
         model: The model.
@@ -90,46 +90,48 @@ def generate_samples(
         samples: The number of samples.
         batch: Samples per feed if the batch is free; 0 for the size in `dims`.
         seed: The seed.
-        drawn: If larger than `samples`, so many are drawn, and a D-optimal subset of them is used. Generated sentences
-        are
-            all used.
+        drawn: The number of candidates. If it is larger than `samples`, a D-optimal subset of them is used. Generated
+            sentences are all used.
     """
     language_model = causal_language_model(model)
     if language_model is not None:
         try:
-            first_tokens = _drawn(model, language_model.longer(dims), samples, batch, seed)
+            first_tokens = _draw_feeds(model, language_model.sentence_dims(dims), samples, batch, seed)
             sentences = generate_sentences(model, language_model, first_tokens, seed)
-        except RefusedError:  # it wants sentences of another length
+        except RefusedError:  # the model does not run on sentences of that length
             sentences = None
         if sentences is not None:
             return SyntheticSamples(sentences, uncertain=False)
-    made = _drawn(model, dims, max(samples, drawn), batch, seed)
-    count = max(-(-samples // feed_size(made[0])), 1)
+    candidates = _draw_feeds(model, dims, max(samples, drawn), batch, seed)
+    count = max(-(-samples // feed_size(candidates[0])), 1)
     is_normalised = has_stored_statistics(model) or normalises(model)
     return SyntheticSamples(
-        d_optimal_subset(model, made, count, seed) if len(made) > count else made, uncertain=not is_normalised
+        d_optimal_subset(model, candidates, count, seed) if len(candidates) > count else candidates,
+        uncertain=not is_normalised,
     )
 
 
-def _drawn(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:
-    """Draw feeds."""
+def _draw_feeds(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:
+    """Draw at least `samples` samples, in feeds of the same size."""
     inputs = feeds(model.proto.graph)
     free = {name for name, counts, _ in symbolic_dims(inputs) if counts and batch}
     size = batch if free else feed_size(random_feed(model, dims, 0))
-    made = []
-    for number in range(max(-(-samples // size), 1)):
-        feed = random_feed(model, {**dims, **dict.fromkeys(free, size)}, seed=seed * 7919 + number)
-        rng = np.random.default_rng([seed, number])
+    drawn = []
+    for index in range(max(-(-samples // size), 1)):
+        feed = random_feed(model, {**dims, **dict.fromkeys(free, size)}, seed=seed * 7919 + index)
+        rng = np.random.default_rng([seed, index])
         images = {name: _as_images(array, rng) for name, array in feed.items()}
         tokens = {
             name: token_values(model, name, array, rng)
             for name, array in feed.items()
             if array.dtype.kind == "i" and array.ndim == 2
         }
-        made.append(images | tokens)
-    pictured = [name for name, array in made[0].items() if _is_picture(array) and array.dtype.kind == "f"]
-    ends = input_ranges(model, pictured, made[0])
-    return [feed | {name: between(feed[name], *ends[name]).astype(feed[name].dtype) for name in ends} for feed in made]
+        drawn.append(images | tokens)
+    pictured = [name for name, array in drawn[0].items() if _is_picture(array) and array.dtype.kind == "f"]
+    ranges = input_ranges(model, pictured, drawn[0])
+    return [
+        feed | {name: between(feed[name], *ranges[name]).astype(feed[name].dtype) for name in ranges} for feed in drawn
+    ]
 
 
 def _is_picture(array: Array) -> bool:
@@ -138,29 +140,26 @@ def _is_picture(array: Array) -> bool:
 
 
 def _as_images(array: Array, rng: np.random.Generator) -> Array:
-    """Return pictures if the array has the form of a batch of images.
-
-    Their variance is one; if the type holds bytes, they are pixels.
-    """
+    """Return pictures of variance one, or of pixels for bytes, if the array has the form of a batch of images."""
     if not _is_picture(array):
         return array
-    last = array.shape[-1] in (1, 3, 4) and array.shape[1] > 4
-    count, channels, height, width = (array.shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
+    channels_last = array.shape[-1] in (1, 3, 4) and array.shape[1] > 4
+    count, channels, height, width = (array.shape[axis] for axis in ((0, 3, 1, 2) if channels_last else (0, 1, 2, 3)))
     images = pictures(count, (channels, height, width), rng)
     if array.dtype.kind != "f":
         low = np.iinfo(array.dtype).min
         images = np.rint(between(images, *PIXELS)) + low
-    return np.ascontiguousarray(images.transpose(0, 2, 3, 1) if last else images).astype(array.dtype)
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1) if channels_last else images).astype(array.dtype)
 
 
 def with_batch_statistics(model: Model, proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of `proto` in which every BatchNormalization normalises by the batch.
 
-    The tensor names are the same. The copy serves to collect statistics only.
+    Tensors keep their names. The copy is used only to collect statistics.
 
     Args:
         model: The model.
-        proto: The model itself, or one whose BatchNormalizations are followed by tensors of the same rank.
+        proto: The model itself, or one whose BatchNormalizations have outputs of the same rank.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -174,27 +173,28 @@ def with_batch_statistics(model: Model, proto: onnx.ModelProto) -> onnx.ModelPro
 
 
 def _batch_nodes(node: onnx.NodeProto, rank: int, proto: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """y[:, c] = (x[:, c] - mean) / sqrt(var + eps) * scale[c] + bias[c], mean and var over all axes but the second.
+    """Return nodes for y[:, c] = (x[:, c] - mean) / sqrt(var + eps) * scale[c] + bias[c].
 
-    That is an InstanceNormalization of one image whose positions are those of the whole batch, laid end to end.
+    The moments are those of the batch, over all axes but the second. The nodes are an InstanceNormalization of a single
+    image that holds the positions of all samples.
     """
     epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
     name = f"{node.output[0]}__batch"
-    swapped = [1, 0, *range(2, rank)]
-    flat, back = f"{name}_flat_shape", f"{name}_shape"
-    one = f"{name}_one"
-    for constant, values in ((one, [1]), (f"{name}_rest", [-1])):
+    permutation = [1, 0, *range(2, rank)]
+    flat_shape, transposed_shape = f"{name}_flat_shape", f"{name}_shape"
+    one_name = f"{name}_one"
+    for constant, values in ((one_name, [1]), (f"{name}_rest", [-1])):
         proto.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), constant))
         if proto.ir_version < IR_WITHOUT_LISTED_CONSTANTS:
             proto.graph.input.append(helper.make_tensor_value_info(constant, onnx.TensorProto.INT64, [1]))
     x, scale, bias = node.input[:3]
     return [
-        helper.make_node("Transpose", [x], [f"{name}_channels_first"], perm=swapped),
-        helper.make_node("Shape", [f"{name}_channels_first"], [back]),
+        helper.make_node("Transpose", [x], [f"{name}_channels_first"], perm=permutation),
+        helper.make_node("Shape", [f"{name}_channels_first"], [transposed_shape]),
         helper.make_node("Shape", [scale], [f"{name}_channels"]),
-        helper.make_node("Concat", [one, f"{name}_channels", f"{name}_rest"], [flat], axis=0),
-        helper.make_node(RESHAPE, [f"{name}_channels_first", flat], [f"{name}_flat"]),
+        helper.make_node("Concat", [one_name, f"{name}_channels", f"{name}_rest"], [flat_shape], axis=0),
+        helper.make_node(RESHAPE, [f"{name}_channels_first", flat_shape], [f"{name}_flat"]),
         helper.make_node("InstanceNormalization", [f"{name}_flat", scale, bias], [f"{name}_normal"], epsilon=epsilon),
-        helper.make_node(RESHAPE, [f"{name}_normal", back], [f"{name}_shaped"]),
-        helper.make_node("Transpose", [f"{name}_shaped"], [node.output[0]], perm=swapped),
+        helper.make_node(RESHAPE, [f"{name}_normal", transposed_shape], [f"{name}_shaped"]),
+        helper.make_node("Transpose", [f"{name}_shaped"], [node.output[0]], perm=permutation),
     ]

@@ -14,6 +14,7 @@ HALF_WIDTH = 3.0**0.5
 """Half the width of a uniform distribution with variance one; the largest absolute value in a picture."""
 
 LEAVES = 150
+"""The number of leaves in a picture, the ground among them."""
 
 TEXTURES = 16
 """The number of different textures in a set of pictures."""
@@ -25,7 +26,7 @@ LARGEST_TEXTURE = 128
 """The longest side of a texture. On larger pictures it is repeated; its noise continues without a seam."""
 
 HUE = 0.45
-"""The standard deviation of a channel around the grey of its leaf."""
+"""The standard deviation of a leaf's channels around its grey."""
 
 SQUARE = 1 / 3
 """The share of leaves with corners."""
@@ -34,7 +35,7 @@ CORNER = 2.0**0.5
 """The maximum distance of a point of a leaf from its centre, in radii."""
 
 PIXELS_PER_STEP = 2**14
-"""The number of positions that are painted together."""
+"""The number of positions that are drawn together, at least those of one picture."""
 
 CONTRAST = 0.25, 0.8
 """The factors between which the contrast of pictures varies."""
@@ -58,7 +59,9 @@ def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) 
     largest = channels, min(height, LARGEST_TEXTURE), min(width, LARGEST_TEXTURE)
     textures = np.stack([_texture(largest, rng) for _ in range(min(TEXTURES, count))])
     step = max(1, PIXELS_PER_STEP // (height * width))
-    return np.concatenate([_some(min(step, count - first), shape, textures, rng) for first in range(0, count, step)])
+    return np.concatenate(
+        [_draw_pictures(min(step, count - first), shape, textures, rng) for first in range(0, count, step)]
+    )
 
 
 def between(images: Array, low: float, high: float) -> Array:
@@ -66,8 +69,8 @@ def between(images: Array, low: float, high: float) -> Array:
     return np.asarray(low + (images / HALF_WIDTH + 1) / 2 * (high - low))
 
 
-def _some(count: int, shape: tuple[int, int, int], textures: Array, rng: np.random.Generator) -> Array:
-    """Draw pictures: the topmost leaf at each position, then its colour there."""
+def _draw_pictures(count: int, shape: tuple[int, int, int], textures: Array, rng: np.random.Generator) -> Array:
+    """Draw pictures: find the topmost leaf at each position, then its colour at that position."""
     channels, height, width = shape
     side, leaves = max(height, width), (count, LEAVES)
     smallest = min(SMALLEST + 0.5 / side, LARGEST)
@@ -76,7 +79,7 @@ def _some(count: int, shape: tuple[int, int, int], textures: Array, rng: np.rand
     centre = rng.uniform(-radius, np.array([height, width])[:, None, None] + radius)
     centre[:, :, 0] = np.array([[height / 2], [width / 2]])
     angle, flat, square = rng.uniform(0, np.pi, leaves), rng.uniform(0.4, 1.0, leaves), rng.random(leaves) < SQUARE
-    top = _stack((height, width), centre, radius, angle, flat, square)
+    top = _topmost_leaves((height, width), centre, radius, angle, flat, square)
     grey = rng.uniform(-HALF_WIDTH, HALF_WIDTH, (*leaves, 1))
     colour = np.clip(grey + HUE * rng.standard_normal((*leaves, channels)), -HALF_WIDTH, HALF_WIDTH)
     slope = rng.uniform(-0.9, 0.9, leaves) / radius
@@ -92,40 +95,42 @@ def _some(count: int, shape: tuple[int, int, int], textures: Array, rng: np.rand
     return np.asarray(np.clip(lit, -HALF_WIDTH, HALF_WIDTH).transpose(0, 3, 1, 2))
 
 
-def _stack(size: tuple[int, int], centre: Array, radius: Array, angle: Array, flat: Array, square: Array) -> Array:
+def _topmost_leaves(
+    size: tuple[int, int], centre: Array, radius: Array, angle: Array, flat: Array, square: Array
+) -> Array:
     """Return the number of the topmost leaf at each position of each picture, int64 (pictures, height, width).
 
-    centre: (2, pictures, leaves); all others: (pictures, leaves). Leaves of similar size are placed together.
+    `centre` is (2, pictures, leaves), the other arrays are (pictures, leaves). Leaves of similar size are placed in one
+    step.
     """
-    count, whole = len(radius), max(size)
+    count, longer_side = len(radius), max(size)
     top = np.zeros((count, *size), np.int64)
     cos, sin = np.cos(angle), np.sin(angle)
     diameter = 2 ** (np.ceil(2 * np.log2(2 * CORNER * radius + 2)) / 2)
-    window = np.minimum(np.ceil(diameter).astype(int), whole)
-    window[:, 0] = 0  # the ground lies everywhere
+    window = np.minimum(np.ceil(diameter).astype(int), longer_side)
+    window[:, 0] = 0  # the ground is everywhere, and its number is 0
     for side in np.unique(window[:, 1:]):
         picture, leaves = np.nonzero(window == side)
         middle = centre[:, picture, leaves]
-        corner = np.floor(middle - side / 2).astype(int) * (side < whole)
+        corner = np.floor(middle - side / 2).astype(int) * (side < longer_side)
         rows, columns = corner[0][:, None, None] + np.arange(side)[:, None], corner[1][:, None, None] + np.arange(side)
         cosine, sine, edged, flatness, reach = (
-            each[picture, leaves][:, None, None] for each in (cos, sin, square, flat, radius)
+            values[picture, leaves][:, None, None] for values in (cos, sin, square, flat, radius)
         )
         down, right = rows - middle[0][:, None, None], columns - middle[1][:, None, None]
         along, across = down * cosine + right * sine, (right * cosine - down * sine) / flatness
         far = np.where(edged, np.maximum(np.abs(along), np.abs(across)), np.sqrt(along**2 + across**2))
         covered = (far < reach) & (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
         leaf, row, column = np.nonzero(covered)
-        here = np.zeros_like(top)
-        here[picture[leaf], rows[leaf, row, 0], columns[leaf, 0, column]] = leaves[
-            leaf
-        ]  # the last of those at one position stays
-        np.maximum(top, here, out=top)
+        placed = np.zeros_like(top)
+        # leaves ascend within a picture, so the topmost of those at one position is assigned last
+        placed[picture[leaf], rows[leaf, row, 0], columns[leaf, 0, column]] = leaves[leaf]
+        np.maximum(top, placed, out=top)
     return top
 
 
 def _texture(shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
-    """Return noise with a power spectrum of f^-2a, partly crossed by stripes, and mostly common to all channels."""
+    """Return noise with a power spectrum of f^-2a, mostly common to all channels, in some cases with stripes."""
     channels, height, width = shape
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = np.inf

@@ -1,8 +1,8 @@
-"""The range of synthetic pictures: variance one, as most networks are trained on, or a range that the graph implies.
+"""The range of synthetic pictures: variance one, as for most networks, or a range that the graph implies.
 
-If BatchNormalization is folded into the first product, its weights are divided by the deviation of their outputs, and
-its biases are proportional to these outputs. Pictures of the right brightness therefore vary the outputs about as much
-as their distance from zero; much darker pictures leave them at their biases.
+If BatchNormalization is folded into the first linear layer, its weights are divided by the deviation of its outputs,
+and its biases are proportional to these outputs. For pictures of the right brightness, the deviation of the outputs is
+therefore about as large as their distance from zero. For much darker pictures, the outputs stay at the biases.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.model.traits import Moves, traits
 from spa_onnx.synthetic.images import between
 
-STILL = 1 / 16
+CONSTANT_SHARE = 1 / 16
 """Outputs whose deviation is less than this share of their mean count as constant.
 
 Pictures of variance one give 0.00 to 0.03 in five pretrained networks that take pixels, and 0.13 and more in 16 that do
@@ -34,23 +34,26 @@ POSITIONS_PER_SAMPLE = 256
 
 
 def input_ranges(model: Model, names: Iterable[str], feed: Feed) -> dict[str, tuple[float, float]]:
-    """Return the smallest and the largest value of each input for which pictures of variance one are unsuitable.
+    """Return the ranges of the inputs for which pictures of variance one are unsuitable.
 
     Args:
         model: The model.
         names: The inputs that take pictures.
         feed: Pictures of variance one.
+
+    Returns:
+        Input name -> (smallest value, largest value).
     """
-    products = list(linear_layers(model))
-    found = {
-        name: _quantised(model, name) or (PIXELS if _takes_pixels(model, products, name, feed) else None)
+    layers = list(linear_layers(model))
+    ranges = {
+        name: _quantised(model, name) or (PIXELS if _takes_pixels(model, layers, name, feed) else None)
         for name in names
     }
-    return {name: ends for name, ends in found.items() if ends}
+    return {name: ends for name, ends in ranges.items() if ends}
 
 
 def _quantised(model: Model, name: str) -> tuple[float, float] | None:
-    """Return the representable range of an input that is quantised at once: it was measured on real samples."""
+    """Return the representable range of a quantised input, which was measured on real samples; None for others."""
     for node in model.consumers[name]:
         if traits(node.op).moves is Moves.ROUND and not node.attributes.get("output_dtype"):
             scale = model.constant(node.input(1))
@@ -61,41 +64,47 @@ def _quantised(model: Model, name: str) -> tuple[float, float] | None:
     return None
 
 
-def _takes_pixels(model: Model, products: Sequence[LinearLayer], name: str, feed: Feed) -> bool:
-    """Return whether the first product is constant on pictures of variance one, and is not on pixels."""
-    reached = _of_this_alone(model, name)
-    first = next((product for product in products if product.data in reached), None)
-    if first is None:
+def _takes_pixels(model: Model, layers: Sequence[LinearLayer], name: str, feed: Feed) -> bool:
+    """Return whether the first linear layer is constant on pictures of variance one, but not on pixels."""
+    tensors = _computed_from(model, name)
+    first_layer = next((layer for layer in layers if layer.data in tensors), None)
+    if first_layer is None:
         return False
     bright = feed | {name: between(feed[name], *PIXELS).astype(feed[name].dtype)}
     try:
-        return _moved(model, first, feed) < STILL <= _moved(model, first, bright)
+        return (
+            _relative_deviation(model, first_layer, feed)
+            < CONSTANT_SHARE
+            <= _relative_deviation(model, first_layer, bright)
+        )
     except RefusedError:
         return False
 
 
-def _of_this_alone(model: Model, name: str) -> set[str]:
-    """Return the tensors that are computed from this input and constants alone; a recurrent state is no picture."""
-    reached, fixed = {name}, {""}
+def _computed_from(model: Model, name: str) -> set[str]:
+    """Return the tensors that depend on this input and on constants only, not on a recurrent state."""
+    tensors, constants = {name}, {""}
     for node in model.nodes:
-        given = {read for read in node.inputs if read not in fixed and not model.is_constant(read)}
-        if not given:
-            fixed.update(node.outputs)
-        elif given <= reached:
-            reached.update(node.outputs)
-    return reached
+        sources = {source for source in node.inputs if source not in constants and not model.is_constant(source)}
+        if not sources:
+            constants.update(node.outputs)
+        elif sources <= tensors:
+            tensors.update(node.outputs)
+    return tensors
 
 
-def _moved(model: Model, first: LinearLayer, feed: Feed) -> float:
-    """Return the median over the outputs of deviation / |mean|; infinite if they have no bias."""
-    weight, bias = model.weight(first.weight), model.weight(first.bias) if first.bias else None
+def _relative_deviation(model: Model, layer: LinearLayer, feed: Feed) -> float:
+    """Return the median of deviation / |mean| over the outputs of a layer; infinite if it has no bias."""
+    weight, bias = model.weight(layer.weight), model.weight(layer.bias) if layer.bias else None
     if weight is None or bias is None:
         return np.inf
-    (data,) = PartialExecution(model.proto, [feed]).tensor(first.data)
-    seen = columns(first, first.numbers(data), POSITIONS_PER_SAMPLE, np.random.default_rng(0))
-    made = (first.matrix(weight) @ seen).reshape(bias.size, -1) + bias.reshape(-1, 1).astype(np.float64)
-    deviation, mean = made.std(axis=1), np.abs(made.mean(axis=1))
-    live = deviation + mean > 0
+    (data,) = PartialExecution(model.proto, [feed]).tensor(layer.data)
+    inputs = columns(layer, layer.numbers(data), POSITIONS_PER_SAMPLE, np.random.default_rng(0))
+    outputs = (layer.matrix(weight) @ inputs).reshape(bias.size, -1) + bias.reshape(-1, 1).astype(np.float64)
+    deviation, mean = outputs.std(axis=1), np.abs(outputs.mean(axis=1))
+    nonzero = deviation + mean > 0
     return (
-        float(np.median(deviation[live] / np.maximum(mean[live], np.finfo(np.float64).tiny))) if live.any() else np.inf
+        float(np.median(deviation[nonzero] / np.maximum(mean[nonzero], np.finfo(np.float64).tiny)))
+        if nonzero.any()
+        else np.inf
     )

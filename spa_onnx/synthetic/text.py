@@ -1,4 +1,4 @@
-"""Sentences that a causal language model generates: each token is drawn from the prediction after those before it.
+"""Sentences that a causal language model generates: each token is drawn from the prediction at the position before.
 
 The samples then resemble the training data (Liu et al., LLM-QAT: data-free quantization aware training for large
 language models, 2023).
@@ -21,22 +21,20 @@ LENGTH = 48
 """The number of tokens of a sentence if the model leaves it free."""
 
 SENTENCE_MACS = 2500 * 10**9
-"""The multiply-accumulates that all sentences together may cost.
-
-A model that could generate fewer than FEWEST_SENTENCES for it is not used.
-"""
+"""The maximum number of multiply-accumulates for all sentences together."""
 
 FEWEST_SENTENCES = 16
+"""A model that cannot generate this number of sentences within SENTENCE_MACS generates none."""
 
 
 @dataclass(frozen=True, slots=True)
 class CausalLanguageModel:
-    """Where a causal language model has its tokens and predictions.
+    """The input of tokens and the output of predictions of a causal language model.
 
     Args:
         ids: The input of token ids, (samples, positions).
         scores: The output with a score for every token, (samples, positions, tokens).
-        free: The symbolic dimension that counts positions, if there is one.
+        free: The symbolic dimension that counts positions; empty if their number is fixed.
         length: The number of positions of a sentence.
         cost: The multiply-accumulates of a sentence.
     """
@@ -47,17 +45,16 @@ class CausalLanguageModel:
     length: int
     cost: float
 
-    def longer(self, dims: Mapping[str, int]) -> dict[str, int]:
-        """Return the sizes of symbolic dimensions, with as many positions as a sentence has."""
+    def sentence_dims(self, dims: Mapping[str, int]) -> dict[str, int]:
+        """Return the sizes of symbolic dimensions for sentences of `length` positions."""
         return {**dims, self.free: self.length} if self.free else dict(dims)
 
 
 def causal_language_model(model: Model) -> CausalLanguageModel | None:
-    """Return the tokens and predictions of a model that can generate sentences; None for other models.
+    """Return the description of a model that can generate sentences; None for other models.
 
-    Such a model looks tokens up in a table, has a score for each row of the table at every position, and generates
-    enough
-    sentences for SENTENCE_MACS.
+    Such a model looks tokens up in a table, and has a score for each row of the table at every position. It can
+    generate FEWEST_SENTENCES within SENTENCE_MACS.
     """
     for value in feeds(model.proto.graph):
         name, shape, tokens = value.name, model.shape(value.name) or (), table_rows(model, value.name)
@@ -68,10 +65,10 @@ def causal_language_model(model: Model) -> CausalLanguageModel | None:
         free = "" if dim.dim_value > 0 else dim.dim_param or f"{name}:1"
         length = LENGTH if free else shape[1]
         batch = 1 if value.type.tensor_type.shape.dim[0].dim_value < 1 else shape[0]
-        found = CausalLanguageModel(
+        language_model = CausalLanguageModel(
             name, scores, free, length, macs(model) / batch / shape[1] * length**2 / (2 if free else 1)
         )
-        return found if FEWEST_SENTENCES * found.cost <= SENTENCE_MACS else None
+        return language_model if FEWEST_SENTENCES * language_model.cost <= SENTENCE_MACS else None
     return None
 
 
@@ -95,18 +92,17 @@ class SentenceGenerator:
         return not np.allclose(first, second, rtol=1e-4, atol=1e-5)
 
     def sentences(self, feed: Feed, rng: np.random.Generator) -> Feed:
-        """Return the feed with all tokens but the first of each sample drawn from the predictions."""
+        """Return the feed with sentences: all tokens after the first are drawn from the predictions."""
         ids = feed[self._language_model.ids].copy()
         for position in range(1, ids.shape[1]):
             prompt = {**feed, self._language_model.ids: ids}
-            if self._language_model.free:  # what comes later need not be computed
+            if self._language_model.free:  # a causal prediction does not depend on later positions
                 prompt = {
                     name: array[:, :position] if array.shape == ids.shape else array for name, array in prompt.items()
                 }
             scores = self._scores(prompt)[:, position - 1].astype(np.float64)
-            gumbel = -np.log(
-                -np.log(rng.uniform(1e-12, 1 - 1e-12, scores.shape))
-            )  # the largest of scores with such noise: softmax
+            # the largest score plus Gumbel noise is a draw from the softmax of the scores
+            gumbel = -np.log(-np.log(rng.uniform(1e-12, 1 - 1e-12, scores.shape)))
             ids[:, position] = (scores + gumbel).argmax(axis=1)
         return {**feed, self._language_model.ids: ids}
 
@@ -118,7 +114,16 @@ class SentenceGenerator:
 def generate_sentences(
     model: Model, language_model: CausalLanguageModel, drawn: Sequence[Feed], seed: int
 ) -> list[Feed] | None:
-    """Generate sentences for as many of the drawn feeds as SENTENCE_MACS allows; None if the model looks ahead.
+    """Generate sentences for as many of the drawn feeds as SENTENCE_MACS allows, at least one.
+
+    Args:
+        model: The model.
+        language_model: Its description.
+        drawn: Feeds with the first token of each sentence.
+        seed: The seed.
+
+    Returns:
+        The sentences, or None if the model looks ahead.
 
     Raises:
         RefusedError: onnxruntime does not run the model with sentences of that length.

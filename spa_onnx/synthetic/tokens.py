@@ -1,4 +1,4 @@
-"""Synthetic integer inputs. Their names and the tables that they index give their meaning."""
+"""Synthetic integer inputs. Their meaning is derived from their names and from the tables that they index."""
 
 from __future__ import annotations
 
@@ -10,61 +10,64 @@ from spa_onnx.model.folding import Array
 from spa_onnx.model.model import Model
 from spa_onnx.model.traits import Moves, traits
 
-CARRYING = frozenset({Moves.IDENTITY, Moves.CAST, Moves.RESHAPE})
-"""Operators behind which ids are still the same ids."""
+ID_PRESERVING = frozenset({Moves.IDENTITY, Moves.CAST, Moves.RESHAPE})
+"""Operators whose output holds the ids of their input."""
 
 LARGEST = 50
 """The exclusive upper bound of ids that index no table."""
 
 
 def table_rows(model: Model, name: str) -> int:
-    """Return the number of rows of the smallest table that an integer input indexes, which bounds its ids.
+    """Return the exclusive upper bound of ids: the number of rows of the smallest table that an integer input indexes.
 
-    0 without a table.
+    It is 0 if the input indexes no table.
     """
-    found = []
+    row_counts = []
     for node in model.consumers.get(name, ()):
         if node.op == "Gather" and node.input(1) == name:
             shape = model.shape(node.inputs[0]) or ()
             axis = int(node.attributes.get("axis", 0))
-            found += [shape[axis]] if shape and model.is_constant(node.inputs[0]) and shape[axis] > 0 else []
-        elif traits(node.op).moves in CARRYING and node.input(0) == name:
-            found.append(table_rows(model, node.outputs[0]))
-    return min(filter(None, found), default=0)
+            row_counts += [shape[axis]] if shape and model.is_constant(node.inputs[0]) and shape[axis] > 0 else []
+        elif traits(node.op).moves in ID_PRESERVING and node.input(0) == name:
+            row_counts.append(table_rows(model, node.outputs[0]))
+    return min(filter(None, row_counts), default=0)
 
 
-def _ones(drawn: Array, most: int, rng: np.random.Generator) -> Array:
-    """Return ones: nothing is masked."""
-    del most, rng
+def _ones(drawn: Array, rows: int, rng: np.random.Generator) -> Array:
+    """Return ones, which mask nothing."""
+    del rows, rng
     return np.ones_like(drawn)
 
 
-def _counted(drawn: Array, most: int, rng: np.random.Generator) -> Array:
+def _positions(drawn: Array, rows: int, rng: np.random.Generator) -> Array:
     """Return 0, 1, 2, ... along the last axis, up to the size of the table."""
     del rng
-    return np.broadcast_to(np.arange(drawn.shape[-1]) % (most or drawn.shape[-1]), drawn.shape).astype(drawn.dtype)
+    return np.broadcast_to(np.arange(drawn.shape[-1]) % (rows or drawn.shape[-1]), drawn.shape).astype(drawn.dtype)
 
 
-def _kinds(drawn: Array, most: int, rng: np.random.Generator) -> Array:
-    """Return zeros: all tokens belong to the first of several segments."""
-    del most, rng
+def _first_segment(drawn: Array, rows: int, rng: np.random.Generator) -> Array:
+    """Return zeros: all tokens belong to the first segment."""
+    del rows, rng
     return np.zeros_like(drawn)
 
 
-def _ids(drawn: Array, most: int, rng: np.random.Generator) -> Array:
-    """Draw ids from all rows of the table."""
-    return rng.integers(0, most or LARGEST, drawn.shape).astype(drawn.dtype)
+def _random_ids(drawn: Array, rows: int, rng: np.random.Generator) -> Array:
+    """Draw ids of all rows of the table, or below LARGEST without a table."""
+    return rng.integers(0, rows or LARGEST, drawn.shape).astype(drawn.dtype)
 
 
 MEANINGS: Mapping[str, Callable[[Array, int, np.random.Generator], Array]] = {
     "mask": _ones,
-    "position": _counted,
-    "pos_id": _counted,
-    "token_type": _kinds,
-    "segment": _kinds,
-    "": _ids,
+    "position": _positions,
+    "pos_id": _positions,
+    "token_type": _first_segment,
+    "segment": _first_segment,
+    "": _random_ids,
 }
-"""Part of an input name -> its values, of the shape and type of the drawn array. The first part that occurs counts."""
+"""Part of an input's name -> function that returns values of the shape and type of a drawn array.
+
+The first part that the name contains decides.
+"""
 
 
 def token_values(model: Model, name: str, drawn: Array, rng: np.random.Generator) -> Array:
