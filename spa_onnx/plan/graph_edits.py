@@ -31,8 +31,7 @@ class Blend:
     """Replace some elements of an input.
 
     At input `slot` of the node that computes `output`, the elements in `where` become `values`. The others are computed
-    as
-    before.
+    as before.
     """
 
     output: str
@@ -132,10 +131,8 @@ def carry_over(original: onnx.ModelProto, exported: onnx.ModelProto, operations:
 
     These are metadata and documentation at every level, the domain, version and producer of the model, quantization
     annotations, the declared types of inputs and outputs with their dimension names and denotations, recorded shapes,
-    and
-    initializers that no node of the main graph reads. Nodes that no operation touched are those of the original, with
-    their
-    subgraphs.
+    and initializers that no node of the main graph reads. Nodes that no operation touched are those of the original,
+    with their subgraphs.
 
     Args:
         original: The model before the round trip.

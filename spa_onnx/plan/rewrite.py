@@ -132,8 +132,7 @@ class _Draft:
         self._operations: list[Operation] = []
         self._unused: set[str] = set()
 
-    # --- constants
-    # ---------------------------------------------------------------------------------------------------------
+    # --- constants ----------------------------------------------------------------------------------------------------
 
     def cut_constants(self, removal: Removal) -> Iterator[TensorCut]:
         """Cut every constant that loses indices. One that loses different indices in different places is duplicated."""
@@ -194,8 +193,7 @@ class _Draft:
         self._names.add(f"{base}__{number}")
         return f"{base}__{number}"
 
-    # --- nodes
-    # -------------------------------------------------------------------------------------------------------------
+    # --- nodes --------------------------------------------------------------------------------------------------------
 
     def edit(self, index: int, edits: list[ShapeEdit]) -> None:
         """Carry out the shape edits of a node."""
