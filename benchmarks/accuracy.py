@@ -67,7 +67,7 @@ class Task:
         session = open_session(proto, optimise=True)
         (entry,) = feeds(proto.graph)
         first = entry.type.tensor_type.shape.dim[0].dim_value or 64
-        outputs = [session.run(None, {entry.name: x[i : i + first]})[0] for i in range(0, len(x), first)]
+        outputs = [session.run({entry.name: x[i : i + first]})[0] for i in range(0, len(x), first)]
         answers = np.concatenate(outputs)
         if self.tokens:
             return _nats(answers, x)
@@ -115,7 +115,7 @@ def _half(part: int, prepare: Callable[[Array], Array]) -> tuple[Array, Array]:
 
 
 def _from_minus_one(pixels: Array) -> Array:
-    return (pixels / np.float32(127.5) - 1).astype(np.float32)
+    return np.asarray(pixels / np.float32(127.5) - 1, np.float32)
 
 
 @functools.cache

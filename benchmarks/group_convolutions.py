@@ -29,10 +29,11 @@ from shared import machine
 from torch import Tensor, nn
 
 import spa_onnx
-from spa_onnx.analysis import channels
+from spa_onnx.analysis import channels, parts
 from spa_onnx.execution.session import open_session
-from spa_onnx.model.facts import Choice, Option
+from spa_onnx.model.facts import Choice, Coupling, Option
 from spa_onnx.model.folding import Array
+from spa_onnx.model.node import Node
 from spa_onnx.operators import conv
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
@@ -95,13 +96,11 @@ class Form:
     def holds(self) -> Iterator[None]:
         """Prune in this form."""
 
-        def choice(
-            node: conv.Node, aligned: tuple[conv.Coupling, ...], blocks: tuple[conv.Coupling, ...], *_: int
-        ) -> Choice:
+        def choice(node: Node, aligned: tuple[Coupling, ...], blocks: tuple[Coupling, ...], *_: int) -> Choice:
             options = Option("whole groups", blocks), Option("as many channels of each group", aligned)
             return Choice(node.name, options if self.whole else options[::-1])
 
-        loosened = channels.loosened if self.free else lambda *_: None
+        loosened = parts.loosened if self.free else lambda *_: None
         with mock.patch.object(conv, "_grouped", choice), mock.patch.object(channels, "loosened", loosened):
             yield
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -71,7 +72,7 @@ class ResNet50:
         self._constants.append(numpy_helper.from_array(values.astype(np.float32), name))
         return name
 
-    def _op(self, kind: str, *inputs: str, name: str, **attributes: object) -> str:
+    def _op(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
         self._nodes.append(helper.make_node(kind, list(inputs), [name], name, **attributes))
         return name
 
@@ -104,7 +105,7 @@ def worked() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def measure(path: str, ratio: float) -> dict[str, object]:
+def measure(path: str, ratio: float) -> dict[str, Any]:
     """Prune once and return the costs.
 
     Seconds and processor seconds by step and together, the samples, the seconds of one forward pass over as many
@@ -140,7 +141,7 @@ def forward(path: str, samples: int, batch: int = 32) -> tuple[float, float]:
     return (time.perf_counter() - wall) * scale, (worked() - cpu) * scale
 
 
-def rows(name: str, found: dict[str, object]) -> Iterator[str]:
+def rows(name: str, found: dict[str, Any]) -> Iterator[str]:
     """The table of one model."""
     steps, (wall, cpu) = found["steps"], found["forward"]
     whole = [sum(spent[kind] for spent in steps.values()) for kind in (0, 1)]

@@ -105,7 +105,8 @@ def main() -> None:
                     print(f"{case}: {outcome.kind}: {outcome.why}", file=sys.stderr)
                 if outcome.kind == "verified" and outside is not None:
                     checked += 1
-                    problem = fault(outside, onnx_cases.VARIANTS[variant](next(c for c in chosen if c.name == case)))
+                    proto = onnx_cases.VARIANTS[variant](next(c for c in chosen if c.name == case))
+                    problem = "" if proto is None else fault(outside, proto)
                     faults += [f"{case} ({variant}): {problem}"] if problem else []
     print(f"| all | | {together.total()} | {' | '.join(str(together[kind]) for kind in KINDS)} |")
     print(

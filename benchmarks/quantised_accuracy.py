@@ -42,7 +42,7 @@ def images() -> tuple[Array, Array]:
 def top_1(proto: onnx.ModelProto, x: Array, y: Array) -> float:
     """Share of the images, in per cent, whose class comes first; class 0 is the background."""
     session = open_session(proto, optimise=True)
-    name = session.get_inputs()[0].name
+    (name,) = session.inputs
     return 100 * float(
         np.mean([session.run({name: image[None]})[0].argmax() - 1 == label for image, label in zip(x, y, strict=True)])
     )

@@ -16,6 +16,7 @@ import gc
 import resource
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,7 +52,7 @@ class Graph:
         self._stored.append(numpy_helper.from_array(np.asarray(values, kind), f"c{len(self._stored)}"))
         return self._stored[-1].name
 
-    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
         """Append a node; the name of its (first) output."""
         name = f"t{len(self._nodes)}"
         names = [name, *(f"{name}_{place}" for place in range(1, outputs))]

@@ -131,7 +131,7 @@ def facts_block() -> str:
 
 def classes(group: Group) -> list[tuple[list[Axis], Indices]]:
     """The classes of a group: axes whose indices correspond one to one share their array of owners."""
-    found = {}
+    found: dict[int, tuple[list[Axis], Indices]] = {}
     for axis, owner in group.owner.items():
         found.setdefault(id(owner), ([], owner))[0].append(axis)
     return list(found.values())
