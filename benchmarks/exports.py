@@ -11,8 +11,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
+import onnx
 from architectures import Row
+
+from spa_onnx.execution.session import open_session
 
 ENOUGH = 0.6
 """Share of the parameters from which on `--width` is tried too."""
@@ -88,8 +90,8 @@ def export(row: Row, exporter: str, path: Path) -> None:
             torch.onnx.export(
                 model, tuple(inputs.values()), str(path), dynamo=True, external_data=False, verbose=False, **common
             )
-    opened = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])  # an export that does not run is none
-    opened.run(None, {value.name: inputs[value.name].numpy() for value in opened.get_inputs()})
+    opened = open_session(onnx.load(path))  # an export that does not run is none
+    opened.run({name: inputs[name].numpy() for name in opened.inputs})
 
 
 def exported(row: Row, exporter: str, cache: Path, *, anew: bool = True) -> Path | str:

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import onnxruntime
 from shared import EXACT, MODELS, RECURRENT_AND_QUANTISED, VERIFY, checker_options, in_double, machine, other_tool
 
 import spa_onnx
@@ -111,6 +110,8 @@ def fused(proto: onnx.ModelProto) -> onnx.ModelProto:
 
     The fused operators add up integers, which is exact in any order.
     """
+    import onnxruntime  # noqa: PLC0415 - after spa_onnx, which switches off what it reports
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

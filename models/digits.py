@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
+
+from spa_onnx.execution.session import open_session
 
 IMAGE_SIZE = 8
 """Height and width of an image, in pixels."""
@@ -247,11 +248,11 @@ def export(network: nn.Module, path: Path, card: ModelCard) -> None:
 
 def runtime_accuracy(model_path: Path, held_out_path: Path) -> float:
     """Return the fraction of the held-out images that ONNX Runtime gets right."""
-    session = onnxruntime.InferenceSession(str(model_path), providers=["CPUExecutionProvider"])
+    session = open_session(onnx.load(model_path))
     with np.load(held_out_path) as held_out:
         images, labels = held_out["x"], held_out["y"]
-    (logits,) = session.run(["logits"], {"image": images})
-    return float((np.asarray(logits).argmax(axis=1) == labels).mean())
+    (logits,) = session.run({"image": images}, ["logits"])
+    return float((logits.argmax(axis=1) == labels).mean())
 
 
 def check(model_path: Path, held_out_path: Path, card: ModelCard) -> float:
