@@ -21,8 +21,9 @@ Processors without VNNI add two products of 8 bits in 16, and onnxruntime satura
 def net(inputs: str, weights: str, nodes: str, outputs: str = "y", **options) -> Build:
     """A function that makes the net.
 
-    inputs: graph inputs. weights: declarations; those with values (`int64[1] s = {0}`) are kept, the others are filled with normals.
-    outputs: their shapes are inferred where none is written. options: `opset`, `ir`, `domains` (more operator sets), and `shown`: initializers are graph inputs too.
+    inputs: graph inputs. weights: declarations; those with values (`int64[1] s = {0}`) are kept, the others are filled
+    with normals. outputs: their shapes are inferred where none is written. options: `opset`, `ir`, `domains` (more
+    operator sets), and `shown`: initializers are graph inputs too.
     """
     settings = FRESH | options
 

@@ -70,7 +70,8 @@ NETS: dict[str, Build] = {
         "v = Transpose<perm=[1,0,2,3]>(w2) z = Conv<group=2>(a, v)", "float[4,12,1,1] w2", into=12
     ),
     "conv_grouped_gated": image(
-        "b = Conv<group=2>(a, w2) g = GlobalAveragePool(b) h = Conv(g, f1) i = Relu(h) j = Conv(i, f2) k = Sigmoid(j) z = Mul(b, k)",
+        "b = Conv<group=2>(a, w2) g = GlobalAveragePool(b) h = Conv(g, f1) i = Relu(h) j = Conv(i, f2) "
+        "k = Sigmoid(j) z = Mul(b, k)",
         "float[8,4,1,1] w2, float[5,8,1,1] f1, float[8,5,1,1] f2",
     ),
     "conv_grouped_writes_output": net(
@@ -130,8 +131,10 @@ NETS: dict[str, Build] = {
     ),
     "roi_align_then_product_over_height": net(
         "float[2,3,6,6] x",
-        "float[8,3,1,1] w1, float[5,8,1,1] w2, float[2,4] boxes = {0.0, 0.0, 5.0, 5.0, 1.0, 1.0, 4.0, 4.0}, int64[2] which = {0, 1}, float[3,7] w9",
-        "a = Conv(x, w1) b = Conv(a, w2) c = RoiAlign<output_height=3, output_width=2>(b, boxes, which) d = Transpose<perm=[0,1,3,2]>(c) y = MatMul(d, w9)",
+        "float[8,3,1,1] w1, float[5,8,1,1] w2, float[2,4] boxes = {0.0, 0.0, 5.0, 5.0, 1.0, 1.0, 4.0, 4.0}, "
+        "int64[2] which = {0, 1}, float[3,7] w9",
+        "a = Conv(x, w1) b = Conv(a, w2) c = RoiAlign<output_height=3, output_width=2>(b, boxes, which) "
+        "d = Transpose<perm=[0,1,3,2]>(c) y = MatMul(d, w9)",
     ),
     "roi_align": image(
         "r = RoiAlign<output_height=3, output_width=3, spatial_scale=1.0>(a, boxes, which) z = Relu(r)",
@@ -163,7 +166,8 @@ NETS: dict[str, Build] = {
     "resize_height_by_computed_sizes": net(
         "float[N,3,6,6] x",
         "float[6,8] w1, float[8,5] w2, int64[4] twice = {1, 1, 2, 1}, float[5,4] w9",
-        'l = MatMul(x, w1) m = MatMul(l, w2) d = Shape(m) e = Mul(d, twice) z = Resize<mode="nearest">(m, , , e) y = MatMul(z, w9)',
+        'l = MatMul(x, w1) m = MatMul(l, w2) d = Shape(m) e = Mul(d, twice) z = Resize<mode="nearest">(m, , , e) '
+        "y = MatMul(z, w9)",
     ),
     "upsample": image('z = Upsample<mode="nearest">(a, s)', "float[4] s = {1.0, 1.0, 2.0, 3.0}", opset=9),
     "batch_normalization": image(
@@ -187,7 +191,8 @@ NETS: dict[str, Build] = {
     "layer_normalization_over_width": image("z = LayerNormalization(a, scale, b2)", "float[6] scale, float[6] b2"),
     "layer_normalization_scale_per_channel": image("z = LayerNormalization(a, scale)", "float[8,1,6] scale"),
     "deform_conv": image(
-        "o = Conv<pads=[1,1,1,1]>(a, w3, b3) b = DeformConv<pads=[1,1,1,1], kernel_shape=[3,3]>(a, w2, o, b2) z = Relu(b)",
+        "o = Conv<pads=[1,1,1,1]>(a, w3, b3) b = DeformConv<pads=[1,1,1,1], kernel_shape=[3,3]>(a, w2, o, b2) "
+        "z = Relu(b)",
         "float[6,8,3,3] w2, float[6] b2, float[18,8,3,3] w3, float[18] b3",
         into=6,
         opset=19,
@@ -205,7 +210,8 @@ NETS: dict[str, Build] = {
     ),
     "shortcut_option_a": image(
         "b = Conv<strides=[2,2]>(a, w2, b2) c = Slice(a, s, e, d, t) p = Pad(c, pads) z = Add(b, p)",
-        "float[14,8,1,1] w2, float[14] b2, int64[2] s = {0, 0}, int64[2] e = {6, 6}, int64[2] d = {2, 3}, int64[2] t = {2, 2}, "
+        "float[14,8,1,1] w2, float[14] b2, int64[2] s = {0, 0}, int64[2] e = {6, 6}, int64[2] d = {2, 3}, "
+        "int64[2] t = {2, 2}, "
         "int64[8] pads = {0, 3, 0, 0, 0, 3, 0, 0}",
         into=14,
     ),

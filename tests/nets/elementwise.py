@@ -91,7 +91,8 @@ NETS: dict[str, Build] = (
         "binary_two_activations": image("b = Conv(x, w2) z = Mul(a, b)", "float[8,3,1,1] w2"),
         "binary_stretched_activation": image("g = GlobalAveragePool(a) s = Sigmoid(g) z = Mul(a, s)"),
         "squeeze_and_excite": image(
-            "g = GlobalAveragePool(a) r = Conv(g, w2, b2) s = Sigmoid(r) t = Conv(s, w3, b3) e = HardSigmoid(t) z = Mul(a, e)",
+            "g = GlobalAveragePool(a) r = Conv(g, w2, b2) s = Sigmoid(r) t = Conv(s, w3, b3) e = HardSigmoid(t) "
+            "z = Mul(a, e)",
             "float[5,8,1,1] w2, float[5] b2, float[8,5,1,1] w3, float[8] b3",
         ),
         "binary_single_channel_gate": image("g = Conv(x, w2) z = Mul(a, g)", "float[1,3,1,1] w2"),
@@ -110,7 +111,8 @@ NETS: dict[str, Build] = (
             "float[8,1,1] c, float[8,1,1] d",
         ),
         "bitwise": image(
-            f"m = Mul(a, ten) i = Cast<to=7>(m) j = BitwiseAnd(i, k) l = BitwiseXor(j, i) t = BitwiseOr(l, k) {_TO_FLOAT}",
+            f"m = Mul(a, ten) i = Cast<to=7>(m) j = BitwiseAnd(i, k) l = BitwiseXor(j, i) "
+            f"t = BitwiseOr(l, k) {_TO_FLOAT}",
             "float ten = {10.0}, int64[8,1,1] k = {1, 2, 3, 4, 5, 6, 7, 8}",
             opset=18,
         ),

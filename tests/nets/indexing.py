@@ -24,18 +24,22 @@ NETS: dict[str, Build] = {
         'z = TensorScatter<mode="circular">(cache, a, place)', "float[2,7,8] cache, int64[2] place = {4, 6}", opset=24
     ),
     "gather_expanded": tokens(
-        "q = Reshape(a, heads) h = Transpose<perm=[0,2,1,3]>(q) s = Shape(h) n = Gather(s, parts) t = Concat<axis=0>(n, last) "
+        "q = Reshape(a, heads) h = Transpose<perm=[0,2,1,3]>(q) s = Shape(h) n = Gather(s, parts) "
+        "t = Concat<axis=0>(n, last) "
         "r = Range(zero, five, one) r0 = Sub(five, r) r1 = Sub(r0, one) i = Unsqueeze(r1, axes) e = Expand(i, t) "
         "g = GatherElements<axis=2>(h, e) b = Transpose<perm=[0,2,1,3]>(g) z = Reshape(b, merge)",
-        "int64[4] heads = {0, 0, 4, 2}, int64[3] parts = {0, 1, 2}, int64[1] last = {2}, int64 zero = {0}, int64 one = {1}, int64 five = {5}, "
+        "int64[4] heads = {0, 0, 4, 2}, int64[3] parts = {0, 1, 2}, int64[1] last = {2}, int64 zero = {0}, "
+        "int64 one = {1}, int64 five = {5}, "
         "int64[3] axes = {0, 1, 3}, int64[3] merge = {0, 0, -1}",
     ),
     "gather_whose_shape_is_read": tokens(
-        "f = Gather<axis=2>(a, minus) s = Shape(f) n = Gather(s, zero) l = Gather(s, one) r = Range(zero, l, one) e = Gather(table, r) z = Add(a, e)",
+        "f = Gather<axis=2>(a, minus) s = Shape(f) n = Gather(s, zero) l = Gather(s, one) r = Range(zero, l, one) "
+        "e = Gather(table, r) z = Add(a, e)",
         "int64 minus = {-1}, int64 zero = {0}, int64 one = {1}, float[9,8] table",
     ),
     "gather_whose_shape_is_read_from_the_end": tokens(
-        "f = Gather<axis=2>(a, seven) s = Shape(f) l = Gather(s, one) r = Range(zero, l, one) e = Gather(table, r) z = Add(a, e)",
+        "f = Gather<axis=2>(a, seven) s = Shape(f) l = Gather(s, one) r = Range(zero, l, one) e = Gather(table, r) "
+        "z = Add(a, e)",
         "int64 seven = {7}, int64 zero = {0}, int64 one = {1}, float[9,8] table",
     ),
     "one_hot": tokens(
@@ -47,7 +51,8 @@ NETS: dict[str, Build] = {
         "int64 depth = {5}, float[2] values = {0.25, 1.5}",
     ),
     "one_hot_of_two_axes_at_the_end": image(
-        "i = ArgMax<axis=2, keepdims=0>(a) h = OneHot<axis=-1>(i, depth, values) t = Transpose<perm=[0,1,3,2]>(h) z = Mul(a, t)",
+        "i = ArgMax<axis=2, keepdims=0>(a) h = OneHot<axis=-1>(i, depth, values) t = Transpose<perm=[0,1,3,2]>(h) "
+        "z = Mul(a, t)",
         "int64 depth = {6}, float[2] values = {0.25, 1.5}",
     ),
     "gather_elements_from_the_end": image("z = GatherElements<axis=-1>(a, index)", "int64[2,8,6,3] index"),
@@ -125,7 +130,8 @@ NETS: dict[str, Build] = {
     "batch_normalization_of_weights": image(
         "r = Reshape(w2, s) n, mean, spread = BatchNormalization<training_mode=1>(r, scale, b2, mean0, var0) "
         "w = Reshape(n, t) z = Conv(a, w)",
-        "float[7,8,1,1] w2, int64[3] s = {1, 7, 8}, int64[4] t = {7, 8, 1, 1}, float[7] scale, float[7] b2, float[7] mean0, float[7] var0",
+        "float[7,8,1,1] w2, int64[3] s = {1, 7, 8}, int64[4] t = {7, 8, 1, 1}, float[7] scale, float[7] b2, "
+        "float[7] mean0, float[7] var0",
         into=7,
     ),
 }

@@ -14,9 +14,11 @@ def _gemm(attributes: str, bias: str, *, trans_a: bool, trans_b: bool) -> Build:
 
 
 _HEADS = (
-    "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, split) k4 = Reshape(k, split) v4 = Reshape(v, split) "
+    "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, split) k4 = Reshape(k, split) "
+    "v4 = Reshape(v, split) "
     "qt = Transpose<perm=[0,2,1,3]>(q4) kt = Transpose<perm=[0,2,3,1]>(k4) vt = Transpose<perm=[0,2,1,3]>(v4) "
-    "s = MatMul(qt, kt) p = Softmax(s) o = MatMul(p, vt) ot = Transpose<perm=[0,2,1,3]>(o) z = Reshape(ot, merge) y = MatMul(z, wo)"
+    "s = MatMul(qt, kt) p = Softmax(s) o = MatMul(p, vt) ot = Transpose<perm=[0,2,1,3]>(o) z = Reshape(ot, merge) "
+    "y = MatMul(z, wo)"
 )
 
 NETS: dict[str, Build] = {
@@ -70,22 +72,26 @@ NETS: dict[str, Build] = {
     "matmul_two_activations": net(
         "float[2,5,6] x",
         "float[6,8] wq, float[6,8] wk, float[6,7] wv, float[7,4] wo",
-        "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) kt = Transpose<perm=[0,2,1]>(k) s = MatMul(q, kt) p = Softmax(s) "
+        "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) kt = Transpose<perm=[0,2,1]>(k) s = MatMul(q, kt) "
+        "p = Softmax(s) "
         "o = MatMul(p, v) y = MatMul(o, wo)",
     ),
     "attention_heads": net(
         "float[2,5,6] x",
-        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,4] wo, int64[4] split = {0, 0, 4, 3}, int64[3] merge = {0, 0, -1}",
+        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,4] wo, int64[4] split = {0, 0, 4, 3}, "
+        "int64[3] merge = {0, 0, -1}",
         _HEADS,
     ),
     "attention_literal_merge": net(
         "float[2,5,6] x",
-        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,4] wo, int64[4] split = {2, 5, 4, 3}, int64[3] merge = {2, 5, 12}",
+        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,4] wo, int64[4] split = {2, 5, 4, 3}, "
+        "int64[3] merge = {2, 5, 12}",
         _HEADS,
     ),
     "attention_symbolic": net(
         "float[N,5,6] x",
-        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,4] wo, int64[1] i = {0}, int64[1] j = {2}, int64[1] heads = {4}, "
+        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,4] wo, int64[1] i = {0}, int64[1] j = {2}, "
+        "int64[1] heads = {4}, "
         "int64[1] time = {5}",
         "d0 = Shape(x) n = Gather(d0, i) "
         + _HEADS.replace(
@@ -97,15 +103,20 @@ NETS: dict[str, Build] = {
     ),
     "attention_batch_times_heads": net(
         "float[T,N,6] x",
-        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,4] wo, int64 i = {0}, int64 j = {1}, int64 l = {2}, int64[1] o = {0}, "
+        "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,4] wo, int64 i = {0}, int64 j = {1}, "
+        "int64 l = {2}, int64[1] o = {0}, "
         "int64 heads = {4}",
-        "d = Shape(x) t0 = Gather(d, i) n0 = Gather(d, j) nh0 = Mul(n0, heads) tn0 = Mul(t0, n0) q = MatMul(x, wq) k = MatMul(x, wk) "
-        "v = MatMul(x, wv) c = Shape(q) c0 = Gather(c, l) w0 = Div(c0, heads) t = Unsqueeze(t0, o) n = Unsqueeze(n0, o) "
+        "d = Shape(x) t0 = Gather(d, i) n0 = Gather(d, j) nh0 = Mul(n0, heads) tn0 = Mul(t0, n0) q = MatMul(x, wq) "
+        "k = MatMul(x, wk) "
+        "v = MatMul(x, wv) c = Shape(q) c0 = Gather(c, l) w0 = Div(c0, heads) t = Unsqueeze(t0, o) "
+        "n = Unsqueeze(n0, o) "
         "nh = Unsqueeze(nh0, o) tn = Unsqueeze(tn0, o) w = Unsqueeze(w0, o) a = Unsqueeze(c0, o) "
         "split = Concat<axis=0>(t, nh, w) merge = Concat<axis=0>(tn, a) "
         "q3 = Reshape(q, split) k3 = Reshape(k, split) v3 = Reshape(v, split) qt = Transpose<perm=[1,0,2]>(q3) "
-        "kt = Transpose<perm=[1,2,0]>(k3) vt = Transpose<perm=[1,0,2]>(v3) s = MatMul(qt, kt) p = Softmax(s) b = MatMul(p, vt) "
-        "bt = Transpose<perm=[1,0,2]>(b) r = Reshape(bt, merge) g = Gemm(r, wo) e = Shape(g) f0 = Gather(e, l2) f = Unsqueeze(f0, o) "
+        "kt = Transpose<perm=[1,2,0]>(k3) vt = Transpose<perm=[1,0,2]>(v3) s = MatMul(qt, kt) p = Softmax(s) "
+        "b = MatMul(p, vt) "
+        "bt = Transpose<perm=[1,0,2]>(b) r = Reshape(bt, merge) g = Gemm(r, wo) e = Shape(g) f0 = Gather(e, l2) "
+        "f = Unsqueeze(f0, o) "
         "back = Concat<axis=0>(t, n, f) y = Reshape(g, back)".replace("l2", "j"),
         outputs="float[T,N,4] y",
     ),
@@ -116,7 +127,8 @@ NETS: dict[str, Build] = {
         "int64 two = {2}",
         "m = MatMul(x, w1) a = Add(m, b1) r = Reshape(a, split) t = Transpose<perm=[2,0,3,1,4]>(r) "
         "q = Gather<axis=0>(t, zero) k = Gather<axis=0>(t, one) "
-        "v = Gather<axis=0>(t, two) kt = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, kt) p = Softmax(s) o = MatMul(p, v) "
+        "v = Gather<axis=0>(t, two) kt = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, kt) p = Softmax(s) "
+        "o = MatMul(p, v) "
         "ot = Transpose<perm=[0,2,1,3]>(o) z = Reshape(ot, merge) y = MatMul(z, wo)",
     ),
     "attention_split_qkv": net(
@@ -146,13 +158,15 @@ NETS: dict[str, Build] = {
     "layer_normalization_mlp": net(
         "float[2,5,6] x",
         "float[6] scale, float[6] b1, float[6,8] w1, float[8] b2, float[8,6] w2",
-        "n = LayerNormalization(x, scale, b1) m = MatMul(n, w1) a = Add(m, b2) r = Gelu(a) o = MatMul(r, w2) y = Add(x, o)",
+        "n = LayerNormalization(x, scale, b1) m = MatMul(n, w1) a = Add(m, b2) r = Gelu(a) o = MatMul(r, w2) "
+        "y = Add(x, o)",
         opset=20,
     ),
     "rms_normalization_mlp": net(
         "float[2,5,6] x",
         "float[6] scale, float[6,8] w1, float[6,8] w2, float[8,6] w3",
-        "n = RMSNormalization(x, scale) m = MatMul(n, w1) g = MatMul(n, w2) t = Sigmoid(g) r = Mul(m, t) o = MatMul(r, w3) y = Add(x, o)",
+        "n = RMSNormalization(x, scale) m = MatMul(n, w1) g = MatMul(n, w2) t = Sigmoid(g) r = Mul(m, t) "
+        "o = MatMul(r, w3) y = Add(x, o)",
         opset=23,
     ),
     "layer_normalization_inside": tokens(
@@ -197,7 +211,8 @@ NETS: dict[str, Build] = {
     **{
         f"linear_attention_{name}": net(
             "float[2,5,6] x",
-            "float[6,8] wq, float[6,8] wk, float[6,8] wv, float[8,4] wo, float one, float low = {-0.5}, float high = {0.5}",
+            "float[6,8] wq, float[6,8] wk, float[6,8] wv, float[8,4] wo, float one, float low = {-0.5}, "
+            "float high = {0.5}",
             f"q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) {maps} "
             "t = Transpose<perm=[0,2,1]>(f) s = MatMul(e, t) o = MatMul(s, v) y = MatMul(o, wo)",
         )

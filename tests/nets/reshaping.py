@@ -1,4 +1,4 @@
-"""Operators that move elements or put axes together: Transpose, Reshape, Concat, Split, Slice, Gather, Pad and their like."""
+"""Operators that move elements or put axes together: Transpose, Reshape, Concat, Split, Slice, Gather and Pad."""
 
 from nets.build import Build, image, net, tokens
 
@@ -20,17 +20,20 @@ NETS: dict[str, Build] = {
         "z = Pad(a, pads, , axes)", "int64[2] pads = {1, 2}, int64[1] axes = {-3}", into=11, opset=18
     ),
     "pad_channels_computed": image(
-        "d = Shape(x) h = Gather(d, two) f = Div(h, four) p = Concat<axis=0>(o, five, f, f, o, two, f, f) z = Pad(a, p)",
+        "d = Shape(x) h = Gather(d, two) f = Div(h, four) p = Concat<axis=0>(o, five, f, f, o, two, f, f) "
+        "z = Pad(a, p)",
         "int64[1] four = {4}, int64[1] o = {0}, int64[1] five = {5}, int64[1] two = {2}",
         into=15,
     ),
     "pad_positions_by_channels": image(
-        "b = Conv(a, w2) d = Shape(a) n = Gather(d, one) f = Div(n, four) p = Concat<axis=0>(o, o, f, f, o, o, f, f) z = Pad(b, p)",
+        "b = Conv(a, w2) d = Shape(a) n = Gather(d, one) f = Div(n, four) p = Concat<axis=0>(o, o, f, f, o, o, f, f) "
+        "z = Pad(b, p)",
         "int64[1] one = {1}, int64[1] four = {4}, int64[1] o = {0}, float[6,8,1,1] w2",
         into=6,
     ),
     "pad_positions_computed": image(
-        "d = Shape(x) h = Gather(d, two) f = Div(h, four) p = Concat<axis=0>(o, o, f, f, o, o, f, f) q = Pad(a, p) z = Relu(q)",
+        "d = Shape(x) h = Gather(d, two) f = Div(h, four) p = Concat<axis=0>(o, o, f, f, o, o, f, f) q = Pad(a, p) "
+        "z = Relu(q)",
         "int64[1] two = {2}, int64[1] four = {4}, int64[1] o = {0}",
     ),
     "pad_reflect_channels": image(
@@ -155,7 +158,8 @@ NETS: dict[str, Build] = {
         into=7,
     ),
     "gather_matrix_of_channels": tokens(
-        "g = Gather<axis=2>(a, i) r = ReduceMean<axes=[3], keepdims=0>(g) b = MatMul(a, w2) c = MatMul(r, w3) z = Add(b, c)",
+        "g = Gather<axis=2>(a, i) r = ReduceMean<axes=[3], keepdims=0>(g) b = MatMul(a, w2) c = MatMul(r, w3) "
+        "z = Add(b, c)",
         "int64[2,3] i = {0, 1, 2, 3, 4, 5}, float[8,7] w2, float[2,7] w3",
         into=7,
     ),
@@ -235,12 +239,15 @@ NETS: dict[str, Build] = {
     "reshape_deals_positions_out_over_batch_and_channels": image(
         "t = Reshape(a, s) e = Mul(t, c) u = Transpose<perm=[0,2,1,3]>(e) v = Reshape(u, p) q = Relu(v) "
         "w = Reshape(q, f) k = Transpose<perm=[0,2,1,3]>(w) z = Reshape(k, r)",
-        "int64[4] s = {48, 2, 3, 2}, int64[4] p = {2, 8, 9, 4}, int64[4] f = {48, 3, 2, 2}, int64[4] r = {2, 8, 6, 6}, float[48,1,1,1] c",
+        "int64[4] s = {48, 2, 3, 2}, int64[4] p = {2, 8, 9, 4}, int64[4] f = {48, 3, 2, 2}, "
+        "int64[4] r = {2, 8, 6, 6}, float[48,1,1,1] c",
     ),
     "reshape_unfolds_patches_to_tokens": image(
         "t = Reshape(a, s) u = Transpose<perm=[0,2,1,3]>(t) v = Reshape(u, p) k = Transpose<perm=[0,3,2,1]>(v) "
-        "q = Reshape(k, f) m = MatMul(q, w2) g = Relu(m) b = Reshape(g, h) c = Transpose<perm=[0,3,2,1]>(b) z = Conv(c, w3)",
-        "int64[4] s = {-1, 2, 3, 2}, int64[4] p = {2, 8, 9, 4}, int64[3] f = {8, 9, 8}, int64[4] h = {2, 4, 9, 7}, float[8,7] w2, float[5,7,1,1] w3",
+        "q = Reshape(k, f) m = MatMul(q, w2) g = Relu(m) b = Reshape(g, h) c = Transpose<perm=[0,3,2,1]>(b) "
+        "z = Conv(c, w3)",
+        "int64[4] s = {-1, 2, 3, 2}, int64[4] p = {2, 8, 9, 4}, int64[3] f = {8, 9, 8}, int64[4] h = {2, 4, 9, 7}, "
+        "float[8,7] w2, float[5,7,1,1] w3",
         into=5,
     ),
     "space_to_depth_by_hand": image(
@@ -274,14 +281,16 @@ NETS: dict[str, Build] = {
     ),
     "symbolic_spatial": net(
         "float[N,3,H,W] x",
-        "float[6,3,3,3] w1, float[6,6,2,2] w2, float[4,6,1,1] w3, int64[1] zero = {0}, int64[1] two = {2}, int64[1] four = {4}",
+        "float[6,3,3,3] w1, float[6,6,2,2] w2, float[4,6,1,1] w3, int64[1] zero = {0}, int64[1] two = {2}, "
+        "int64[1] four = {4}",
         "a = Conv<pads=[1,1,1,1]>(x, w1) b = Conv<strides=[2,2]>(a, w2) s = Shape(a) "
         "hw = Slice(s, two, four, zero) t = Shape(b) nc = Slice(t, zero, two, zero) "
         "u = Concat<axis=0>(nc, hw) r = Resize(b, , , u) m = Add(a, r) y = Conv(m, w3)",
         outputs="float[N,4,H,W] y",
     ),
     "symbolic_flatten": image(
-        "d = Shape(a) n = Gather(d, i) c = Concat<axis=0>(n, m) r = Reshape(a, c) g = Mul(r, k) q = Concat<axis=0>(n, t) z = Reshape(g, q)",
+        "d = Shape(a) n = Gather(d, i) c = Concat<axis=0>(n, m) r = Reshape(a, c) g = Mul(r, k) "
+        "q = Concat<axis=0>(n, t) z = Reshape(g, q)",
         "int64[1] i = {0}, int64[1] m = {-1}, float[288] k, int64[3] t = {8, 6, 6}",
         batch="N",
     ),
@@ -302,7 +311,8 @@ NETS: dict[str, Build] = {
     "symbolic_product": net(
         "float[N,3,4,4] x",
         "float[6,3,1,1] w1, int64[1] i = {0}, int64[1] j = {1}, int64[1] rest = {-1}, float[6,5] w2",
-        "a = Conv(x, w1) d = Shape(a) n = Gather(d, i) c = Gather(d, j) s = Concat<axis=0>(n, c, rest) f = Reshape(a, s) "
+        "a = Conv(x, w1) d = Shape(a) n = Gather(d, i) c = Gather(d, j) s = Concat<axis=0>(n, c, rest) "
+        "f = Reshape(a, s) "
         "t = Transpose<perm=[0,2,1]>(f) y = MatMul(t, w2)",
         outputs="float[N,16,5] y",
     ),

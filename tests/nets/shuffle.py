@@ -31,16 +31,20 @@ NETS: dict[str, Build] = {
         f"{_STATIC}, float[8,1,1] c",
     ),
     "shuffle_pairs": image(
-        "t = Reshape(a, s) u = Transpose<perm=[1,0,2]>(t) v = Reshape(u, r) b = Gather<axis=0>(v, zero) c = Gather<axis=0>(v, one) "
+        "t = Reshape(a, s) u = Transpose<perm=[1,0,2]>(t) v = Reshape(u, r) b = Gather<axis=0>(v, zero) "
+        "c = Gather<axis=0>(v, one) "
         "e = Conv(c, w2) f = Relu(e) z = Concat<axis=1>(b, f)",
         "int64[3] s = {8, 2, 36}, int64[5] r = {2, 2, 4, 6, 6}, int64 zero = {0}, int64 one = {1}, float[4,4,1,1] w2",
     ),
     "shuffle_v2_stage": image(
-        "t = Reshape(a, s) u = Transpose<perm=[1,0,2]>(t) v = Reshape(u, r) b = Gather<axis=0>(v, zero) c = Gather<axis=0>(v, one) "
+        "t = Reshape(a, s) u = Transpose<perm=[1,0,2]>(t) v = Reshape(u, r) b = Gather<axis=0>(v, zero) "
+        "c = Gather<axis=0>(v, one) "
         "e = Conv<group=4>(c, w2) f = Conv(e, w3) g = Relu(f) h = Concat<axis=1>(b, g) "
-        "ht = Reshape(h, s) hu = Transpose<perm=[1,0,2]>(ht) hv = Reshape(hu, r) k = Gather<axis=0>(hv, zero) l = Gather<axis=0>(hv, one) "
+        "ht = Reshape(h, s) hu = Transpose<perm=[1,0,2]>(ht) hv = Reshape(hu, r) k = Gather<axis=0>(hv, zero) "
+        "l = Gather<axis=0>(hv, one) "
         "m = Conv(l, w4) z = Concat<axis=1>(k, m)",
-        "int64[3] s = {8, 2, 36}, int64[5] r = {2, 2, 4, 6, 6}, int64 zero = {0}, int64 one = {1}, float[4,1,1,1] w2, float[4,4,1,1] w3, "
+        "int64[3] s = {8, 2, 36}, int64[5] r = {2, 2, 4, 6, 6}, int64 zero = {0}, int64 one = {1}, "
+        "float[4,1,1,1] w2, float[4,4,1,1] w3, "
         "float[4,4,1,1] w4",
     ),
     "shuffle_then_split": image(
@@ -67,7 +71,8 @@ NETS: dict[str, Build] = {
         "a = MatMul(x, w1) r = Reshape(a, apart) t = Transpose(r) z = Reshape(t, back) y = MatMul(z, w9)",
     ),
     "reshape_that_divides_no_axis": tokens(
-        "b = MatMul(a, w2) r = Reshape(b, first) q = Reshape(r, second) t = Transpose<perm=[0,1,3,2]>(q) z = Reshape(t, back)",
+        "b = MatMul(a, w2) r = Reshape(b, first) q = Reshape(r, second) t = Transpose<perm=[0,1,3,2]>(q) "
+        "z = Reshape(t, back)",
         "float[8,24] w2, int64[4] first = {2, 5, 6, 4}, int64[4] second = {2, 5, 8, 3}, int64[3] back = {2, 5, 24}",
         into=24,
     ),

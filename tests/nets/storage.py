@@ -98,7 +98,8 @@ NETS: dict[str, Build] = {
     "weight_among_sizes": net(
         "float[2,3,4,4] x",
         "float[6,3,1,1] w1, float[6] b1, float[4,6,1,1] w2, float[4] b2, float[3,4,1,1] w3, int64 two = {2}",
-        "a = Conv(x, w1, b1) n = Shape(a) k = Gather(n, two) f = Cast<to=1>(k) c = Mul(b2, f) b = Conv(a, w2, c) y = Conv(b, w3)",
+        "a = Conv(x, w1, b1) n = Shape(a) k = Gather(n, two) f = Cast<to=1>(k) c = Mul(b2, f) b = Conv(a, w2, c) "
+        "y = Conv(b, w3)",
     ),
     "read_inside_branch": image(
         "b = Conv(a, w2) q = If(yes) <then_branch = first () => (float[2,6,6,6] t) { t = Relu(b) }, "

@@ -1,4 +1,4 @@
-"""Operators that run graphs of their own: branches and bodies that hand channels over, and some that have channels of their own."""
+"""Operators that run graphs of their own: branches and bodies that hand channels over, or have some of their own."""
 
 from nets.build import Build, image, net
 
@@ -22,7 +22,8 @@ def _loop(body: str, state: str = "a") -> str:
 def _scan(body: str, first: str, state: str = "float[2,8,6]", backwards: int = 0) -> str:
     """Rows, one after the other, with what is made of those before as the state."""
     return (
-        f"{first} last, z = Scan<num_scan_inputs=1, scan_input_axes=[2], scan_output_axes=[2], scan_input_directions=[{backwards}], "
+        f"{first} last, z = Scan<num_scan_inputs=1, scan_input_axes=[2], scan_output_axes=[2], "
+        f"scan_input_directions=[{backwards}], "
         f"body = row ({state} e, float[2,8,6] f) => ({state} g, float[2,8,6] h) {{ {body} }}>(s, a)"
     )
 
@@ -38,7 +39,8 @@ NETS: dict[str, Build] = {
         "float[1,3,1,1] x",
         f"{_YES}, float[8,3,1,1] w1, float[6,8,1,1] w2, float[4,6,1,1] w9",
         "a = Conv(x, w1) z = If(yes) <then_branch = first () => (float[1,6,1,1] t) { t = Conv(a, w2) }, "
-        "else_branch = second () => (float[1,6,1,1] u) { u = Constant<value = float[1,6,1,1] {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}>() }> "
+        "else_branch = second () => (float[1,6,1,1] u) { u = Constant<value = float[1,6,1,1] {1.0, 2.0, 3.0, 4.0, "
+        "5.0, 6.0}>() }> "
         "y = Conv(z, w9)",
     ),
     "branch_of_its_own_channels": image(

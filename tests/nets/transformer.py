@@ -41,7 +41,8 @@ NETS: dict[str, Build] = {
     "gelu_fused": one("z = com.microsoft.Gelu(a)"),
     "fused_matmul": one("z = com.microsoft.FusedMatMul<transB=1, alpha=0.5>(a, w2)", "float[7,8] w2", into=7),
     "fused_matmul_activations": one(
-        "s = com.microsoft.FusedMatMul<transB=1>(a, a) p = Softmax(s) t = com.microsoft.FusedMatMul<transA=1>(p, a) z = Relu(t)"
+        "s = com.microsoft.FusedMatMul<transB=1>(a, a) p = Softmax(s) t = com.microsoft.FusedMatMul<transA=1>(p, a) "
+        "z = Relu(t)"
     ),
     "fused_matmul_old_name": one("z = com.microsoft.TransposeMatMul<transB=1>(a, w2)", "float[7,8] w2", into=7),
     "fused_matmul_batch_of_the_left": net(
@@ -61,16 +62,19 @@ NETS: dict[str, Build] = {
     "fused_matmul_both_swaps": net(
         "float[5,3,6] x",
         "float[6,8] w1, float[8] b1, float[7,4] w9, float[7,5,8] w2",
-        "m = MatMul(x, w1) a = Add(m, b1) z = com.microsoft.FusedMatMul<transBatchB=1, transB=1>(a, w2) y = MatMul(z, w9)",
+        "m = MatMul(x, w1) a = Add(m, b1) z = com.microsoft.FusedMatMul<transBatchB=1, transB=1>(a, w2) "
+        "y = MatMul(z, w9)",
         outputs="float[5,3,4] y",
         domains=', "com.microsoft": 1',
     ),
     "experts": one(
-        'r = MatMul(x, w8) f = Reshape(r, rows) z = com.microsoft.MoE<k=1, activation_type="gelu">(a, f, w2, b2, w3, b3)',
+        "r = MatMul(x, w8) f = Reshape(r, rows) "
+        'z = com.microsoft.MoE<k=1, activation_type="gelu">(a, f, w2, b2, w3, b3)',
         "float[6,3] w8, int64[2] rows = {-1, 3}, float[3,5,8] w2, float[3,5] b2, float[3,8,5] w3, float[3,8] b3",
     ),
     "experts_gated_beside": one(
-        'r = MatMul(x, w8) f = Reshape(r, rows) z = com.microsoft.MoE<k=2, activation_type="swiglu", swiglu_fusion=1>(a, f, w2, b2, w3)',
+        "r = MatMul(x, w8) f = Reshape(r, rows) "
+        'z = com.microsoft.MoE<k=2, activation_type="swiglu", swiglu_fusion=1>(a, f, w2, b2, w3)',
         "float[6,3] w8, int64[2] rows = {-1, 3}, float[3,10,8] w2, float[3,10] b2, float[3,8,5] w3",
     ),
     "fused_gemm": net(
@@ -83,36 +87,43 @@ NETS: dict[str, Build] = {
     "fused_conv": net(
         "float[2,3,6,6] x",
         "float[8,3,1,1] w1, float[8] b1, float[8,8,3,3] w2, float[8] b2, float[4,8,1,1] w9",
-        'a = Conv(x, w1, b1) z = com.microsoft.FusedConv<pads=[1,1,1,1], activation="Relu">(a, w2, b2, a) y = Conv(z, w9)',
+        'a = Conv(x, w1, b1) z = com.microsoft.FusedConv<pads=[1,1,1,1], activation="Relu">(a, w2, b2, a) '
+        "y = Conv(z, w9)",
         outputs="float[2,4,6,6] y",
         domains=', "com.microsoft": 1',
     ),
     "fused_conv_grouped": net(
         "float[2,3,6,6] x",
         "float[8,3,1,1] w1, float[8] b1, float[8,1,3,3] w2, float[4,8,1,1] w9",
-        'a = Conv(x, w1, b1) z = com.microsoft.FusedConv<pads=[1,1,1,1], group=8, activation="Relu">(a, w2) y = Conv(z, w9)',
+        'a = Conv(x, w1, b1) z = com.microsoft.FusedConv<pads=[1,1,1,1], group=8, activation="Relu">(a, w2) '
+        "y = Conv(z, w9)",
         outputs="float[2,4,6,6] y",
         domains=', "com.microsoft": 1',
     ),
     "skip_layer_normalization": one(
-        "b = MatMul(a, w2) n, i, j, s = com.microsoft.SkipLayerNormalization(x, b, scale, b2) c = MatMul(n, w3) d = MatMul(s, w3) "
+        "b = MatMul(a, w2) n, i, j, s = com.microsoft.SkipLayerNormalization(x, b, scale, b2) c = MatMul(n, w3) "
+        "d = MatMul(s, w3) "
         "e = Relu(c) z = Add(d, e)",
         "float[8,6] w2, float[6] scale, float[6] b2, float[6,8] w3",
     ),
     "skip_rms_normalization": one(
-        "b = MatMul(a, w2) n, i, j, s = com.microsoft.SkipSimplifiedLayerNormalization(x, b, scale) c = MatMul(n, w3) e = Relu(c) z = Add(e, c)",
+        "b = MatMul(a, w2) n, i, j, s = com.microsoft.SkipSimplifiedLayerNormalization(x, b, scale) "
+        "c = MatMul(n, w3) e = Relu(c) z = Add(e, c)",
         "float[8,6] w2, float[6] scale, float[6,8] w3",
     ),
     "embed_layer_normalization": fused(
-        "e, i = com.microsoft.EmbedLayerNormalization(ids, , word, place, , scale, b2) m = MatMul(e, w1) r = Relu(m) s = MatMul(x, w2) z = Add(r, s)",
+        "e, i = com.microsoft.EmbedLayerNormalization(ids, , word, place, , scale, b2) m = MatMul(e, w1) r = Relu(m) "
+        "s = MatMul(x, w2) z = Add(r, s)",
         "float[50,6] word, float[5,6] place, float[6] scale, float[6] b2, float[6,8] w1, float[6,8] w2",
         more=", int32[2,5] ids",
     ),
     "embed_layer_normalization_all": net(
         "int32[2,5] ids, int32[2,5] parts",
-        "float[50,8] word, float[5,8] place, float[50,8] part, float[8] scale, float[8] b2, float[8,6] w1, float[8,6] w2, float[6,4] w9, "
+        "float[50,8] word, float[5,8] place, float[50,8] part, float[8] scale, float[8] b2, float[8,6] w1, "
+        "float[8,6] w2, float[6,4] w9, "
         "int32[2,5] given = {1, 1, 1, 1, 0, 1, 1, 1, 0, 0}, int32[2,5] order = {4, 3, 2, 1, 0, 0, 1, 2, 3, 4}",
-        "e, i, s = com.microsoft.EmbedLayerNormalization<mask_index_type=1>(ids, parts, word, place, part, scale, b2, given, order) "
+        "e, i, s = com.microsoft.EmbedLayerNormalization<mask_index_type=1>(ids, parts, word, place, part, scale, "
+        "b2, given, order) "
         "p = MatMul(e, w1) q = MatMul(s, w2) r = Add(p, q) a = Relu(r) y = MatMul(a, w9)",
         outputs="float[2,5,4] y",
         domains=', "com.microsoft": 1',
@@ -138,33 +149,39 @@ NETS: dict[str, Build] = {
         "l = Slice(x, start, stop, axis) q = MatMul(l, wq) k = MatMul(l, wk) v = MatMul(l, wv) "
         "ko = MatMul(x, wk) k4 = Reshape(ko, split) pk = Transpose<perm=[0,2,1,3]>(k4) "
         "vo = MatMul(x, wv) v4 = Reshape(vo, split) pv = Transpose<perm=[0,2,1,3]>(v4) "
-        "z, kn, vn = com.microsoft.DecoderMaskedMultiHeadAttention<num_heads=4, past_present_share_buffer=1>(q, k, v, , added, pk, pv, length, , , b)",
+        "z, kn, vn = com.microsoft.DecoderMaskedMultiHeadAttention<num_heads=4, past_present_share_buffer=1>(q, k, "
+        "v, , added, pk, pv, length, , , b)",
         f"{_QKV}, float[1,4,1,4] added, int64[4] split = {{2, 5, 4, 2}}, int32[1] length = {{3}}, float[24] b, "
         "int64[1] start = {4}, int64[1] stop = {5}, int64[1] axis = {1}",
     ),
     "group_query_attention_packed": fused(
-        "q = MatMul(x, wq) z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=6, kv_num_heads=3, do_rotary=1, rotary_interleaved=1>"
+        "q = MatMul(x, wq) "
+        "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=6, kv_num_heads=3, do_rotary=1, rotary_interleaved=1>"
         "(q, , , , , length, total, cosine, sine)",
         "float[6,192] wq, int32[2] length = {4, 4}, int32 total = {5}, float[9,8] cosine, float[9,8] sine",
         into=96,
     ),
     "group_query_attention_softcap": fused(
         _MADE
-        + "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2, softcap=2.0, local_window_size=3, scale=0.5>"
+        + "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2, softcap=2.0, "
+        + "local_window_size=3, scale=0.5>"
         "(q, k, v, , , length, total, , , , added, sink)",
-        "float[6,32] wq, float[6,16] wk, float[6,16] wv, int32[2] length = {4, 4}, int32 total = {5}, float[2,4,5,5] added, float[4] sink",
+        "float[6,32] wq, float[6,16] wk, float[6,16] wv, int32[2] length = {4, 4}, int32 total = {5}, "
+        "float[2,4,5,5] added, float[4] sink",
         into=32,
     ),
     "group_query_attention_cache": fused(
         "l = Slice(x, start, stop, axis) q = MatMul(l, wq) k = MatMul(l, wk) v = MatMul(l, wv) "
         "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>(q, k, v, pk, pv, length, total)",
-        "float[6,32] wq, float[6,16] wk, float[6,16] wv, int32[2] length = {3, 3}, int32 total = {4}, float[2,2,3,8] pk, float[2,2,3,8] pv, "
+        "float[6,32] wq, float[6,16] wk, float[6,16] wv, int32[2] length = {3, 3}, int32 total = {4}, "
+        "float[2,2,3,8] pk, float[2,2,3,8] pv, "
         "int64[1] start = {4}, int64[1] stop = {5}, int64[1] axis = {1}",
         into=32,
     ),
     "group_query_attention_single_key": fused(
         _MADE
-        + "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=1, smooth_softmax=1>(q, k, v, , , length, total)",
+        + "z, ko, vo = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=1, smooth_softmax=1>(q, k, v, , "
+        + ", length, total)",
         "float[6,32] wq, float[6,8] wk, float[6,8] wv, int32[2] length = {4, 4}, int32 total = {5}",
         into=32,
     ),
@@ -178,7 +195,8 @@ NETS: dict[str, Build] = {
         "z = com.microsoft.Attention<num_heads=4>(a, w2, b2)", "float[8,24] w2, float[24] b2"
     ),
     "attention_with_weights_narrow_values": one(
-        "z = com.microsoft.Attention<num_heads=4, qkv_hidden_sizes=[16, 16, 8], unidirectional=1>(a, w2, b2, given, , added)",
+        "z = com.microsoft.Attention<num_heads=4, qkv_hidden_sizes=[16, 16, 8], unidirectional=1>(a, w2, b2, given, "
+        ", added)",
         "float[8,40] w2, float[40] b2, int32[2,5] given = {1, 1, 1, 1, 0, 1, 1, 1, 0, 0}, float[2,4,5,5] added",
     ),
     "attention_with_weights_cache": one(
@@ -187,8 +205,10 @@ NETS: dict[str, Build] = {
     ),
     "rotary_embedding_fused_four_axes": fused(
         _MADE
-        + "q4 = Reshape(q, heads) qt = Transpose<perm=[0,2,1,3]>(q4) r = com.microsoft.RotaryEmbedding<interleaved=1>(qt, place, cosine, sine) "
-        "rt = Transpose<perm=[0,2,1,3]>(r) r3 = Reshape(rt, merge) z = com.microsoft.MultiHeadAttention<num_heads=2>(r3, k, v)",
+        + "q4 = Reshape(q, heads) qt = Transpose<perm=[0,2,1,3]>(q4) "
+        + "r = com.microsoft.RotaryEmbedding<interleaved=1>(qt, place, cosine, sine) "
+        "rt = Transpose<perm=[0,2,1,3]>(r) r3 = Reshape(rt, merge) "
+        "z = com.microsoft.MultiHeadAttention<num_heads=2>(r3, k, v)",
         f"{_QKV}, {_ANGLES}, int64[4] heads = {{0, 0, 2, 4}}, int64[3] merge = {{0, 0, 8}}",
     ),
     "rotary_embedding_of_part": fused(
@@ -204,16 +224,21 @@ NETS: dict[str, Build] = {
     ),
     "rotary_embedding_fused": fused(
         _MADE + "r = com.microsoft.RotaryEmbedding<num_heads=2>(q, place, cosine, sine) "
-        "t = com.microsoft.RotaryEmbedding(k, place, cosine, sine) z = com.microsoft.MultiHeadAttention<num_heads=2>(r, t, v)",
+        "t = com.microsoft.RotaryEmbedding(k, place, cosine, sine) "
+        "z = com.microsoft.MultiHeadAttention<num_heads=2>(r, t, v)",
         f"{_QKV}, {_ANGLES}",
     ),
     "attention_operator": fused(_MADE + "z = Attention<q_num_heads=4, kv_num_heads=4>(q, k, v)", _QKV, opset=23),
     "attention_operator_batch": net(
         "float[2,5,6] x",
-        "float[7,2] w1, float[6,8] w2, float[6,8] w3, float[8,2] w4, float[5,7] w5, float[9,4] cosine, float[9,4] sine, "
-        "int64[3] s = {7, 5, 6}, int64[7,5] place = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 8, 7, 6, 5, 4, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4}",
+        "float[7,2] w1, float[6,8] w2, float[6,8] w3, float[8,2] w4, float[5,7] w5, float[9,4] cosine, "
+        "float[9,4] sine, "
+        "int64[3] s = {7, 5, 6}, "
+        "int64[7,5] place = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 8, 7, 6, 5, 4, 0, 1, 2, 3, "
+        "4, 0, 1, 2, 3, 4}",
         "f = Flatten<axis=1>(x) g = MatMul(w1, f) h = Reshape(g, s) q = MatMul(h, w2) k = MatMul(h, w3) "
-        "r = RotaryEmbedding<num_heads=1>(q, cosine, sine, place) a = Attention<q_num_heads=1, kv_num_heads=1>(r, k, k) "
+        "r = RotaryEmbedding<num_heads=1>(q, cosine, sine, place) "
+        "a = Attention<q_num_heads=1, kv_num_heads=1>(r, k, k) "
         "o = MatMul(a, w4) p = Flatten<axis=1>(o) y = MatMul(w5, p)",
         opset=23,
     ),
@@ -225,7 +250,8 @@ NETS: dict[str, Build] = {
     ),
     "attention_operator_cache": fused(
         _MADE
-        + "o, kn, vn, s = Attention<q_num_heads=4, kv_num_heads=2, qk_matmul_output_mode=0, is_causal=1>(q, k, v, added, pk, pv) "
+        + "o, kn, vn, s = Attention<q_num_heads=4, kv_num_heads=2, qk_matmul_output_mode=0, is_causal=1>(q, k, v, "
+        + "added, pk, pv) "
         "st = Transpose<perm=[0,2,1,3]>(s) sr = Reshape(st, scores) z = Concat<axis=2>(o, sr)",
         f"{_SHARED}, float[4,5,8] added, float[2,2,3,4] pk, float[2,2,3,4] pv, int64[3] scores = {{0, 0, -1}}",
         into=48,
@@ -251,7 +277,8 @@ NETS: dict[str, Build] = {
     ),
     "attention_operator_grouped": fused(
         _MADE
-        + "r = RotaryEmbedding<num_heads=4>(q, cosine, sine, place) t = RotaryEmbedding<num_heads=2>(k, cosine, sine, place) "
+        + "r = RotaryEmbedding<num_heads=4>(q, cosine, sine, place) t = RotaryEmbedding<num_heads=2>(k, cosine, "
+        + "sine, place) "
         "z = Attention<q_num_heads=4, kv_num_heads=2, is_causal=1>(r, t, v)",
         f"{_SHARED}, {_ANGLES}",
         into=16,
@@ -260,7 +287,8 @@ NETS: dict[str, Build] = {
     "attention_operator_four_axes": fused(
         _MADE + _SPLIT + "r = RotaryEmbedding(qt, cosine, sine, place) o = Attention(r, kt, vt, added) "
         "ot = Transpose<perm=[0,2,1,3]>(o) z = Reshape(ot, merge)",
-        f"{_SHARED}, {_ANGLES}, float[1,4,5,5] added, int64[4] heads = {{0, 0, 4, 4}}, int64[4] shared = {{0, 0, 2, 4}}, int64[3] merge = {{0, 0, 16}}",
+        f"{_SHARED}, {_ANGLES}, float[1,4,5,5] added, int64[4] heads = {{0, 0, 4, 4}}, "
+        f"int64[4] shared = {{0, 0, 2, 4}}, int64[3] merge = {{0, 0, 16}}",
         into=16,
         opset=23,
     ),
