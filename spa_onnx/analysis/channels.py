@@ -142,9 +142,8 @@ def _connected(total: int, row: Indices, column: Indices) -> Indices:
     """Return for each index the lowest index that it is connected with, by links row[k] to column[k].
 
     Where a link joins two labels, the higher one is replaced by the lower one, for all links at once; then every label
-    is
-    replaced by the label of its label. The number of rounds grows with the logarithm of the longest path (Shiloach and
-    Vishkin 1982).
+    is replaced by the label of its label. The number of rounds grows with the logarithm of the longest path (Shiloach
+    and Vishkin 1982).
     """
     labels = np.arange(total)
     while len(row):

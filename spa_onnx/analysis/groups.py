@@ -30,8 +30,7 @@ class Group:
         owner: Axis -> int64 (size of the axis,), the channel that owns each index, -1 for none. Matrices and filters
         come
             first, then vectors, then activations, each in graph order. If every part has the axis for itself, the shape
-            is
-            (parts, size of the axis), and row p belongs to part p of the tensor along axis 0.
+            is (parts, size of the axis), and row p belongs to part p of the tensor along axis 0.
         pinned: Empty, or why none of these channels can be removed.
         cause: The reason without its place, for counting.
         parts: The number of equally large parts that the channels form, one after the other. Each part loses as many

@@ -224,10 +224,8 @@ def deform_conv(node: Node, model: Model) -> Iterator[Fact]:
     """Yield the facts of a convolution whose windows are moved by offsets.
 
     X is (N, C, ...), W is (M, C/g, k...), the offsets are (N, d * 2 * k, ...). Each of d offset groups moves C/d
-    channels,
-    so these numbers are fixed: with several offset groups X keeps its channels. The optional mask has one factor for
-    each
-    place of the kernel and each offset group.
+    channels, so these numbers are fixed: with several offset groups X keeps its channels. The optional mask has one
+    factor for each place of the kernel and each offset group.
     """
     x, w, offset, bias, mask = node.inputs[0], node.inputs[1], node.inputs[2], node.input(3), node.input(4)
     y, channels, filters = node.outputs[0], _size(model, x, 1), _size(model, w, 0)

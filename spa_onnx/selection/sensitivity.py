@@ -28,10 +28,8 @@ def sensitivities(
     """Measure the relative error of the outputs per unit of summed loss, divided by the median.
 
     Each group by itself loses its TRIAL least important channels, the linear layers that read them are refitted, and
-    some
-    samples run through the model. With uncertain samples sensitivities are clipped below at the median: such samples
-    hardly
-    activate some layers, and the outputs may only seem independent of them.
+    some samples run through the model. With uncertain samples sensitivities are clipped below at the median: such
+    samples hardly activate some layers, and the outputs may only seem independent of them.
 
     Args:
         analysis: The groups of the model.
@@ -41,8 +39,7 @@ def sensitivities(
 
     Returns:
         float64 (groups,); ones if no trial changes the outputs, or the executor cannot run the model with its weights
-        as
-        inputs.
+        as inputs.
     """
     try:
         trials = Trials(analysis, groups, calibration, len(groups))

@@ -120,8 +120,7 @@ class Twins:
         """Compare with quantised operators fused, so that they add up integers, which is exact in any order.
 
         In float, the last bit of a sum can round an activation to the next step, which is a hundredth and more. The
-        result is
-        infinite if the executor cannot fuse them.
+        result is infinite if the executor cannot fuse them.
         """
         try:
             want, got = (
