@@ -16,7 +16,7 @@ from spa_onnx.execution.session import open_session
 from spa_onnx.pipeline import inspect
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.removal import Removal
-from spa_onnx.synthetic.feeds import random_feed, working_dims
+from spa_onnx.synthetic.working import working_inputs
 from spa_onnx.validation.masked import difference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +79,7 @@ def in_double(path: Path, result: spa_onnx.Result) -> float:
     analysis = inspect(path, width=settings["width"], attention=settings["attention"])
     drop = {group["name"]: np.asarray(group["removed"]) for group in result.plan["groups"]}
     masked = mask(analysis.model, Removal(analysis, drop))
-    feed = random_feed(analysis.model, working_dims(analysis.model, open_session(masked), {}), 0)
+    (feed,) = working_inputs(analysis.model, open_session(masked), {}).feeds(analysis.model, 1)
     want, got = (Float64().open(proto).run(feed) for proto in (masked, result.model))
     return max(
         difference(x, y) if x.dtype.kind == "f" else float((x != y).mean()) for x, y in zip(want, got, strict=True)

@@ -14,6 +14,7 @@ from spa_onnx.analysis.groups import Analysis
 from spa_onnx.config import Settings
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.execution.session import onnxruntime_with, running_on
+from spa_onnx.job import Job
 from spa_onnx.model.source import open_source
 from spa_onnx.plan.plan import Plan, check_plan
 from spa_onnx.repair.layerwise import REPAIRS
@@ -29,7 +30,6 @@ from spa_onnx.statistics.memory import DEFAULT_MEMORY
 from spa_onnx.steps import (
     CPU,
     Clock,
-    Job,
     Original,
     Progress,
     RunOptions,
@@ -75,6 +75,7 @@ def prune(  # noqa: PLR0913 - one argument for each option of the command line
     check: bool = True,
     measure_latency: bool = False,
     data: object = None,
+    test_data: object = None,
     preprocess: str | None = None,
     memory: str | int = DEFAULT_MEMORY,
     dims: Mapping[str, int] | None = None,
@@ -108,9 +109,10 @@ def prune(  # noqa: PLR0913 - one argument for each option of the command line
         samples: The number of samples for calibration. The default is 256; for small models up to 512 synthetic ones.
         check: Whether to validate the result.
         measure_latency: Whether to measure the latency of both models.
-        data: Calibration data, and the data to report accuracy on if it has labels: a path or name as for `--data`
-            (docs/data.md), a mapping of arrays, an object with `get_next()`, or an iterable of feeds. By default
-            samples are synthetic.
+        data: Calibration data: a path or name as for `--data` (docs/data.md), a mapping of arrays, an object with
+            `get_next()`, or an iterable of feeds. A share is held out: quality, with labels also accuracy, is measured
+            on it. By default samples are synthetic.
+        test_data: The samples that quality is measured on, in place of the share of `data` that is held out.
         preprocess: How images and uint8 arrays become input values, as for `--preprocess`.
         memory: The most memory that statistics may take while they are collected: `2GB`, or a number of bytes.
         dims: Symbolic dimension -> size.
@@ -149,6 +151,7 @@ def prune(  # noqa: PLR0913 - one argument for each option of the command line
         check=check,
         measure_latency=measure_latency,
         data=data,
+        test_data=test_data,
         preprocess=preprocess,
         memory=memory,
         dims=dims,
@@ -165,7 +168,7 @@ def _pruned(model: str | Path | onnx.ModelProto, settings: Settings, options: Ru
     with running_on(onnxruntime_with(options.providers, options.threads)):
         clock("load")
         source = open_source(model)
-        original = Original.of(source, options) if options.check or needs_statistics(settings) else None
+        original = Original.of(source, options, settings) if options.check or needs_statistics(settings) else None
         clock("analyse")
         analysis, original = runnable(source, options.dims, settings, original)
         calibration: Calibration | None = None
@@ -189,8 +192,8 @@ def apply_plan(model: str | Path | onnx.ModelProto, plan: Plan, **options: Any) 
     Args:
         model: The model that the plan was made for.
         plan: The plan, as `spa_onnx.read_plan` returns it.
-        **options: How the model is run, as in `prune`: `check`, `measure_latency`, `data`, `preprocess`, `memory`,
-            `dims`, `providers`, `threads`, `progress`.
+        **options: How the model is run, as in `prune`: `check`, `measure_latency`, `data`, `test_data`, `preprocess`,
+            `memory`, `dims`, `providers`, `threads`, `progress`.
 
     Returns:
         The pruned model, the plan and the report.
@@ -212,7 +215,7 @@ def apply_plan(model: str | Path | onnx.ModelProto, plan: Plan, **options: Any) 
             )
         settings = resolved(Settings.of(plan.settings))
         repairs = settings.repair != "none"
-        original = Original.of(source, run_options) if run_options.check or repairs else None
+        original = Original.of(source, run_options, settings) if run_options.check or repairs else None
         clock("analyse")
         analysis, original = runnable(source, run_options.dims, settings, original)
         check_plan(plan, analysis)
@@ -270,6 +273,4 @@ def resolved(settings: Settings) -> Settings:
 
 def _carried_out(job: Job, original: Original | None, *, check: bool) -> Result:
     """Carry out a job, with the original only if the result is checked."""
-    if original is None or not check:
-        return job.carry_out(None, {}, None)
-    return job.carry_out(original.session, original.dims, original.samples)
+    return job.carry_out(original if check else None)

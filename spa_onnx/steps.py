@@ -1,9 +1,9 @@
-"""The pipeline's steps: open, analyse and calibrate the original; rewrite, validate, repair and measure the result."""
+"""The pipeline's first steps: open, analyse and calibrate the original."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -11,27 +11,21 @@ from spa_onnx.analysis import analyse
 from spa_onnx.analysis.demands import excluded
 from spa_onnx.analysis.groups import Analysis
 from spa_onnx.config import Settings, parse_bytes
+from spa_onnx.data.batches import Samples
 from spa_onnx.data.preprocess import parse
-from spa_onnx.data.samples import Samples, read_samples
+from spa_onnx.data.samples import read_samples
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.execution.session import Session, latency, open_session
-from spa_onnx.model.model import Model, feeds, parameters
+from spa_onnx.execution.session import Session, open_session
+from spa_onnx.model.model import Model, feeds
 from spa_onnx.model.shapes import symbolic_dims
 from spa_onnx.model.source import Source
-from spa_onnx.operators.macs import macs, uncounted_operators
-from spa_onnx.plan.plan import Plan
-from spa_onnx.plan.rewrite import Rewritten, rewrite
-from spa_onnx.repair.repair import not_refitted_weights, refitted
-from spa_onnx.report.result import Report, Result
-from spa_onnx.rounds import Rounds
 from spa_onnx.scoring import CRITERIA
-from spa_onnx.selection.budgets import CLOSE, UNITS
 from spa_onnx.selection.propose import why_nothing_is_prunable
-from spa_onnx.statistics.calibration import Calibration, Sampling, calibrate
+from spa_onnx.statistics.calibration import DEFAULT_SAMPLES, Calibration, Sampling, calibrate
 from spa_onnx.statistics.memory import DEFAULT_MEMORY
-from spa_onnx.synthetic.feeds import random_feed, working_dims
-from spa_onnx.validation.drift import drift
-from spa_onnx.validation.validate import validate
+from spa_onnx.synthetic.working import WorkingInputs, working_inputs
+from spa_onnx.validation.quality import Evaluation
+from spa_onnx.validation.validate import SEEDS
 
 Progress: TypeAlias = Callable[[str], None]
 """Called with the name of each step as it begins."""
@@ -43,6 +37,9 @@ def no_progress(_: str) -> None:
 
 CPU = ("CPUExecutionProvider",)
 
+TRIAL_BATCH = 2
+"""The number of given samples in a trial run, if the batch is free."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
@@ -51,6 +48,7 @@ class RunOptions:
     check: bool = True
     measure_latency: bool = False
     data: object = None
+    test_data: object = None
     preprocess: str | None = None
     memory: str | int = DEFAULT_MEMORY
     dims: Mapping[str, int] | None = None
@@ -94,30 +92,55 @@ class Original:
 
     Args:
         session: The session of the original.
-        dims: Symbolic dimension -> size: the sizes that the user gave or, after `runnable`, sizes at which it runs.
+        inputs: The sizes that the user gave or, after `runnable`, inputs at which it runs.
         samples: The calibration data; None for synthetic samples.
+        evaluation: What the quality of the result is measured on.
         memory: The number of bytes that statistics may take.
     """
 
     session: Session
-    dims: Mapping[str, int]
+    inputs: WorkingInputs
     samples: Samples | None
+    evaluation: Evaluation
     memory: int
 
     @classmethod
-    def of(cls, source: Source, options: RunOptions) -> Original:
-        """Open the original and read the calibration data.
+    def of(cls, source: Source, options: RunOptions, settings: Settings) -> Original:
+        """Open the original and read the samples: those to fit on, and those to measure on.
 
         Raises:
             RefusedError: The original does not run, so nothing could be checked.
             UsageError: The data or `preprocess` cannot be used.
         """
         preprocess = parse(options.preprocess) if options.preprocess else None
-        if preprocess and options.data is None:
+        if preprocess and options.data is None and options.test_data is None:
             raise UsageError("preprocess is for given data; name some")
         session = open_session(source.proto, optimise=True, timed=True, what="the original model")
-        samples = None if options.data is None else read_samples(options.data, source.proto, preprocess)
-        return cls(session, options.dims or {}, samples, parse_bytes(options.memory))
+        data, test = (
+            None if given is None else read_samples(given, source.proto, preprocess)
+            for given in (options.data, options.test_data)
+        )
+        samples, evaluation = _divided(data, test, settings, measured=options.check)
+        return cls(session, WorkingInputs(options.dims or {}), samples, evaluation, parse_bytes(options.memory))
+
+
+def _divided(
+    data: Samples | None, test: Samples | None, settings: Settings, *, measured: bool
+) -> tuple[Samples | None, Evaluation]:
+    """Return the samples to fit on, and those to measure on: no sample is both.
+
+    All samples are fitted to if nothing is measured.
+    """
+    if test is not None:
+        return data, Evaluation(test, "held-out")
+    if data is None:
+        return None, Evaluation()
+    if not measured or not needs_statistics(settings):
+        return data, Evaluation(data, "given")
+    fitted, held_out = data.split(settings.samples or DEFAULT_SAMPLES)
+    if held_out is None:
+        return fitted, Evaluation(unknown="unknown: one sample cannot be both fitted to and measured on")
+    return fitted, Evaluation(held_out, "held-out")
 
 
 def read_analysis(source: Source, dims: Mapping[str, int] | None, settings: Settings) -> Analysis:
@@ -158,14 +181,16 @@ def runnable(
     if original is None:
         return analysis, None
     try:
-        sizes = working_dims(analysis.model, original.session, original.dims)
+        given = original.samples or original.evaluation.samples
+        trial = () if given is None else tuple(given.head(TRIAL_BATCH * SEEDS, TRIAL_BATCH).feeds())
+        inputs = working_inputs(analysis.model, original.session, original.inputs.dims, trial)
     except RefusedError:
         if analysis.prunable():
             raise
         raise RefusedError(why_nothing_is_prunable(analysis, settings)) from None  # this reason explains more
-    if any(sizes.get(name, size) != size for name, size in analysis.model.inference.dims.items()):
-        analysis = read_analysis(source, sizes, settings)
-    return analysis, replace(original, dims=sizes)
+    if any(inputs.dims.get(name, size) != size for name, size in analysis.model.inference.dims.items()):
+        analysis = read_analysis(source, inputs.dims, settings)
+    return analysis, replace(original, inputs=inputs)
 
 
 def collect_statistics(
@@ -181,138 +206,4 @@ def collect_statistics(
     clock("collect")
     axes = {axis for group in analysis.prunable() for axis in group.owner}
     sampling = Sampling(settings.samples, settings.seed, original.memory)
-    return calibrate(analysis.model, original.dims, original.samples, sampling, axes)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A plan, with everything that is needed to carry it out.
-
-    Args:
-        source: The original file.
-        analysis: The groups of the original.
-        plan: The plan.
-        clock: Called with the name of each step as it begins.
-        latency: Whether to measure the latency of both models.
-        rounds: How the channels were selected, and the values that the rounds have repaired; None for a saved plan.
-        calibration: The statistics for repair; None if nothing is repaired, or if the rounds have done it.
-    """
-
-    source: Source
-    analysis: Analysis
-    plan: Plan
-    clock: Clock
-    latency: bool
-    rounds: Rounds | None = None
-    calibration: Calibration | None = None
-
-    def carry_out(self, original: Session | None, dims: Mapping[str, int], samples: Samples | None) -> Result:
-        """Rewrite, validate, repair and measure.
-
-        Args:
-            original: The session of the original; None to run and check nothing.
-            dims: Symbolic dimension -> size at which the original runs.
-            samples: The data to measure the drift on; None for random inputs.
-
-        Raises:
-            ValidationError: The result fails a check.
-        """
-        self.clock("rewrite")
-        rewritten = rewrite(self.analysis, self.plan)
-        report = self._report(rewritten)
-        if original is not None:
-            self.clock("validate")
-            report = replace(report, validation=validate(self.analysis.model, rewritten, dims, original=original))
-        repairs = self._has_repaired_values or self._refits
-        if repairs:
-            self.clock("repair")
-            rewritten, description, notes = self._repaired(rewritten)
-            report = replace(report, repair=description, notes=(*report.notes, *notes))
-            if original is not None:
-                validate(self.analysis.model, rewritten, dims, repaired=True, original=original)
-        if original is not None:
-            self.clock("measure")
-            report = self._measured(report, rewritten, original, dims, samples)
-        self.clock("")
-        plan = self.plan.to_json(self.analysis, rewritten.tensors, rewritten.inexact, repaired=repairs)
-        return Result(rewritten.proto, plan, replace(report, seconds=self.clock.seconds))
-
-    @property
-    def _has_repaired_values(self) -> bool:
-        return self.rounds is not None and bool(self.rounds.values)
-
-    @property
-    def _refits(self) -> bool:
-        return self.calibration is not None and self.plan.settings["repair"] != "none"
-
-    def _repaired(self, rewritten: Rewritten) -> tuple[Rewritten, str, tuple[str, ...]]:
-        """Return the pruned model with repaired weights, a description of the repair, and notes."""
-        if self.calibration is None:
-            values, description = (self.rounds.values, self.rounds.repair) if self.rounds else ({}, "")
-            return rewrite(self.analysis, self.plan, values), description, ()
-        settings = Settings.of(self.plan.settings)
-        values = refitted(self.calibration, rewritten.removal, settings)
-        repaired = rewrite(self.analysis, self.plan, values)
-        correction = self.calibration.correction(repaired.proto, rewritten.removal.kept)
-        description = f"{settings.repair}: fitted on {self.calibration.describe()}"
-        notes: tuple[str, ...] = ()
-        if settings.repair == "obs":
-            notes = tuple(not_refitted_weights(self.calibration, rewritten.removal, values))
-        if correction:
-            repaired = rewrite(self.analysis, self.plan, values | correction)
-        return repaired, description, notes
-
-    def _measured(
-        self,
-        report: Report,
-        rewritten: Rewritten,
-        original: Session,
-        dims: Mapping[str, int],
-        samples: Samples | None,
-    ) -> Report:
-        """Return the report with the drift on the samples, or on random inputs, and the latency."""
-        pruned = open_session(rewritten.proto, optimise=True, timed=True, what="the pruned model")
-        feed = random_feed(self.analysis.model, dims, seed=0)
-        batches, labels = (samples.feeds(), samples.labels) if samples else (iter([feed]), None)
-        change = drift(original, pruned, batches, labels)
-        report = replace(report, drift=change, bytes=(self.source.bytes, rewritten.proto.ByteSize()))
-        if self.latency:
-            before, after = latency([original, pruned], feed)
-            report = replace(report, latency=(before, after))
-        return report
-
-    def _report(self, rewritten: Rewritten) -> Report:
-        """Return the report without the entries that need a run."""
-        model, removed = self.analysis.model, self.plan.removed
-        return Report(
-            params=(parameters(model.proto), parameters(rewritten.proto)),
-            macs=(macs(model), macs(model, rewritten.removal.after)),
-            bytes=(self.source.bytes, rewritten.proto.ByteSize()),
-            latency=None,
-            groups=tuple((g.name, g.size, len(removed[g.name])) for g in self.analysis.groups if g.name in removed),
-            pinned=tuple((g.name, g.size, g.pinned, g.cause) for g in self.analysis.pinned()),
-            inexact=rewritten.inexact,
-            validation=None,
-            drift=None,
-            seconds={},
-            notes=tuple(self._notes(rewritten)),
-            selection=None if self.rounds is None else self.rounds.selection,
-        )
-
-    def _notes(self, rewritten: Rewritten) -> Iterator[str]:
-        """Yield notes on operators whose MACs are not counted, and on targets that were missed by more than CLOSE."""
-        model = self.analysis.model
-        for operator in uncounted_operators(model):
-            yield f"the multiply-accumulates of operator {operator} are not counted: nothing is registered about it"
-        goal = Settings.of(self.plan.settings).goal()
-        if isinstance(goal, float | int):
-            return
-        after = {"macs": macs(model, rewritten.removal.after), "params": parameters(rewritten.proto)}
-        kept = [after[target.unit] / UNITS[target.unit].whole(model) for target in goal]
-        is_close = any((1 - CLOSE) * target.share <= share for target, share in zip(goal, kept, strict=True))
-        for target, share in zip(goal, kept, strict=True):
-            if share > target.share or not is_close:
-                yield (
-                    f"target {target.unit}={target.share:g}: {share:.4f} is the nearest that whole channels "
-                    "and multiples allow"
-                )
+    return calibrate(analysis.model, original.inputs, original.samples, sampling, axes)

@@ -11,7 +11,7 @@ from spa_onnx.data.samples import read_samples
 from spa_onnx.execution.session import open_session
 from spa_onnx.pipeline import inspect
 from spa_onnx.statistics.calibration import Sampling, calibrate
-from spa_onnx.synthetic.feeds import working_dims
+from spa_onnx.synthetic.working import working_inputs
 
 CONV = net(
     "float[N,3,6,6] x",
@@ -64,4 +64,4 @@ def calibrated_model(proto, x, count=200):
     analysis = inspect(proto)
     session = open_session(proto)
     given = read_samples({"x": x}, proto)
-    return analysis, calibrate(analysis.model, working_dims(analysis.model, session, {}), given, Sampling(count, 0))
+    return analysis, calibrate(analysis.model, working_inputs(analysis.model, session, {}), given, Sampling(count, 0))

@@ -259,11 +259,11 @@ def test_the_default_prunes_a_model_that_takes_one_sample_at_a_time():
 
 
 def test_made_up_samples_on_which_the_model_does_not_run_are_left_out():
-    """Numbers below 50 that index a table of 44, behind a subtraction."""
+    """Numbers below 50 that index a table of 44, behind a product."""
     proto = net(
         "int64[N,3] ids",
-        "float[44,8] w1, float[8,4] w2, float[4,4] w3, int64 none = {0}",
-        "i = Sub(ids, none) e = Gather(w1, i) r = Relu(e) m = MatMul(r, w2) t = Tanh(m) y = MatMul(t, w3)",
+        "float[44,8] w1, float[8,4] w2, float[4,4] w3, int64 one = {1}",
+        "i = Mul(ids, one) e = Gather(w1, i) r = Relu(e) m = MatMul(r, w2) t = Tanh(m) y = MatMul(t, w3)",
     )()
     found = spa_onnx.prune(proto, 0.4)
     count = int(found.report.repair.split()[3])

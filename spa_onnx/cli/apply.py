@@ -20,6 +20,7 @@ from spa_onnx.cli import options
     help="Where to write the pruned model. Default: MODEL with .pruned.onnx.",
 )
 @options.data_option
+@options.test_data_option
 @options.preprocess_option
 @options.memory_option
 @options.json_option
@@ -39,10 +40,12 @@ def command(
     from spa_onnx.report.progress import progress  # noqa: PLC0415
 
     target = options.one_output(model, None, output)
-    files.check_targets((model, plan, *options.existing(run_options["data"])), (target,), force=force)
+    data, test_data = run_options["data"], run_options["test_data"]
+    sources = (*options.existing(data), *options.existing(test_data))
+    files.check_targets((model, plan, *sources), (target,), force=force)
     check, dims = not no_validate, dict(run_options.pop("dims"))
     with progress(STEPS) as show:
         result = apply_plan(
             model, read_plan(plan), check=check, measure_latency=check, dims=dims, progress=show, **run_options
         )
-    write_result(result, model, Outputs(target, force=force, as_json=as_json), run_options["data"])
+    write_result(result, model, Outputs(target, force=force, as_json=as_json), test_data or data)

@@ -132,6 +132,11 @@ data_option = click.option(
     "a folder or zip of images, a folder with test_data_set_*/input_*.pb, or module:factory. "
     "Default: synthetic samples.",
 )
+test_data_option = click.option(
+    "--test-data",
+    metavar="SOURCE",
+    help="Samples to measure quality on, as for --data. Default: a share of --data that is held out.",
+)
 preprocess_option = click.option(
     "--preprocess",
     metavar="HOW",

@@ -68,6 +68,7 @@ from spa_onnx.cli import options
     help="How the scores of groups are made comparable.",
 )
 @options.data_option
+@options.test_data_option
 @options.preprocess_option
 @options.memory_option
 @click.option(
@@ -123,11 +124,13 @@ def command(model: Path, output: Path | None, output_option: Path | None, **opti
 
     target = options.one_output(model, output, output_option)
     plan, report, force, as_json = (option_values.pop(name) for name in ("plan", "report", "force", "as_json"))
-    files.check_targets((model, *options.existing(option_values["data"])), (target, plan, report), force=force)
+    sources = (*options.existing(option_values["data"]), *options.existing(option_values["test_data"]))
+    files.check_targets((model, *sources), (target, plan, report), force=force)
     check_report(report)
     if option_values.pop("no_repair"):
         option_values["repair"] = "none"
     check, dims = not option_values.pop("no_validate"), dict(option_values.pop("dims"))
     with progress(STEPS) as show:
         result = prune(model, dims=dims, check=check, measure_latency=check, progress=show, **option_values)
-    write_result(result, model, Outputs(target, plan, report, force=force, as_json=as_json), option_values["data"])
+    measured_on = option_values["test_data"] or option_values["data"]
+    write_result(result, model, Outputs(target, plan, report, force=force, as_json=as_json), measured_on)

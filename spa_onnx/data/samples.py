@@ -1,20 +1,19 @@
-"""Samples given by the user, checked against the inputs of a model and divided into runs."""
+"""Samples given by the user, read and checked against the inputs of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
-from typing import overload
 
 import numpy as np
 import onnx
 
+from spa_onnx.data.batches import Column, Samples, sample_count
 from spa_onnx.data.inputs import check_shared_dimensions, describe_input, fit_to_input, input_dtype, input_sizes
 from spa_onnx.data.preprocess import HELP, PRESETS, Preprocess, class_numbers, picture, pixels_of
 from spa_onnx.data.sources import ONLY_INPUT, Images, NamedArrays, read_parts
 from spa_onnx.errors import RefusedError, UsageError
-from spa_onnx.execution.session import Feed
 from spa_onnx.model.folding import Array
 from spa_onnx.model.model import feeds
 
@@ -23,106 +22,6 @@ BATCH = 64
 
 LABELS = "y"
 """The name under which labels are stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """The values of one input for all samples of a part.
-
-    Args:
-        count: The number of samples; None for an input that all samples share.
-        take: Returns the values for a slice of the samples.
-    """
-
-    count: int | None
-    take: Callable[[slice], Array]
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """Samples of a model.
-
-    Args:
-        parts: Input name -> its values, for each part. The samples of a part have the same sizes.
-        labels: Integers (samples, ...), or None.
-        batch: Samples per run.
-        fixed: Whether the model takes exactly `batch` samples per run.
-        whole: Whether each part is one run, because the inputs share no axis for samples.
-        limit: The number of samples to use, None for all.
-    """
-
-    parts: tuple[Mapping[str, Column], ...]
-    labels: Array | None
-    batch: int
-    fixed: bool = False
-    whole: bool = False
-    limit: int | None = None
-
-    def __len__(self) -> int:
-        """Return the number of samples that are run."""
-        return sum(1 if self.whole else run.stop - run.start for _, run in self.runs())
-
-    def head(self, count: int, batch: int) -> Samples:
-        """Return the first samples.
-
-        Args:
-            count: The number of samples. At least one batch is used if its size is fixed.
-            batch: Samples per run. It is ignored if the model fixes the batch size.
-        """
-        return (
-            replace(self, limit=max(count, self.batch), batch=self.batch)
-            if self.fixed
-            else replace(self, limit=count, batch=batch)
-        )
-
-    def runs(self) -> Iterator[tuple[int, slice]]:
-        """Yield the part and the samples of every run. Samples that do not fill a fixed batch are left out.
-
-        Yields:
-            (number of the part, slice of its samples).
-        """
-        remaining = self.limit
-        for number, part in enumerate(self.parts):
-            if self.whole:
-                count, runs = 1, [slice(None)]
-            else:
-                count = _sample_count(part) if remaining is None else min(_sample_count(part), remaining)
-                count = count // self.batch * self.batch if self.fixed else count
-                runs = [slice(start, min(start + self.batch, count)) for start in range(0, count, self.batch)]
-            if remaining is not None:
-                remaining -= count
-                if remaining < 0:
-                    return
-            yield from ((number, run) for run in runs)
-
-    def feeds(self) -> Feeds:
-        """Return the samples in batches, each read on demand."""
-        return Feeds(self.parts, tuple(self.runs()))
-
-
-class Feeds(Sequence[Feed]):
-    """Runs of samples, read, decoded and preprocessed on demand, so that memory holds one run at a time."""
-
-    def __init__(self, parts: Sequence[Mapping[str, Column]], runs: Sequence[tuple[int, slice]]) -> None:
-        self._parts, self._runs = parts, runs
-
-    def __len__(self) -> int:
-        return len(self._runs)
-
-    @overload
-    def __getitem__(self, place: int) -> Feed: ...
-    @overload
-    def __getitem__(self, place: slice) -> Feeds: ...
-    def __getitem__(self, place: int | slice) -> Feed | Feeds:
-        if isinstance(place, slice):
-            return Feeds(self._parts, self._runs[place])
-        part, run = self._runs[place]
-        return {name: column.take(run) for name, column in self._parts[part].items()}
-
-
-def _sample_count(part: Mapping[str, Column]) -> int:
-    """Return the number of samples of a part."""
-    return next(column.count for column in part.values() if column.count is not None)
 
 
 def read_samples(data: object, proto: onnx.ModelProto, preprocess: Preprocess | None = None) -> Samples:
@@ -142,19 +41,51 @@ def read_samples(data: object, proto: onnx.ModelProto, preprocess: Preprocess | 
     if not any(value.type.tensor_type.shape.dim for value in inputs):
         raise RefusedError(f"{where} is of no use: the model has no input with an axis for samples")
     whole = len({input_sizes(value)[0] for value in inputs if input_sizes(value)}) > 1
+    alone = not whole and not _has_batch(proto)
+    if alone:
+        raw, whole = [sample for part in raw for sample in _unstacked(part, inputs)], True
     fixed = None if whole else next(input_sizes(value)[0] for value in inputs if input_sizes(value))
     parts = [
         _checked_columns(where, part, inputs, preprocess, whole=whole) for part in (raw if whole else _join_parts(raw))
     ]
     samples = Samples(tuple(parts), None, fixed or BATCH, fixed is not None, whole)
-    if fixed is not None and all(_sample_count(part) < fixed for part in parts):
+    if fixed is not None and all(sample_count(part) < fixed for part in parts):
         raise RefusedError(
-            f"{where} has {max(map(_sample_count, parts))} samples, but the model takes {fixed} at a time"
+            f"{where} has {max(map(sample_count, parts))} samples, but the model takes {fixed} at a time"
         )
     return replace(
         samples,
-        labels=_labels(where, raw, preprocess or Preprocess(), None if whole else sum(map(_sample_count, parts))),
+        labels=_labels(where, raw, preprocess or Preprocess(), _labelled(parts, whole=whole, alone=alone)),
     )
+
+
+def _has_batch(proto: onnx.ModelProto) -> bool:
+    """Return whether the first axis of the inputs counts samples: it is free, or the outputs have its size too."""
+    sizes = {size[0] for value in feeds(proto.graph) if (size := input_sizes(value))}
+    declared = {size[0] for value in proto.graph.output if (size := input_sizes(value))}
+    return None in sizes or not declared or bool(declared & {None, *sizes})
+
+
+def _unstacked(part: NamedArrays, inputs: Sequence[onnx.ValueInfoProto]) -> Iterator[NamedArrays]:
+    """Yield the samples of a part, for a model whose inputs have no axis for samples.
+
+    An array with one axis more than its input holds one sample per row. Other parts are one sample.
+    """
+    ranks = {len(input_sizes(value)) for value in inputs}
+    arrays = {name: array for name, array in part.items() if isinstance(array, np.ndarray) and name != LABELS}
+    stacked = bool(arrays) and all(array.ndim - 1 in ranks and array.ndim not in ranks for array in arrays.values())
+    if not stacked:
+        yield part
+        return
+    for row in range(min(map(len, arrays.values()))):
+        yield {name: np.asarray(array)[row] for name, array in part.items()}
+
+
+def _labelled(parts: Sequence[Mapping[str, Column]], *, whole: bool, alone: bool) -> int | None:
+    """Return how many labels are expected; None if labels cannot be told apart by sample."""
+    if alone:
+        return len(parts)
+    return None if whole else sum(map(sample_count, parts))
 
 
 def _join_parts(parts: Sequence[NamedArrays]) -> Iterator[NamedArrays]:

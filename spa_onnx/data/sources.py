@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from spa_onnx.errors import RefusedError, UsageError
+from spa_onnx.model.facts import Indices
 from spa_onnx.model.files import check_input, first_line
 from spa_onnx.model.folding import Array
 
@@ -56,11 +57,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def pixels(self, selection: slice, size: tuple[int, int], channels: int) -> Array:
+    def pixels(self, selection: slice | Indices, size: tuple[int, int], channels: int) -> Array:
         """Decode images, cropped around the middle to the ratio of `size` and then resized.
 
         Args:
-            selection: The positions of the images in `paths`.
+            selection: A slice or the indices of the images in `paths`.
             size: (height, width).
             channels: The number of channels.
 
@@ -70,7 +71,7 @@ class Images:
         Raises:
             RefusedError: An image cannot be read.
         """
-        return np.stack([self._decoded(path, size, channels) for path in self.paths[selection]])
+        return np.stack([self._decoded(path, size, channels) for path in np.asarray(self.paths, object)[selection]])
 
     def _decoded(self, path: str, size: tuple[int, int], channels: int) -> Array:
         """Return the pixels of one image."""

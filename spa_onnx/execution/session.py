@@ -204,9 +204,14 @@ def open_session(
     return executor().open(proto, optimise=optimise, timed=timed, what=what)
 
 
-def feed_size(feed: Feed) -> int:
-    """Return the number of samples of a feed: the first axis of the first input that is not a scalar."""
-    return next((len(array) for array in feed.values() if array.ndim), 1)
+def feed_size(feed: Feed, *, batched: bool = True) -> int:
+    """Return the number of samples of a feed.
+
+    Args:
+        feed: The inputs of one run.
+        batched: Whether the first axis of the first input that is not a scalar counts samples; else a feed is one.
+    """
+    return next((len(array) for array in feed.values() if array.ndim), 1) if batched else 1
 
 
 def latency(sessions: Sequence[Session], feed: Feed, seconds: float = 1.0) -> list[float]:

@@ -227,6 +227,20 @@ def feeds(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [value for value in graph.input if value.name not in initializers]
 
 
+def is_batched(model: Model) -> bool:
+    """Return whether the first axis of the inputs counts samples.
+
+    It does if it is symbolic in an input. If it has a fixed size, all inputs and outputs have to share that size: a
+    model that reads 3072 values or 100 frames takes one sample.
+    """
+    inputs = [dims for value in feeds(model.proto.graph) if (dims := value.type.tensor_type.shape.dim)]
+    if any(dims[0].dim_value < 1 for dims in inputs):
+        return True
+    sizes = {dims[0].dim_value for dims in inputs}
+    sizes |= {(model.shape(output) or (0,))[0] for output in model.outputs if model.shape(output) != ()}
+    return len(sizes) == 1
+
+
 def has_free_batch(model: Model) -> bool:
     """Return whether the first dimension of every input is symbolic, so that the batch size is free."""
     shapes = [value.type.tensor_type.shape.dim for value in feeds(model.proto.graph)]

@@ -122,6 +122,7 @@ class Traits:
         shape: The shape equivalent of an operator that ONNX shape inference does not know.
         quantised: The float equivalent and the operands of a quantised operator.
         chooses: Whether the operator computes probabilities or classes from its first input.
+        saturates: Whether the operator maps a range of inputs to one output: it clips, rounds or compares.
     """
 
     moves: Moves = Moves.NOTHING
@@ -129,6 +130,7 @@ class Traits:
     shape: ShapeEquivalent | None = None
     quantised: Quantised | None = None
     chooses: bool = False
+    saturates: bool = False
 
 
 TRAITS: dict[str, Traits] = {}

@@ -27,6 +27,11 @@ UNARY_MOVING_ZERO = (
 ).split()
 """y = f(x) with f(0) other than 0."""
 
+SATURATING = frozenset(
+    "Atan Ceil Erf Floor HardSigmoid IsInf IsNaN Round Sigmoid Sign Softsign Tanh ai.onnx.ml.Binarizer".split()
+)
+"""Functions that map a range of inputs to one output, in float at least."""
+
 
 def broadcast(node: Node, model: Model, inputs: Sequence[str], output: str, ignore: int = 0) -> Iterator[Coupling]:
     """Couple each axis of the inputs with the output axis that it broadcasts to, if both have the same size.
@@ -94,13 +99,15 @@ def _fold(function: Callable[..., Any]) -> Fold:
     return Fold(numpy_ops.elementwise(function))
 
 
-register(*UNARY_KEEPING_ZERO, coupling=unary, zero=first)
-register(*UNARY_MOVING_ZERO, coupling=unary)
+for _name in UNARY_KEEPING_ZERO:
+    register(_name, coupling=unary, zero=first, saturates=_name in SATURATING)
+for _name in UNARY_MOVING_ZERO:
+    register(_name, coupling=unary, saturates=_name in SATURATING)
 register("com.microsoft.Gelu", "com.microsoft.QuickGelu", coupling=unary, zero=first, shape=like_first())
 register("Identity", coupling=unary, zero=first, moves=Moves.IDENTITY, fold=Fold(numpy_ops.identity, slice(0, 1)))
 register("Cast", coupling=unary, zero=first, moves=Moves.CAST, fold=Fold(numpy_ops.cast))
 register("CastLike", coupling=cast_like, zero=first)
-register("Not", coupling=unary, fold=_fold(np.invert))
+register("Not", coupling=unary, saturates=True, fold=_fold(np.invert))
 for _name, _function in (
     ("Abs", np.abs),
     ("Ceil", np.ceil),
@@ -109,7 +116,7 @@ for _name, _function in (
     ("Round", np.rint),
     ("Sqrt", np.sqrt),
 ):
-    register(_name, coupling=unary, zero=first, fold=_fold(_function))
+    register(_name, coupling=unary, zero=first, saturates=_name in SATURATING, fold=_fold(_function))
 
 register("Sum", "Mean", "BitwiseOr", "BitwiseXor", "Xor", coupling=broadcasting, zero=every_input)
 register(*_FUSED_SUMS, coupling=broadcasting, zero=every_input, shape=sum_of_inputs)
@@ -133,8 +140,8 @@ for _name, _compare in (
     ("Less", np.less),
     ("LessOrEqual", np.less_equal),
 ):
-    register(_name, coupling=broadcasting, fold=_fold(_compare))
+    register(_name, coupling=broadcasting, saturates=True, fold=_fold(_compare))
 
-register("Clip", coupling=clip_or_dropout, parameters=(1, 2), zero=bounded, fold=Fold(numpy_ops.clip))
+register("Clip", coupling=clip_or_dropout, parameters=(1, 2), zero=bounded, saturates=True, fold=Fold(numpy_ops.clip))
 register("Dropout", coupling=clip_or_dropout, parameters=(1, 2), zero=first, moves=Moves.DROPOUT)
 register("CumSum", coupling=running_sum, parameters=(1,), zero=first)

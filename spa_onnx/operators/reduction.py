@@ -90,7 +90,7 @@ for _name, _function in (
         fold=Fold(numpy_ops.reduction(_function), together=True),
     )
 register("ArgMax", coupling=ranking, chooses=True)
-register("ArgMin", coupling=ranking)
-register("TopK", coupling=top_k, parameters=(1,))
+register("ArgMin", coupling=ranking, saturates=True)
+register("TopK", coupling=top_k, parameters=(1,), saturates=True)
 register("Softmax", "Hardmax", coupling=softmax, chooses=True)
 register("LogSoftmax", coupling=softmax)

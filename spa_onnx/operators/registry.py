@@ -11,6 +11,7 @@
 | `fold` | how shape arithmetic evaluates it | its output is unknown before the model runs |
 | `shape` | standard nodes with the same shapes | ONNX infers its shapes |
 | `quantised` | the float operator that it computes, and its scales | it is not quantised |
+| `saturates` | whether a range of inputs has one output | it has not |
 | `bounds` | the exclusive upper bound of integer inputs | ids are below a small number |
 | `unmasked` | inputs that keep their values in the masked model | constants are masked |
 
@@ -98,6 +99,7 @@ class Properties(TypedDict, total=False):
         shape: Standard nodes with the same shapes.
         quantised: The float operator that it computes, and where its scales are.
         chooses: Whether its output holds probabilities or classes.
+        saturates: Whether it maps a range of inputs to one output: it clips, rounds or compares.
         bounds: Input position -> the exclusive upper bound of the integers in that input.
         unmasked: Input positions whose constants keep their values in the masked model.
     """
@@ -116,6 +118,7 @@ class Properties(TypedDict, total=False):
     shape: ShapeEquivalent | None
     quantised: Quantised
     chooses: bool
+    saturates: bool
     bounds: Mapping[int, Bound]
     unmasked: Iterable[int]
 

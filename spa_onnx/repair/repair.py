@@ -8,6 +8,7 @@ from spa_onnx.config import Settings
 from spa_onnx.execution.session import Feed, feed_size
 from spa_onnx.layers import LinearLayer, linear_layers
 from spa_onnx.model.folding import Array
+from spa_onnx.model.model import is_batched
 from spa_onnx.plan.removal import Removal
 from spa_onnx.repair.layerwise import refit_layers
 from spa_onnx.repair.sequential import SampleRun, refit_in_order
@@ -52,7 +53,7 @@ def _subsample(
 ) -> Callable[[LinearLayer], Subsampling]:
     """Return which columns of each layer are used: what fits into memory, and fewer of synthetic samples."""
     limits = column_limits(layers, calibration.memory, SEQUENTIAL_MATRIX_COPIES)
-    samples = sum(map(feed_size, feeds))
+    samples = sum(feed_size(feed, batched=is_batched(calibration.model)) for feed in feeds)
     return lambda layer: subsampling(layer, samples, limits.get(layer.key), dense=not calibration.synthetic)
 
 

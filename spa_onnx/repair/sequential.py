@@ -20,7 +20,7 @@ from spa_onnx.layers import LinearLayer, columns, count_uses, outputs
 from spa_onnx.linalg.blas import Matrix
 from spa_onnx.linalg.obs import DAMPING, SUPPORT
 from spa_onnx.model.folding import Array
-from spa_onnx.model.model import Model
+from spa_onnx.model.model import Model, is_batched
 from spa_onnx.model.subgraphs import operators
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.removal import Removal, zeroed
@@ -78,7 +78,7 @@ def refit_in_order(
     batches = list(run.feeds)  # feeds may be decoded or generated anew on each iteration
     models = _SideBySide(model, replace(run, feeds=batches), removal, prior)
     residuals = residual_inputs(model, layers)
-    samples = sum(map(feed_size, batches))
+    samples = sum(feed_size(feed, batched=is_batched(model)) for feed in batches)
     for layer in layers:
         weight = _own_weight(layer, model)
         if weight is not None:
@@ -102,7 +102,7 @@ class _SideBySide:
         self._nodes = list(operators(masked.graph))
         self._dense = PartialExecution(run.graph(model.proto), run.feeds)
         self._repaired = PartialExecution(run.graph(masked), run.feeds)
-        self._keys = [sample_keys(feed, run.seed) for feed in run.feeds]
+        self._keys = [sample_keys(feed, run.seed, batched=is_batched(model)) for feed in run.feeds]
         for name, value in prior.items():
             self._replace(name, value)
 

@@ -149,12 +149,27 @@ def _drift_text(drift: Drift, data: str | None) -> str:
         parts.append(f"top-1 agreement {100 * drift.agreement:.1f} %")
     if drift.accuracy is not None:
         parts.append(f"accuracy {100 * drift.accuracy[0]:.2f} % -> {100 * drift.accuracy[1]:.2f} %")
-    samples = (
-        f"{_count(drift.samples, 'sample')} of {data}"
-        if data
-        else f"{_count(drift.samples, 'random sample')}; --data gives real ones"
-    )
-    return f"{', '.join(parts)} (on {samples})"
+    if not data:
+        samples = _count(drift.samples, f"{drift.measured_on} sample")
+        return f"unknown without --data; on {samples}: {', '.join(parts)}"
+    apart = " that nothing was fitted to" if drift.measured_on == "held-out" else ""
+    return f"{', '.join(parts)} (on {_count(drift.samples, 'sample')} of {data}{apart})"
+
+
+def _drift_rows(drift: Drift | None, data: str | None, unknown: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the rows about a drift: its figures and what limits them, or why it is unknown."""
+    if unknown:
+        yield "drift", f"{unknown}; give more samples, or others with --test-data"
+    if drift is not None:
+        yield "drift", _drift_text(drift, data)
+        for note in drift.notes:
+            yield "", note
+
+
+def _show_collapse(console: Console, drift: Drift | None) -> None:
+    """Print in a line of its own that the pruned model is of no use, if it is."""
+    if drift is not None and drift.collapsed:
+        console.print(f"[bold red]collapsed: {escape(drift.collapsed)}[/bold red]", soft_wrap=True)
 
 
 def show_result(result: Result, model: Path, target: Path, data: str | None = None) -> None:
@@ -167,6 +182,7 @@ def show_result(result: Result, model: Path, target: Path, data: str | None = No
         data: The name of the data that the drift was measured on; None for random inputs.
     """
     report, console = result.report, _console()
+    _show_collapse(console, report.drift)
     console.print(f"{escape(str(model))} -> {escape(str(target))}", soft_wrap=True)
     _print(console, _costs(report.params, report.macs, report.bytes, report.latency))
     _print(console, _facts([*_latency_row(report.latency), *_result_rows(report, data)]))
@@ -188,8 +204,7 @@ def _result_rows(report: Report, data: str | None) -> Iterator[tuple[str, str]]:
         names = ", ".join(report.inexact[:MOST_NAMES]) + (", ..." if len(report.inexact) > MOST_NAMES else "")
         yield "inexact", f"{_count(len(report.inexact), 'node')} over an axis that lost channels: {names}"
     yield from _repair_rows(report)
-    if report.drift is not None:
-        yield "drift", _drift_text(report.drift, data)
+    yield from _drift_rows(report.drift, data, report.unknown)
     verdict = report.validation
     if verdict is None:
         yield "validation", "skipped (--no-validate): the result was never run"
@@ -198,7 +213,7 @@ def _result_rows(report: Report, data: str | None) -> Iterator[tuple[str, str]]:
     else:
         yield (
             "validation",
-            f"pruned == masked: largest relative difference {verdict.gap:.2g} on {verdict.seeds} random inputs",
+            f"pruned == masked: largest relative difference {verdict.gap:.2g} on {verdict.seeds} {verdict.inputs}",
         )
     for note in verdict.notes if verdict else ():
         yield "", note
@@ -308,6 +323,7 @@ def show_comparison(comparison: Comparison, original: Path, pruned: Path, data: 
         data: The name of the data that the drift was measured on; None for random inputs.
     """
     console = _console()
+    _show_collapse(console, comparison.drift)
     console.print(f"{escape(str(original))} -> {escape(str(pruned))}", soft_wrap=True)
     _print(console, _costs(comparison.params, comparison.macs, comparison.bytes, comparison.latency))
-    _print(console, _facts([*_latency_row(comparison.latency), ("drift", _drift_text(comparison.drift, data))]))
+    _print(console, _facts([*_latency_row(comparison.latency), *_drift_rows(comparison.drift, data)]))

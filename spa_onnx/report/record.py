@@ -35,6 +35,8 @@ def result_record(result: Result, target: Path) -> dict[str, Any]:
         "notes": list(report.notes),
         "validation": "skipped" if report.validation is None else asdict(report.validation),
         "drift": None if report.drift is None else asdict(report.drift),
+        "collapsed": report.drift.collapsed if report.drift else "",
+        "unknown": report.unknown,
         "seconds": dict(report.seconds),
         "settings": dict(result.plan["settings"]),
     }
@@ -88,4 +90,5 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
         "bytes": list(comparison.bytes),
         "latency_ms": list(comparison.latency),
         "drift": asdict(comparison.drift),
+        "collapsed": comparison.drift.collapsed,
     }

@@ -28,11 +28,12 @@ class Report:
             cause is the reason without its place in the model.
         inexact: The nodes that compute a norm or mean over an axis that lost channels.
         validation: The result of the checks; None if they were switched off.
-        drift: How far the outputs differ from those of the original; None if nothing was run.
+        drift: How far the outputs differ from those of the original; None if it was not measured.
         seconds: Step of the pipeline -> seconds.
         repair: A description of the repair of the kept weights; empty if there was none.
         notes: Deviations from the request, one sentence each.
         selection: How the channels were selected; None for a saved plan.
+        unknown: Why the drift was not measured although the models were run.
     """
 
     params: tuple[int, int]
@@ -48,6 +49,7 @@ class Report:
     repair: str = ""
     notes: tuple[str, ...] = ()
     selection: Selection | None = None
+    unknown: str = ""
 
     def reasons(self) -> list[tuple[str, int]]:
         """Return the causes of pins, each with its number of groups, the most frequent first."""

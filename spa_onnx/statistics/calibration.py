@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from spa_onnx.data.samples import Samples
+from spa_onnx.data.batches import Samples
 from spa_onnx.errors import RefusedError
 from spa_onnx.execution.session import Feed, Session, feed_size, open_session
 from spa_onnx.layers import LayerKey, LinearLayer, linear_layers
 from spa_onnx.linalg.obs import CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation
 from spa_onnx.model.facts import Axis, Indices
 from spa_onnx.model.folding import Array
-from spa_onnx.model.model import Model, has_free_batch
+from spa_onnx.model.model import Model, has_free_batch, is_batched
 from spa_onnx.operators.macs import macs
 from spa_onnx.statistics.batchnorm import ChannelMoments, batch_normalizations, corrected_statistics
 from spa_onnx.statistics.collect import Observation, Schedule, channel_moments, observe
@@ -30,6 +30,7 @@ from spa_onnx.statistics.memory import (
 )
 from spa_onnx.statistics.moments import Moments
 from spa_onnx.synthetic.generate import SyntheticSamples, generate_samples, has_stored_statistics, with_batch_statistics
+from spa_onnx.synthetic.working import WorkingInputs
 
 LARGEST_BATCH = 64
 
@@ -116,7 +117,7 @@ class Calibration:
             if count <= 0:
                 break
             feeds.append({name: array[:count] for name, array in feed.items()} if can_shorten else feed)
-            count -= feed_size(feed)
+            count -= feed_size(feed, batched=is_batched(self.model))
         return feeds
 
     def run(self, proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -165,7 +166,7 @@ class Sampling:
 
 def calibrate(
     model: Model,
-    dims: Mapping[str, int],
+    inputs: WorkingInputs,
     samples: Samples | None,
     sampling: Sampling,
     of: Container[Axis] | None = None,
@@ -174,7 +175,7 @@ def calibrate(
 
     Args:
         model: The dense model.
-        dims: Symbolic dimension -> size.
+        inputs: Inputs at which the model runs, for synthetic samples.
         samples: Calibration data, None for synthetic samples.
         sampling: How much is looked at.
         of: Observe only layers that sum over one of these axes; by default all.
@@ -199,7 +200,7 @@ def calibrate(
         sample_size = max(sum(sample_bytes(model, name) for name in model.inputs), 1)
         held = min(budget.tensors, MOST_CANDIDATE_BYTES) // sample_size
         drawn = min(CANDIDATES_PER_SAMPLE * wanted, affordable, held)
-        calibration = _on_synthetic(collection, dims, wanted, min(batch, wanted), drawn)
+        calibration = _on_synthetic(collection, inputs, wanted, min(batch, wanted), drawn)
     sequential = _sequential_samples(calibration, budget) if wanted == count else 0
     return replace(calibration, memory=sampling.memory, sequential_samples=sequential)
 
@@ -224,26 +225,25 @@ def _sequential_samples(calibration: Calibration, budget: MemoryBudget) -> int:
     """Return how many samples sequential repair uses; 0 if memory allows too few."""
     inputs = {layer.data for layer in calibration.layers}
     sample_size = SEQUENTIAL_MODELS * max(peak_live_bytes(calibration.model, inputs), 1)
-    running_samples = ARENA_FACTOR * max(map(feed_size, calibration.feeds), default=0)
+    batched = is_batched(calibration.model)
+    running_samples = ARENA_FACTOR * max((feed_size(feed, batched=batched) for feed in calibration.feeds), default=0)
     most = budget.sequential_tensors // sample_size - running_samples
     return min(calibration.samples, most) if most >= min(calibration.samples, FEWEST_SEQUENTIAL_SAMPLES) else 0
 
 
-def _on_synthetic(
-    collection: _Collection, dims: Mapping[str, int], samples: int, batch: int, drawn: int
-) -> Calibration:
+def _on_synthetic(collection: _Collection, working: WorkingInputs, samples: int, batch: int, drawn: int) -> Calibration:
     """Collect on the most informative of `drawn` synthetic samples. Raises RefusedError if the model runs on none."""
     model, seed = collection.model, collection.seed
     try:
-        synthetic = generate_samples(model, dims, samples, batch, seed, drawn=drawn)
-        return collection.over(synthetic.feeds, sum(map(feed_size, synthetic.feeds)), synthetic)
+        synthetic = generate_samples(model, working, samples, batch, seed, drawn=drawn)
+        return collection.over(synthetic.feeds, collection.count(synthetic.feeds), synthetic)
     except RefusedError:  # the model may need a fixed batch size, or other lengths
-        synthetic = generate_samples(model, dims, samples, 0, seed)
+        synthetic = generate_samples(model, working, samples, 0, seed)
         session = open_session(model.proto)
         feeds = [feed for feed in synthetic.feeds if _runs(session, feed)]
         if not feeds:
             raise
-        return collection.over(feeds, sum(map(feed_size, feeds)), synthetic)
+        return collection.over(feeds, collection.count(feeds), synthetic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,11 +261,16 @@ class _Collection:
     passes: tuple[tuple[str, ...], ...]
     seed: int
 
+    def count(self, feeds: Sequence[Feed]) -> int:
+        """Return the number of samples."""
+        return sum(feed_size(feed, batched=is_batched(self.model)) for feed in feeds)
+
     def over(self, feeds: Sequence[Feed], samples: int, synthetic: SyntheticSamples | None = None) -> Calibration:
         """Collect on these feeds, all or some of `synthetic`. Raises RefusedError if the model does not run on them."""
         uncertain = synthetic is not None and synthetic.uncertain
         calibration = Calibration(self.model, self.layers, {}, feeds, samples, synthetic is not None, uncertain)
-        schedule = Schedule(samples, self.seed, self.passes, self.budget.column_limits, self.budget.on_disk)
+        limits, batched = self.budget.column_limits, is_batched(self.model)
+        schedule = Schedule(samples, self.seed, self.passes, limits, self.budget.on_disk, batched)
         graph = calibration.run(self.model.proto)
         observed = observe(Observation(graph, self.model.inputs, self.layers, sorted(self.channels), schedule), feeds)
         inputs = {name: sums.moments() for name, sums in observed.channels.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor as Workers
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from itertools import accumulate, pairwise
 from operator import add
 from typing import Any
@@ -18,7 +18,7 @@ from spa_onnx.execution.session import Executor, Feed, Session, executor, feed_s
 from spa_onnx.layers import LayerKey, LinearLayer, columns
 from spa_onnx.linalg.blas import Matrix, add_gram
 from spa_onnx.model.folding import Array
-from spa_onnx.model.model import Model
+from spa_onnx.model.model import Model, is_batched
 from spa_onnx.statistics.batchnorm import ChannelMoments, ChannelSums
 from spa_onnx.statistics.moments import MomentColumns, Moments, MomentSums, are_few
 from spa_onnx.statistics.subsampling import sample_keys, subsampling
@@ -126,7 +126,7 @@ class Schedule:
         samples: Number of samples in all feeds. seed: Seed of the positions that are chosen. passes: The tensors that
         are captured together, for each pass over the feeds. column_limits: Key of a layer -> the most columns that
         memory has room for; layers without a limit are not in it. on_disk: Whether matrices are moved to temporary
-        files.
+        files. batched: Whether feeds hold several samples along their first axis.
     """
 
     samples: int
@@ -134,6 +134,7 @@ class Schedule:
     passes: Sequence[Sequence[str]]
     column_limits: Mapping[LayerKey, int] = field(default_factory=dict)
     on_disk: bool = False
+    batched: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +199,8 @@ class Observation:
                 if not layer_inputs:
                     break
             tensors = {**feed, **_captured(session, feed, inner)}
-            count += feed_size(feed)
-            keys = sample_keys(feed, self.schedule.seed)
+            count += feed_size(feed, batched=self.schedule.batched)
+            keys = sample_keys(feed, self.schedule.seed, batched=self.schedule.batched)
             for layer in layers:
                 _accumulate(accumulators[layer.key], layer, np.asarray(tensors[layer.data]), keys, self.schedule)
             sums = _added(sums, {name: ChannelSums.of(tensors[name]) for name in channels})
@@ -232,7 +233,8 @@ def observe(
         return observation(feeds)
     bounds = np.linspace(0, len(feeds), min(shares, len(feeds)) + 1).round().astype(int)
     parts = [feeds[first:last] for first, last in pairwise(bounds)]
-    before = [0, *accumulate(sum(map(feed_size, part)) for part in parts)][:-1]
+    size = partial(feed_size, batched=observation.schedule.batched)
+    before = [0, *accumulate(sum(map(size, part)) for part in parts)][:-1]
     return reduce(add, workers.map(observation, parts, before))
 
 
@@ -263,7 +265,9 @@ def collect(
     model: Model, proto: onnx.ModelProto, layers: Sequence[LinearLayer], feeds: Sequence[Feed], seed: int
 ) -> Mapping[LayerKey, Moments]:
     """Return the moments of each layer's input by the layer's key, in one pass; see `Observation` for the arguments."""
-    schedule = Schedule(sum(map(feed_size, feeds)), seed, [sorted({layer.data for layer in layers})])
+    batched = is_batched(model)
+    samples = sum(feed_size(feed, batched=batched) for feed in feeds)
+    schedule = Schedule(samples, seed, [sorted({layer.data for layer in layers})], batched=batched)
     return observe(Observation(proto, model.inputs, layers, (), schedule), feeds).layers
 
 
@@ -283,5 +287,7 @@ def channel_moments(
         feeds: The samples, in batches.
         passes: The tensors that are captured together, for each pass; by default all in one pass.
     """
-    observation = Observation(proto, model.inputs, (), names, Schedule(0, 0, passes or [names]))
+    observation = Observation(
+        proto, model.inputs, (), names, Schedule(0, 0, passes or [names], batched=is_batched(model))
+    )
     return {name: sums.moments() for name, sums in observe(observation, feeds).channels.items()}

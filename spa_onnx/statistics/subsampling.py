@@ -103,10 +103,11 @@ def column_count(layer: LinearLayer, model: Model, samples: int) -> int:
     return samples * (positions if available is None else min(positions, available))
 
 
-def sample_keys(feed: Feed, seed: int) -> NDArray[np.uint32]:
+def sample_keys(feed: Feed, seed: int, *, batched: bool = True) -> NDArray[np.uint32]:
     """Return a hash of the contents of each sample, uint32 (samples,), which does not depend on its place or batch."""
-    size = feed_size(feed)
-    arrays = [np.ascontiguousarray(array) for array in feed.values() if array.ndim and len(array) == size]
+    size = feed_size(feed, batched=batched)
+    samples = feed if batched else {name: array[None] for name, array in feed.items()}
+    arrays = [np.ascontiguousarray(array) for array in samples.values() if array.ndim and len(array) == size]
     keys = []
     for sample in range(size):
         key = seed

@@ -1,15 +1,17 @@
-"""Inputs to try a model with: random feeds, and sizes of symbolic dimensions at which the model runs."""
+"""Random feeds of a model, and the sizes of symbolic dimensions that are tried."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution.session import Feed, Session
+from spa_onnx.execution.session import Feed
 from spa_onnx.model.model import Model, feeds
+from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import GUESSES, choose_dims
 from spa_onnx.model.traits import Array, Moves, traits
 from spa_onnx.operators import knowledge
@@ -17,14 +19,37 @@ from spa_onnx.operators import knowledge
 LARGEST_ID = 50
 """The exclusive upper bound of random integers, unless they index a smaller table."""
 
+SHIFTS = {"Add": 1, "Sub": -1}
+"""Operator -> sign of the constant that it adds to ids."""
 
-def random_feed(model: Model, dims: Mapping[str, int], seed: int) -> Feed:
+SOME_OF_THEM = frozenset({"Gather", "Slice", "Split", "GatherND", "GatherElements", "Tile", "Expand", "Concat"})
+"""Operators whose outputs hold some of the ids of their first input, or repeat them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How random inputs are drawn.
+
+    Args:
+        most: An exclusive upper bound of integers, whatever they index.
+        constants: Float input -> the value of all its elements, in place of normal numbers.
+    """
+
+    most: int = LARGEST_ID
+    constants: Mapping[str, float] = field(default_factory=dict)
+
+
+PLAIN = Style()
+
+
+def random_feed(model: Model, dims: Mapping[str, int], seed: int, style: Style = PLAIN) -> Feed:
     """Draw an array for each input: normal floats, small integers, or True.
 
     Args:
         model: The model.
         dims: The size of each symbolic dimension, by name.
         seed: The seed of the draw.
+        style: How the inputs are drawn.
 
     Raises:
         RefusedError: An input is no tensor of numbers.
@@ -34,17 +59,17 @@ def random_feed(model: Model, dims: Mapping[str, int], seed: int) -> Feed:
     for value in feeds(model.proto.graph):
         element_type = value.type.tensor_type.elem_type
         if not value.type.HasField("tensor_type") or element_type == onnx.TensorProto.STRING:
-            raise RefusedError(
-                f"input {value.name} is not a tensor of numbers, so it cannot be tried with random ones; "
-                "use --no-validate"
-            )
+            raise RefusedError(f"input {value.name} is not a tensor of numbers, so it cannot be drawn at random")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
         sizes = value.type.tensor_type.shape.dim
         shape = [
             dim.dim_value if dim.dim_value > 0 else dims[dim.dim_param or f"{value.name}:{axis}"]
             for axis, dim in enumerate(sizes)
         ]
-        feed[value.name] = _draw(rng, dtype, shape, _bound(model, value.name))
+        bound = min(id_bound(model, value.name), style.most) if dtype.kind in "iu" else 0
+        array = _draw(rng, dtype, shape, bound)
+        constant = style.constants.get(value.name)
+        feed[value.name] = array if constant is None else np.full(shape, constant, dtype)
     return feed
 
 
@@ -57,50 +82,36 @@ def _draw(rng: np.random.Generator, dtype: np.dtype[np.generic], shape: Sequence
     return rng.standard_normal(shape).astype(dtype)
 
 
-def _bound(model: Model, name: str) -> int:
+def id_bound(model: Model, name: str) -> int:
     """Return the exclusive upper bound of an integer input.
 
-    It is the number of rows of the table that the input indexes, directly or through a Cast.
+    It is the number of rows of the smallest table that the input indexes: a constant or an activation, directly or
+    behind operators that only move ids or add a constant to them.
     """
-    if "mask" in name.lower():
-        return 2
+    return 2 if "mask" in name.lower() else max(_bound(model, name), 1)
+
+
+def _bound(model: Model, name: str) -> int:
+    """Return the exclusive upper bound of the integers in a tensor."""
     bound = LARGEST_ID
     for node in model.consumers.get(name, ()):
         bounds = knowledge(node.op).bounds
         bound = min([bound, *(bounds[slot](node, model) for slot in bounds if node.input(slot) == name)])
-        if traits(node.op).moves is Moves.CAST:
-            bound = min(bound, _bound(model, node.outputs[0]))
-    return max(bound, 1)
+        if node.input(0) == name and (node.op in SOME_OF_THEM or traits(node.op).moves is not Moves.NOTHING):
+            bound = min([bound, *(_bound(model, output) for output in node.outputs if output)])
+        elif node.op in SHIFTS:
+            bound = min(bound, _bound(model, node.outputs[0]) - SHIFTS[node.op] * _added(model, node, name))
+    return bound
 
 
-def _dims_to_try(model: Model, user_dims: Mapping[str, int]) -> Iterator[dict[str, int]]:
+def _added(model: Model, node: Node, name: str) -> int:
+    """Return the largest integer that an Add or Sub adds to ids; 0 if it is not constant."""
+    other = next((model.constant(source) for source in node.inputs if source != name), None)
+    return int(other.max()) if other is not None and other.size and other.dtype.kind in "iu" else 0
+
+
+def dims_to_try(model: Model, user_dims: Mapping[str, int]) -> Iterator[dict[str, int]]:
     """Yield sizes of symbolic dimensions to try, those of shape inference first."""
     yield dict(model.inference.dims)
     for guess in GUESSES:
         yield choose_dims(feeds(model.proto.graph), user_dims, guess)
-
-
-def working_dims(model: Model, session: Session, user_dims: Mapping[str, int]) -> dict[str, int]:
-    """Return sizes of symbolic dimensions at which the model runs.
-
-    Args:
-        model: The model.
-        session: The same model, ready to run.
-        user_dims: The sizes that the user gave.
-
-    Raises:
-        RefusedError: The model runs at none of the usual sizes.
-    """
-    first_error: RefusedError | None = None
-    tried: list[dict[str, int]] = []
-    for dims in _dims_to_try(model, user_dims):
-        if dims not in tried:
-            tried.append(dims)
-            try:
-                session.run(random_feed(model, dims, seed=0))
-            except RefusedError as error:
-                first_error = first_error or error
-                continue
-            return dims
-    names = ", ".join(tried[0]) or "none symbolic"
-    raise RefusedError(f"{first_error}; give sizes with --dim NAME=SIZE (dimensions: {names}), or use --no-validate")

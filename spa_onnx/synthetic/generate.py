@@ -7,8 +7,7 @@ with the real moments, for any samples. This needs no data and no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -17,16 +16,17 @@ from onnx import helper, numpy_helper
 from spa_onnx.errors import RefusedError
 from spa_onnx.execution.session import Feed, feed_size
 from spa_onnx.model.folding import Array
-from spa_onnx.model.model import Model, feeds
+from spa_onnx.model.model import Model, feeds, is_batched
 from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import symbolic_dims
 from spa_onnx.operators.reshaping import RESHAPE
-from spa_onnx.synthetic.feeds import random_feed
+from spa_onnx.synthetic.feeds import LARGEST_ID, random_feed
 from spa_onnx.synthetic.images import between, pictures
 from spa_onnx.synthetic.input_range import PIXELS, input_ranges
 from spa_onnx.synthetic.subset import d_optimal_subset
 from spa_onnx.synthetic.text import causal_language_model, generate_sentences
 from spa_onnx.synthetic.tokens import token_values
+from spa_onnx.synthetic.working import WorkingInputs
 
 NOT_BETWEEN_LAYERS = {"BatchNormalization", "LpNormalization"}
 """Normalisations that do not set the inputs of inner layers: by stored statistics, or of embeddings."""
@@ -78,7 +78,7 @@ class SyntheticSamples:
 
 
 def generate_samples(
-    model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int, *, drawn: int = 0
+    model: Model, inputs: WorkingInputs, samples: int, batch: int, seed: int, *, drawn: int = 0
 ) -> SyntheticSamples:
     """Generate samples: images as pictures, tokens as generated sentences or random ids of their table.
 
@@ -86,9 +86,9 @@ def generate_samples(
 
     Args:
         model: The model.
-        dims: The size of each symbolic dimension, by name.
+        inputs: Inputs at which the model runs: their sizes, and how they are drawn.
         samples: The number of samples.
-        batch: Samples per feed if the batch is free; 0 for the size in `dims`.
+        batch: Samples per feed if the batch is free; 0 for the size in `inputs`.
         seed: The seed.
         drawn: The number of candidates. If it is larger than `samples`, a D-optimal subset of them is used. Generated
             sentences are all used.
@@ -96,14 +96,15 @@ def generate_samples(
     language_model = causal_language_model(model)
     if language_model is not None:
         try:
-            first_tokens = _draw_feeds(model, language_model.sentence_dims(dims), samples, batch, seed)
+            longer = replace(inputs, dims=language_model.sentence_dims(inputs.dims))
+            first_tokens = _draw_feeds(model, longer, samples, batch, seed)
             sentences = generate_sentences(model, language_model, first_tokens, seed)
         except RefusedError:  # the model does not run on sentences of that length
             sentences = None
         if sentences is not None:
             return SyntheticSamples(sentences, uncertain=False)
-    candidates = _draw_feeds(model, dims, max(samples, drawn), batch, seed)
-    count = max(-(-samples // feed_size(candidates[0])), 1)
+    candidates = _draw_feeds(model, inputs, max(samples, drawn), batch, seed)
+    count = max(-(-samples // feed_size(candidates[0], batched=is_batched(model))), 1)
     is_normalised = has_stored_statistics(model) or normalises(model)
     return SyntheticSamples(
         d_optimal_subset(model, candidates, count, seed) if len(candidates) > count else candidates,
@@ -111,23 +112,29 @@ def generate_samples(
     )
 
 
-def _draw_feeds(model: Model, dims: Mapping[str, int], samples: int, batch: int, seed: int) -> list[Feed]:
+def _draw_feeds(model: Model, working: WorkingInputs, samples: int, batch: int, seed: int) -> list[Feed]:
     """Draw at least `samples` samples, in feeds of the same size."""
     inputs = feeds(model.proto.graph)
     free = {name for name, counts, _ in symbolic_dims(inputs) if counts and batch}
-    size = batch if free else feed_size(random_feed(model, dims, 0))
+    fixed = 0 if free else feed_size(random_feed(model, working.dims, 0, working.style), batched=is_batched(model))
+    size = fixed or batch
     drawn = []
     for index in range(max(-(-samples // size), 1)):
-        feed = random_feed(model, {**dims, **dict.fromkeys(free, size)}, seed=seed * 7919 + index)
+        dims = {**working.dims, **dict.fromkeys(free, size)}
+        feed = random_feed(model, dims, seed * 7919 + index, working.style)
         rng = np.random.default_rng([seed, index])
-        images = {name: _as_images(array, rng) for name, array in feed.items()}
+        images = {name: _as_images(array, rng) for name, array in feed.items() if name not in working.style.constants}
         tokens = {
             name: token_values(model, name, array, rng)
             for name, array in feed.items()
-            if array.dtype.kind == "i" and array.ndim == 2
+            if array.dtype.kind == "i" and array.ndim == 2 and working.style.most == LARGEST_ID
         }
-        drawn.append(images | tokens)
-    pictured = [name for name, array in drawn[0].items() if _is_picture(array) and array.dtype.kind == "f"]
+        drawn.append(feed | images | tokens)
+    pictured = [
+        name
+        for name, array in drawn[0].items()
+        if _is_picture(array) and array.dtype.kind == "f" and name not in working.style.constants
+    ]
     ranges = input_ranges(model, pictured, drawn[0])
     return [
         feed | {name: between(feed[name], *ranges[name]).astype(feed[name].dtype) for name in ranges} for feed in drawn

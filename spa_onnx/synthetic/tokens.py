@@ -13,9 +13,6 @@ from spa_onnx.model.traits import Moves, traits
 ID_PRESERVING = frozenset({Moves.IDENTITY, Moves.CAST, Moves.RESHAPE})
 """Operators whose output holds the ids of their input."""
 
-LARGEST = 50
-"""The exclusive upper bound of ids that index no table."""
-
 
 def table_rows(model: Model, name: str) -> int:
     """Return the exclusive upper bound of ids: the number of rows of the smallest table that an integer input indexes.
@@ -52,8 +49,8 @@ def _first_segment(drawn: Array, rows: int, rng: np.random.Generator) -> Array:
 
 
 def _random_ids(drawn: Array, rows: int, rng: np.random.Generator) -> Array:
-    """Draw ids of all rows of the table, or below LARGEST without a table."""
-    return rng.integers(0, rows or LARGEST, drawn.shape).astype(drawn.dtype)
+    """Draw ids of all rows of the table; without a table, the drawn integers are ids already."""
+    return rng.integers(0, rows, drawn.shape).astype(drawn.dtype) if rows else drawn
 
 
 MEANINGS: Mapping[str, Callable[[Array, int, np.random.Generator], Array]] = {

@@ -23,6 +23,7 @@ from spa_onnx.operators import facts
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.removal import taken
 from spa_onnx.plan.rewrite import Rewritten
+from spa_onnx.validation.compared import with_outputs
 
 TOLERANCE: Mapping[str, float] = {"float64": 1e-4, "float32": 1e-3, "float16": 2e-2}
 """The largest difference divided by the largest output, by type."""
@@ -152,12 +153,14 @@ def twins_of(model: Model, rewritten: Rewritten, runs: Sequence[Run]) -> Twins:
     Raises:
         ValidationError: Neither kind of masked model runs.
     """
-    twins = Twins(mask(model, rewritten.removal), rewritten.proto, bool(model.quantised))
+    names = [value.name for value in rewritten.proto.graph.output]
+    twins = Twins(with_outputs(mask(model, rewritten.removal), names), rewritten.proto, bool(model.quantised))
     try:
         reference = twins.reference
         pruned_is_finite = all(is_finite(got) for _, got in runs)
         if pruned_is_finite and not all(is_finite(reference.run(feed)) for feed, _ in runs):
-            twins = replace(twins, masked=mask(model, rewritten.removal, set(_reading_axes(model))))
+            masked = mask(model, rewritten.removal, set(_reading_axes(model)))
+            twins = replace(twins, masked=with_outputs(masked, names))
             _ = twins.reference
     except RefusedError as error:
         raise ValidationError(f"pruned could not be compared with masked: {error}; please report it") from error
@@ -197,7 +200,7 @@ def compare_with_masked(
         if agreement is Agreement.IN_FLOAT64:
             notes = ["rounding decides what the model returns: pruned and masked agree in float64"]
         worst = max(worst, gap)
-        compared.update(name for name, array in zip(model.outputs, got, strict=True) if _is_comparable(array))
+        compared.update(name for name, array in zip(model.outputs, got, strict=False) if _is_comparable(array))
     blind = [name for name in model.outputs if name not in compared]
     notes += [f"{name} could not be compared: it holds no finite number on any random input" for name in blind]
     return worst if compared else None, tuple(notes)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import onnx
@@ -16,6 +16,8 @@ from spa_onnx.model.shapes import GUESSES, choose_dims, symbolic_dims
 from spa_onnx.model.traits import Array
 from spa_onnx.plan.rewrite import Rewritten
 from spa_onnx.synthetic.feeds import random_feed
+from spa_onnx.synthetic.working import WorkingInputs
+from spa_onnx.validation.compared import compared_outputs, with_outputs
 from spa_onnx.validation.masked import Run, compare_branch, compare_with_masked, is_undecided, twins_of
 
 SEEDS = 2
@@ -31,19 +33,21 @@ class Verdict:
 
     Args:
         gap: Largest |pruned - masked| over largest |masked|; None if the comparison does not apply.
-        seeds: The number of random inputs.
+        seeds: The number of inputs.
         notes: What was not checked, one sentence each.
+        inputs: What they are: `random inputs` or `given samples`.
     """
 
     gap: float | None
     seeds: int
     notes: tuple[str, ...] = ()
+    inputs: str = "random inputs"
 
 
 def validate(
     model: Model,
     rewritten: Rewritten,
-    dims: Mapping[str, int],
+    inputs: WorkingInputs,
     *,
     repaired: bool = False,
     original: Session | None = None,
@@ -53,7 +57,7 @@ def validate(
     Args:
         model: The original.
         rewritten: The pruned model.
-        dims: Sizes of symbolic dimensions at which the original runs.
+        inputs: Inputs at which the original runs.
         repaired: Whether weights were repaired, so that outputs are not those of the masked model.
         original: The original, where it is open already.
 
@@ -61,20 +65,21 @@ def validate(
         ValidationError: A check fails; the message is about the first one.
     """
     notes = _check(model.proto, rewritten.proto)
+    _check_interface(model.proto, rewritten.proto)
+    tensors = [each.tensor for each in compared_outputs(model, rewritten.proto)]
+    rewritten = replace(rewritten, proto=with_outputs(rewritten.proto, tensors))
     try:
         pruned = open_session(rewritten.proto, what="the pruned model")
     except RefusedError as error:
         raise ValidationError(str(error)) from error
-    _check_interface(model.proto, rewritten.proto)
-    drawn = (random_feed(model, dims, seed) for seed in range(SEEDS + TRIES))
-    runs = list(islice(_runs(model, pruned, drawn), SEEDS))
+    runs = list(islice(_runs(model, pruned, inputs.feeds(model, SEEDS + TRIES)), SEEDS))
     if not runs:
         raise ValidationError(
-            f"the original runs on none of {SEEDS + TRIES} random inputs, so nothing could be checked; "
+            f"the original runs on none of {SEEDS + TRIES} {inputs.kind}, so nothing could be checked; "
             "use --no-validate"
         )
     seeds = len(runs)
-    runs += _runs(model, pruned, _at_other_sizes(model, dims, original))
+    runs += _runs(model, pruned, _at_other_sizes(model, inputs, original))
     if repaired or rewritten.inexact:
         why = "weights were repaired" if repaired else f"{len(rewritten.inexact)} nodes normalise over a removed axis"
         return Verdict(None, seeds, (*notes, f"{why}, so outputs were not compared with the masked model's"))
@@ -85,7 +90,7 @@ def validate(
         gap = max(gap or 0.0, *(branch for branch in gaps.values() if branch is not None), 0.0)
         unchecked = (name for name, branch in gaps.items() if branch is None)
         more = (*more, *(f"where every If takes its {name} branch the original does not run" for name in unchecked))
-    return Verdict(gap, seeds, (*notes, *more))
+    return Verdict(gap, seeds, (*notes, *more), inputs.kind)
 
 
 def _runs(model: Model, pruned: Session, drawn: Iterable[Feed]) -> Iterator[Run]:
@@ -112,11 +117,12 @@ def _outputs_of(model: Model, pruned: Session, feed: Feed) -> list[Array] | None
         raise ValidationError(f"the pruned model does not run: {error}") from error
 
 
-def _at_other_sizes(model: Model, dims: Mapping[str, int], original: Session | None) -> list[Feed]:
+def _at_other_sizes(model: Model, working: WorkingInputs, original: Session | None) -> list[Feed]:
     """Return a feed whose symbolic dimensions are one larger, if the original runs on it.
 
     It shows a size that became a constant.
     """
+    dims = working.dims
     free = {name: size + 1 for name, size in dims.items() if name.isidentifier() or ":" in name}
     if not free:
         return []
@@ -124,8 +130,8 @@ def _at_other_sizes(model: Model, dims: Mapping[str, int], original: Session | N
     batch = {name for name, counts, _ in symbolic_dims(inputs) if counts}
     original = original or open_session(model.proto)
     for chosen in (free, {name: size if name in batch else dims[name] for name, size in free.items()}):
-        feed = random_feed(model, choose_dims(inputs, chosen, GUESSES[0]), SEEDS)
         with contextlib.suppress(RefusedError):
+            feed = random_feed(model, choose_dims(inputs, chosen, GUESSES[0]), SEEDS, working.style)
             original.run(feed)
             return [feed]
     return []

@@ -12,7 +12,7 @@ from command import MODELS, SHARED, SHORT, copy_model, save, spa, spa_process, t
 from failing import INVALID, REFUSED, USAGE, fails
 from nets.build import image
 
-from spa_onnx import pipeline, steps
+from spa_onnx import job, pipeline
 from spa_onnx.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def test_a_failed_validation_writes_nothing(tmp_path, net, monkeypatch, force):
     def differs(*_, **__):
         raise ValidationError("pruned != masked: a differs first")
 
-    monkeypatch.setattr(steps, "validate", differs)
+    monkeypatch.setattr(job, "validate", differs)
     target = tmp_path / "new.onnx"
     if force:
         target.write_text("old")
@@ -223,7 +223,7 @@ def test_a_failed_validation_writes_nothing(tmp_path, net, monkeypatch, force):
 
 
 def test_a_wrong_cut_is_found_by_validation(tmp_path, net, monkeypatch):
-    rewrite = steps.rewrite
+    rewrite = job.rewrite
 
     def spoiled(*args):
         rewritten = rewrite(*args)
@@ -231,7 +231,7 @@ def test_a_wrong_cut_is_found_by_validation(tmp_path, net, monkeypatch):
         weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), "w9"))
         return rewritten
 
-    monkeypatch.setattr(steps, "rewrite", spoiled)
+    monkeypatch.setattr(job, "rewrite", spoiled)
     assert "y, made by Conv" in fails(tmp_path, INVALID, "prune", net, "--ratio", "0.5")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command import SHORT, copy_model, listing, save, spa, tiny
 
-from spa_onnx import pipeline, steps
+from spa_onnx import job, pipeline, steps
 from spa_onnx.model import files, source
 from spa_onnx.selection import propose as choice
 
@@ -79,7 +79,7 @@ def test_a_signal_at_any_moment_leaves_old_or_new_files_and_nothing_else(tmp_pat
 
 
 STEPS = [(source, "read_model"), (steps, "analyse"), (pipeline, "choose")]
-STEPS += [(steps, step) for step in ("rewrite", "validate", "drift")]
+STEPS += [(job, step) for step in ("rewrite", "validate", "quality")]
 STEPS += [(choice, step) for step in ("score_groups", "select")]
 
 
@@ -102,7 +102,7 @@ def test_an_interrupt_that_an_extension_turns_into_another_error_is_an_interrupt
         except KeyboardInterrupt:
             raise ImportError("initialization failed") from None
 
-    monkeypatch.setattr(steps, "validate", half_imported)
+    monkeypatch.setattr(job, "validate", half_imported)
     result = spa("prune", save(tiny(), tmp_path / "tiny.onnx"), "--ratio", "0.4")
     assert (result.exit_code, result.stderr) == (130, "Error: interrupted; no file was left incomplete\n")
 

@@ -256,7 +256,7 @@ def test_images_calibrate_a_model(tmp_path):
     )()
     folder = write_images(tmp_path, name="{}.png")
     result = spa_onnx.prune(proto, 0.4, data=folder, preprocess="imagenet,labels=name")
-    assert result.report.drift.samples == 5
+    assert result.report.drift.samples == 2  # of five; the others were fitted to
     assert result.report.drift.accuracy is not None
     assert open_session(result.model).run({"image": IMAGE})[0].shape == (2, 4)
 

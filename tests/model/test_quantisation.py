@@ -26,7 +26,7 @@ from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.scoring.aggregate import score_groups
 from spa_onnx.scoring.context import ScoringContext
-from spa_onnx.synthetic.feeds import working_dims
+from spa_onnx.synthetic.working import WorkingInputs, working_inputs
 from spa_onnx.validation.validate import validate
 
 SHARED = Path(os.environ.get("SHARED_MODELS", Path(__file__).parents[1] / ".." / "shared" / "models"))
@@ -185,7 +185,7 @@ def test_quantised_networks_pass_validation(name):
     cut = rewrite(
         analysis, Plan.removing({group.name: np.arange(group.size // 2) for group in analysis.prunable()}, "")
     )
-    assert validate(analysis.model, cut, analysis.model.inference.dims).gap is not None
+    assert validate(analysis.model, cut, WorkingInputs(analysis.model.inference.dims)).gap is not None
 
 
 def test_a_wrong_quantised_weight_does_not_pass_validation():
@@ -194,7 +194,7 @@ def test_a_wrong_quantised_weight_does_not_pass_validation():
     (tensor,) = (t for t in cut.proto.graph.initializer if t.name == "q3")
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:, ::-1].copy(), "q3"))
     with pytest.raises(ValidationError):
-        validate(analysis.model, cut, working_dims(analysis.model, open_session(cut.proto), {}))
+        validate(analysis.model, cut, working_inputs(analysis.model, open_session(cut.proto), {}))
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5])

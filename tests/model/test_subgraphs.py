@@ -19,6 +19,7 @@ from spa_onnx.model.model import Model, parameters
 from spa_onnx.pipeline import inspect
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
+from spa_onnx.synthetic.working import WorkingInputs
 from spa_onnx.validation.validate import validate
 
 
@@ -85,13 +86,13 @@ def test_a_fault_in_a_branch_that_is_not_taken_is_caught():
     nest = NESTS["if_inner_weights"]
     analysis = analyse(Model.of(built(nest)))
     rewritten = rewrite(analysis, Plan.removing({"w2[1]": np.asarray([1, 4]), "wt[1]": np.asarray([0])}, ""))
-    assert validate(analysis.model, rewritten, {}).gap < 1e-5
+    assert validate(analysis.model, rewritten, WorkingInputs()).gap < 1e-5
     node = next(node for node in rewritten.proto.graph.node if node.op_type == "If")
     (other,) = (attribute.g for attribute in node.attribute if attribute.name == "else_branch")
     damaged = numpy_helper.to_array(other.initializer[0])[::-1]
     other.initializer[0].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(damaged), "we"))
     with pytest.raises(ValidationError, match="pruned != masked where every If takes its else branch"):
-        validate(analysis.model, rewritten, {})
+        validate(analysis.model, rewritten, WorkingInputs())
 
 
 def test_the_default_prunes_and_repairs_around_nested_graphs():

@@ -16,6 +16,7 @@ from spa_onnx.analysis import analyse
 from spa_onnx.model.model import Model
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
+from spa_onnx.synthetic.working import WorkingInputs
 from spa_onnx.validation.validate import validate
 
 
@@ -65,7 +66,7 @@ def test_each_net_takes_its_way_and_computes_the_masked_function(case):
     )
     assert ("Where" in operators) == (way == "blend")
     assert ({"Mul", "Div"} <= operators) == (way == "scale")
-    verdict = validate(model, rewritten, model.inference.dims)
+    verdict = validate(model, rewritten, WorkingInputs(model.inference.dims))
     assert verdict.gap < 1e-5
     assert Model.of(rewritten.proto).shape("a")[1] == 5
 
@@ -145,7 +146,7 @@ def test_nothing_is_printed_while_rewriting(capfd):
 def test_an_aligned_drop_keeps_the_shuffle():
     model, rewritten = carry_out(shuffled(), [0, 4])
     assert [node.op_type for node in rewritten.proto.graph.node] == [node.op_type for node in model.proto.graph.node]
-    assert validate(model, rewritten, {"N": 2}).gap < 1e-5
+    assert validate(model, rewritten, WorkingInputs({"N": 2})).gap < 1e-5
 
 
 def test_a_shape_recorded_for_a_constant_node_that_was_cut_is_refreshed():
@@ -163,7 +164,7 @@ def test_a_shape_recorded_for_a_constant_node_that_was_cut_is_refreshed():
     rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([1])}, ""))
     for value in rewritten.proto.graph.value_info:
         assert [d.dim_value for d in value.type.tensor_type.shape.dim] in ([3, 3], [2, 3], [])
-    assert validate(analysis.model, rewritten, {}).gap < 1e-6
+    assert validate(analysis.model, rewritten, WorkingInputs()).gap < 1e-6
 
 
 def test_constants_in_short_forms_are_cut_too():
@@ -179,7 +180,7 @@ def test_constants_in_short_forms_are_cut_too():
     analysis = analyse(Model.of(proto))
     rewritten = rewrite(analysis, Plan.removing({analysis.prunable()[0].name: np.asarray([1])}, ""))
     assert Model.of(rewritten.proto).constant("b").tolist() == [1, 3, 4]
-    assert validate(analysis.model, rewritten, {}).gap < 1e-6
+    assert validate(analysis.model, rewritten, WorkingInputs()).gap < 1e-6
 
 
 def test_what_was_dead_before_stays_and_what_rewriting_kills_is_gone():
@@ -205,7 +206,7 @@ def test_shape_arithmetic_that_only_fed_a_replaced_shuffle_is_removed():
     )()
     model, rewritten = carry_out(proto, [0, 1, 6])
     assert [node.op_type for node in rewritten.proto.graph.node] == ["Conv", "Gather", "Relu", "Conv"]
-    assert validate(model, rewritten, {"N": 3}).gap < 1e-5
+    assert validate(model, rewritten, WorkingInputs({"N": 3})).gap < 1e-5
 
 
 def test_shape_arithmetic_that_is_a_graph_output_too_survives_beside_a_replaced_shuffle():
@@ -227,7 +228,7 @@ def test_shape_arithmetic_that_is_a_graph_output_too_survives_beside_a_replaced_
         "Relu",
         "Conv",
     ]
-    assert validate(model, rewritten, {"N": 3}).gap < 1e-5
+    assert validate(model, rewritten, WorkingInputs({"N": 3})).gap < 1e-5
 
 
 @pytest.mark.parametrize(("gone", "named"), [("w1[1]", ("norm",)), ("w2[1]", ())])
@@ -254,4 +255,4 @@ def test_what_only_a_branch_reads_survives_beside_a_replaced_shuffle():
     model, rewritten = carry_out(proto, [0, 1, 6])
     assert "Gather" in {node.op_type for node in rewritten.proto.graph.node}
     assert rewritten.proto.graph.node[-1] == proto.graph.node[-1]
-    assert validate(model, rewritten, {}).gap < 1e-5
+    assert validate(model, rewritten, WorkingInputs()).gap < 1e-5

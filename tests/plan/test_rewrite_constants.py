@@ -16,6 +16,7 @@ from spa_onnx.model.model import Model, graphs
 from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
+from spa_onnx.synthetic.working import WorkingInputs
 from spa_onnx.validation.masked import difference
 from spa_onnx.validation.validate import validate
 
@@ -48,7 +49,7 @@ def test_a_bias_that_loses_different_channels_is_duplicated_once_each():
     read = [node.input[2] for node in rewritten.proto.graph.node if len(node.input) == 3]
     assert read[1] == read[2] != read[0]
     assert {tensor.source for tensor in rewritten.tensors if tensor.name in biases} == {"b"}
-    assert validate(analysis.model, rewritten, {"N": 2}).gap < 1e-5
+    assert validate(analysis.model, rewritten, WorkingInputs({"N": 2})).gap < 1e-5
 
 
 def test_an_uncut_use_of_a_shared_tensor_keeps_it_as_it_was():
@@ -74,7 +75,7 @@ def test_a_matrix_read_twice_is_one_tensor_and_both_readers_lose_the_same():
     (group,) = analysis.prunable()
     rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([0, 7])}, ""))
     assert {t.name: tuple(t.dims) for t in rewritten.proto.graph.initializer}["w"] == (6, 3, 1, 1)
-    assert validate(analysis.model, rewritten, {"N": 2}).gap < 1e-5
+    assert validate(analysis.model, rewritten, WorkingInputs({"N": 2})).gap < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_before_ir_4_initializers_and_graph_inputs_stay_in_step(build, drop):
     declared = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input if v.name != "x"}
     assert declared == {t.name: list(t.dims) for t in graph.initializer}
     onnx.checker.check_model(rewritten.proto, full_check=True)
-    assert validate(model, rewritten, {"N": 2, "H": 4}).gap < 1e-5
+    assert validate(model, rewritten, WorkingInputs({"N": 2, "H": 4})).gap < 1e-5
 
 
 @pytest.mark.parametrize("ir", [4, 5, 8])
@@ -123,7 +124,7 @@ def test_half_and_double_weights_keep_their_type_and_values(kind):
     for old, new in zip(proto.graph.initializer, rewritten.proto.graph.initializer, strict=True):
         assert new.data_type == old.data_type == kind
     assert (Model.of(rewritten.proto).constant("w") == np.delete(Model.of(proto).constant("w"), [0, 3], axis=1)).all()
-    assert validate(analysis.model, rewritten, {}).gap < 2e-2
+    assert validate(analysis.model, rewritten, WorkingInputs()).gap < 2e-2
 
 
 def test_bfloat16_weights_are_cut_bit_for_bit():
@@ -199,4 +200,4 @@ def test_graphs_inside_branches_are_left_as_they_are():
     rewritten = rewrite(analysis, Plan.removing({"w[1]": np.asarray([0])}, ""))
     assert [g.name for g in graphs(rewritten.proto.graph)] == [g.name for g in graphs(proto.graph)]
     assert rewritten.proto.graph.node[-1] == proto.graph.node[-1]
-    assert validate(analysis.model, rewritten, {}).gap < 1e-6
+    assert validate(analysis.model, rewritten, WorkingInputs()).gap < 1e-6

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from command import MODELS, SHORT, copy_model, save, spa, tiny
 
-from spa_onnx import pipeline, steps
+from spa_onnx import job, pipeline
 from spa_onnx.cli import main
 from spa_onnx.report import console
 from spa_onnx.report.result import Report
@@ -100,7 +100,7 @@ def test_an_inexact_cut_is_named(tmp_path):
 
 
 def test_a_slower_result_comes_with_advice(tmp_path, monkeypatch):
-    monkeypatch.setattr(steps, "latency", lambda *_: [1.0, 2.0])
+    monkeypatch.setattr(job, "latency", lambda *_: [1.0, 2.0])
     text = "\n".join(lines("prune", save(tiny(), tmp_path / "m.onnx"), "--ratio", "0.4"))
     assert figures(text)["latency"] == ["1.000 ms", "2.000 ms", "2.000"]
     assert "--multiple 8" in text

@@ -16,7 +16,7 @@ from spa_onnx.pipeline import inspect
 from spa_onnx.selection import trials
 from spa_onnx.selection.trials import Trials
 from spa_onnx.statistics.calibration import Sampling, calibrate
-from spa_onnx.synthetic.feeds import working_dims
+from spa_onnx.synthetic.working import working_inputs
 
 
 @pytest.fixture(params=["digits_resnet", "digits_vit"])
@@ -25,7 +25,7 @@ def known(request):
     proto = onnx.load(MODELS / f"{request.param}.onnx")
     analysis = inspect(proto)
     return analysis, calibrate(
-        analysis.model, working_dims(analysis.model, open_session(proto), {}), None, Sampling(24, 0)
+        analysis.model, working_inputs(analysis.model, open_session(proto), {}), None, Sampling(24, 0)
     )
 
 
@@ -90,7 +90,7 @@ def test_inputs_that_are_given_count_too():
     analysis = inspect(proto)
     given = read_samples({"image": samples((1, 8, 8), 20)}, proto)
     calibration = calibrate(
-        analysis.model, working_dims(analysis.model, open_session(proto), {}), given, Sampling(20, 0)
+        analysis.model, working_inputs(analysis.model, open_session(proto), {}), given, Sampling(20, 0)
     )
     assert all(Trials(analysis, analysis.prunable(), calibration, 1).error(drop) > 0 for drop in cuts(analysis, 1))
 

@@ -21,6 +21,7 @@ from spa_onnx.statistics.calibration import Sampling, calibrate
 from spa_onnx.statistics.collect import Observation, Schedule, channel_moments, collect, observe, with_outputs
 from spa_onnx.statistics.moments import MomentSums
 from spa_onnx.statistics.subsampling import positions_per_sample
+from spa_onnx.synthetic.working import WorkingInputs
 
 MIXED = net(
     "float[N,4,5,5] x",
@@ -123,7 +124,7 @@ def test_scalars_and_inputs_alone_can_be_fed():
     x = np.ones((3, 6), np.float32)
     found = collected(model, [{"s": np.array(2, np.float32), "x": x}])
     np.testing.assert_array_equal(found["w"].gram[0], np.full((6, 6), 3.0))
-    assert calibrate(model, {"N": 2}, None, Sampling(8, 0)).feeds
+    assert calibrate(model, WorkingInputs({"N": 2}), None, Sampling(8, 0)).feeds
 
 
 def test_channel_moments_equal_numpy():
@@ -148,7 +149,7 @@ def test_channel_moments_of_a_graph_input_are_those_of_the_samples():
     found = channel_moments(model, model.proto, ["x"], batches(samples, [4, 2]))
     np.testing.assert_allclose(found["x"][0], samples.mean(axis=(0, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(found["x"][1], samples.var(axis=(0, 2, 3)), rtol=1e-5)
-    assert calibrate(model, {"N": 2}, None, Sampling(8, 0)).feeds
+    assert calibrate(model, WorkingInputs({"N": 2}), None, Sampling(8, 0)).feeds
 
 
 @settings(max_examples=10, deadline=None)

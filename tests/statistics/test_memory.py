@@ -19,6 +19,7 @@ from spa_onnx.statistics.calibration import Sampling, calibrate
 from spa_onnx.statistics.memory import ARENA_FACTOR, MATRIX_COPIES, memory_budget, peak_bytes, peak_live_bytes
 from spa_onnx.statistics.moments import MomentColumns, MomentSums
 from spa_onnx.statistics.subsampling import Subsampling
+from spa_onnx.synthetic.working import WorkingInputs
 
 
 @pytest.mark.parametrize("memory", [3 * 10**5, 2 * 10**6, 10**9])
@@ -26,8 +27,8 @@ def test_a_budget_decides_about_passes_and_batches_and_not_about_statistics(memo
     model = Model.of(BIG())
     x = np.random.default_rng(0).standard_normal((40, 3, 24, 24)).astype(np.float32)
     samples = read_samples({"x": x}, model.proto)
-    plenty = calibrate(model, {"N": 2}, samples, Sampling(40, 0))
-    known = calibrate(model, {"N": 2}, samples, Sampling(40, 0, memory=memory))
+    plenty = calibrate(model, WorkingInputs({"N": 2}), samples, Sampling(40, 0))
+    known = calibrate(model, WorkingInputs({"N": 2}), samples, Sampling(40, 0, memory=memory))
     assert (len(plenty.feeds), len(plenty.passes)) == (1, 1)
     assert (len(known.feeds) > 1) == (memory < 10**8)
     assert (len(known.passes) > 1) == (memory < 10**6)
@@ -70,7 +71,7 @@ def test_as_many_samples_are_repaired_in_the_order_of_the_graph_as_memory_holds(
         calibration, "memory_budget", lambda *given: replace(memory_budget(*given), sequential_tensors=held)
     )
     x = np.random.default_rng(0).standard_normal((40, 3, 24, 24)).astype(np.float32)
-    known = calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), Sampling(40, 0))
+    known = calibrate(model, WorkingInputs({"N": 2}), read_samples({"x": x}, model.proto), Sampling(40, 0))
     assert (known.samples, known.sequential_samples) == (40, fit)
     assert sum(len(feed["x"]) for feed in known.first(known.sequential_samples)) == fit
     assert known.describe() == "40 given samples" + (", 36 of them in the order of the graph" if fit == 36 else "")
@@ -92,7 +93,9 @@ def wide(inputs, places=40):
 
 def calibrated_model(model, count, memory=10**9):
     x = np.random.default_rng(0).standard_normal((count, *model.shape("x")[1:])).astype(np.float32)
-    return calibrate(model, {"N": 2}, read_samples({"x": x}, model.proto), Sampling(count, 0, memory=memory))
+    return calibrate(
+        model, WorkingInputs({"N": 2}), read_samples({"x": x}, model.proto), Sampling(count, 0, memory=memory)
+    )
 
 
 def test_matrices_that_do_not_all_fit_are_put_into_files(monkeypatch):

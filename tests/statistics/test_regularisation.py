@@ -14,6 +14,7 @@ from spa_onnx.scoring.context import ScoringContext
 from spa_onnx.scoring.obs import obspa
 from spa_onnx.statistics.calibration import Sampling, calibrate
 from spa_onnx.synthetic.generate import normalises
+from spa_onnx.synthetic.working import WorkingInputs
 
 SHARED = "float[8] one, float[8] two, float[8] mean, float[8] variance, float[4,8] w, float[8,3] w2"
 
@@ -74,7 +75,7 @@ def test_made_up_samples_are_trusted_as_far_as_the_graph_normalises(name, given,
         if given
         else None
     )
-    assert calibrate(model, {"N": 4}, samples, Sampling(16, 0)).regularisation is expected
+    assert calibrate(model, WorkingInputs({"N": 4}), samples, Sampling(16, 0)).regularisation is expected
 
 
 @pytest.mark.parametrize("regularisation", [CALIBRATED, SYNTHETIC, UNCERTAIN, Regularisation(3.0, biased_damping=0.2)])
@@ -82,7 +83,7 @@ def test_scores_are_losses_where_the_least_removal_is_refitted_on_what_is_truste
     """As if there were columns that held nothing but the means, and columns that held one input each."""
     model = Model.of(GEMM(), {"N": 4})
     x = np.random.default_rng(0).standard_normal((800, 4)).astype(np.float32)
-    known = calibrate(model, {"N": 4}, read_samples({"x": x}, model.proto), Sampling(800, 0))
+    known = calibrate(model, WorkingInputs({"N": 4}), read_samples({"x": x}, model.proto), Sampling(800, 0))
     (group,) = analyse(model).prunable()
     layer = known.layers[-1]
     moments = known.statistics[layer.key]

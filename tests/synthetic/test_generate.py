@@ -16,6 +16,7 @@ from spa_onnx.statistics import calibration
 from spa_onnx.statistics.calibration import Sampling, calibrate
 from spa_onnx.statistics.collect import with_outputs
 from spa_onnx.synthetic.generate import generate_samples, has_stored_statistics, with_batch_statistics
+from spa_onnx.synthetic.working import WorkingInputs
 
 NORM = "float[5] {0}1, float[5] {0}2, float[5] {0}3, float[5] var{0}"
 
@@ -96,7 +97,7 @@ MADE = {
 @pytest.mark.parametrize(("model", "shape", "dtype"), MADE.values(), ids=MADE)
 def test_made_up_samples_fit_the_model(model, shape, dtype):
     def make(seed):
-        return generate_samples(model, {"N": 3, "L": 7}, 16, 8, seed).feeds
+        return generate_samples(model, WorkingInputs({"N": 3, "L": 7}), 16, 8, seed).feeds
 
     feeds, again, other = make(5), make(5), make(6)
     assert sum(len(feed["x"]) for feed in feeds) == 16
@@ -125,7 +126,7 @@ def test_masks_are_ones_positions_are_counted_and_ids_fill_their_table():
             "float[N,L,4] y",
         )()
     )
-    (feed,) = generate_samples(model, {"N": 1, "L": 7}, 16, 16, 0).feeds
+    (feed,) = generate_samples(model, WorkingInputs({"N": 1, "L": 7}), 16, 16, 0).feeds
     assert feed["attention_mask"].min() == 1
     assert (feed["position_ids"] == np.arange(7)).all()
     assert not feed["token_type_ids"].any()
@@ -135,14 +136,16 @@ def test_masks_are_ones_positions_are_counted_and_ids_fill_their_table():
 
 
 def test_bytes_use_their_range():
-    x = np.concatenate([feed["x"] for feed in generate_samples(MADE["bytes"][0], {"N": 1}, 64, 8, 0).feeds])
+    x = np.concatenate(
+        [feed["x"] for feed in generate_samples(MADE["bytes"][0], WorkingInputs({"N": 1}), 64, 8, 0).feeds]
+    )
     assert x.min() < 20
     assert x.max() > 235
 
 
 def test_images_are_smooth_whether_statistics_are_stored_or_not():
     def roughness(model):
-        x = generate_samples(model, {"N": 8}, 8, 8, 0).feeds[0]["x"]
+        x = generate_samples(model, WorkingInputs({"N": 8}), 8, 8, 0).feeds[0]["x"]
         return np.square(np.diff(x, axis=3)).mean() / x.var()
 
     assert roughness(MADE["image"][0]) < 1.7  # noise has 2
@@ -153,4 +156,4 @@ def test_images_are_smooth_whether_statistics_are_stored_or_not():
 def test_large_models_are_shown_fewer_made_up_samples(monkeypatch, work, made):
     model = Model.of(BIG())
     monkeypatch.setattr(calibration, "MOST_SYNTHETIC_MACS", work * 20 * macs(model) // 10**6)
-    assert calibrate(model, {"N": 8}, None, Sampling(40, 0)).samples == made
+    assert calibrate(model, WorkingInputs({"N": 8}), None, Sampling(40, 0)).samples == made

@@ -7,10 +7,10 @@ from onnx import numpy_helper
 
 from spa_onnx.execution.session import open_session
 from spa_onnx.pipeline import inspect
-from spa_onnx.synthetic.feeds import working_dims
 from spa_onnx.synthetic.generate import generate_samples
 from spa_onnx.synthetic.images import HALF_WIDTH, between, pictures
 from spa_onnx.synthetic.input_range import input_ranges
+from spa_onnx.synthetic.working import working_inputs
 
 CONVOLUTION = "float[16,3,3,3] w1, float[16] b1, float[4,16,1,1] w2"
 LAYERS = "b = Relu(a) y = Conv(b, w2)"
@@ -54,7 +54,7 @@ def trained_on(build, values):
 
 def synthetic(proto):
     model = inspect(proto).model
-    dims = working_dims(model, open_session(proto), {})
+    dims = working_inputs(model, open_session(proto), {})
     return np.concatenate([feed["x"] for feed in generate_samples(model, dims, 16, 8, 0).feeds])
 
 

@@ -15,6 +15,7 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.model.model import Model
 from spa_onnx.synthetic.generate import generate_samples
 from spa_onnx.synthetic.subset import EQUAL_SHARE, d_optimal_rows, d_optimal_subset
+from spa_onnx.synthetic.working import WorkingInputs
 
 LINEAR = Model.of(net("float[N,3] x", "float[3,4] w", "y = MatMul(x, w)", "float[N,4] y")())
 FIXED = Model.of(net("float[2,3] x", "float[3,4] w", "y = MatMul(x, w)", "float[2,4] y")())
@@ -115,7 +116,7 @@ def test_a_model_that_does_not_run_is_an_error():
 @pytest.mark.parametrize(("samples", "batch", "some"), [(16, 8, 32), (5, 2, 15), (16, 8, 17), (16, 8, 0), (3, 8, 6)])
 def test_made_up_samples_are_those_that_tell_most_of_more(samples, batch, some):
     def make(seed, more):
-        return generate_samples(PICTURES, {"N": 1}, samples, batch, seed, drawn=more).feeds
+        return generate_samples(PICTURES, WorkingInputs({"N": 1}), samples, batch, seed, drawn=more).feeds
 
     plain, chosen, again = make(1, 0), make(1, some), make(1, some)
     assert [len(feed["x"]) for feed in chosen] == [len(feed["x"]) for feed in plain]

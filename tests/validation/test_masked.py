@@ -15,6 +15,7 @@ from spa_onnx.plan.mask import mask
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import rewrite
 from spa_onnx.synthetic.feeds import random_feed
+from spa_onnx.synthetic.working import WorkingInputs
 from spa_onnx.validation.validate import validate
 
 
@@ -47,7 +48,7 @@ def test_a_constant_divisor_behind_other_nodes_is_not_masked():
     rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([0, 3])}, ""))
     (masked,) = open_session(mask(analysis.model, rewritten.removal)).run({"x": np.ones((2, 3, 4, 4), np.float32)})
     assert np.isfinite(masked).all()
-    assert validate(analysis.model, rewritten, {}).gap < 1e-5
+    assert validate(analysis.model, rewritten, WorkingInputs()).gap < 1e-5
 
 
 def test_a_size_is_never_where_the_models_part():
@@ -62,7 +63,7 @@ def test_a_size_is_never_where_the_models_part():
     rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([0, 3])}, ""))
     change("w9", bumped)(rewritten.proto)
     with pytest.raises(ValidationError, match="pruned != masked: y, made by Conv"):
-        validate(analysis.model, rewritten, {})
+        validate(analysis.model, rewritten, WorkingInputs())
 
 
 @pytest.mark.parametrize("operator", ["Log", "Reciprocal"])
@@ -81,10 +82,10 @@ def test_an_operator_that_zero_is_not_for_is_held_against_masked_readers(operato
     rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([0, 3])}, ""))
     feed = random_feed(analysis.model, {}, 0)
     assert not np.isfinite(open_session(mask(analysis.model, rewritten.removal)).run(feed)[0]).all()
-    assert validate(analysis.model, rewritten, {}).gap < 1e-5
+    assert validate(analysis.model, rewritten, WorkingInputs()).gap < 1e-5
     change("w9", bumped)(rewritten.proto)
     with pytest.raises(ValidationError, match="pruned != masked"):
-        validate(analysis.model, rewritten, {})
+        validate(analysis.model, rewritten, WorkingInputs())
 
 
 def test_before_ir_4_the_masked_model_lists_what_nothing_reads_any_more():
@@ -94,7 +95,7 @@ def test_before_ir_4_the_masked_model_lists_what_nothing_reads_any_more():
     del proto.graph.input[1:]
     analysis = analyse(Model.of(proto))
     rewritten = rewrite(analysis, Plan.removing({"w1[0]": np.asarray([0, 3])}, ""))
-    assert validate(analysis.model, rewritten, {}).gap < 1e-5
+    assert validate(analysis.model, rewritten, WorkingInputs()).gap < 1e-5
 
 
 def test_the_indices_of_a_gather_are_not_masked():
@@ -111,4 +112,4 @@ def test_the_indices_of_a_gather_are_not_masked():
     analysis = analyse(Model.of(proto))
     (group,) = analysis.prunable()[:1]
     rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([1])}, ""))
-    assert validate(analysis.model, rewritten, {}).gap < 1e-5
+    assert validate(analysis.model, rewritten, WorkingInputs()).gap < 1e-5

@@ -14,6 +14,7 @@ from spa_onnx.errors import RefusedError, ValidationError
 from spa_onnx.model.model import Model
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import Rewritten, rewrite
+from spa_onnx.synthetic.working import WorkingInputs
 from spa_onnx.validation.masked import TOLERANCE, difference
 from spa_onnx.validation.validate import validate
 
@@ -37,7 +38,7 @@ def test_rounding_that_the_masked_model_shows_too_is_tolerated():
     analysis = analyse(Model.of(near_cancellation()))
     (group,) = analysis.prunable()
     rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([1, 4])}, ""))
-    assert validate(analysis.model, rewritten, {}).gap is not None
+    assert validate(analysis.model, rewritten, WorkingInputs()).gap is not None
 
 
 def test_the_tolerance_for_noise_does_not_hide_a_real_error():
@@ -46,16 +47,16 @@ def test_the_tolerance_for_noise_does_not_hide_a_real_error():
     rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([1, 4])}, ""))
     change("w9", lambda w: w[:, ::-1] * 100)(rewritten.proto)
     with pytest.raises(ValidationError, match="pruned != masked"):
-        validate(analysis.model, rewritten, {})
+        validate(analysis.model, rewritten, WorkingInputs())
 
 
 def test_a_difference_just_above_the_tolerance_is_caught_in_a_model_without_noise():
     model, rewritten = pruned()
     change("w3", lambda w: w * np.float32(1 + 0.5 * TOLERANCE["float32"]))(rewritten.proto)
-    assert validate(model, rewritten, {"N": 2}).gap == pytest.approx(0.5 * TOLERANCE["float32"], rel=0.1)
+    assert validate(model, rewritten, WorkingInputs({"N": 2})).gap == pytest.approx(0.5 * TOLERANCE["float32"], rel=0.1)
     change("w3", lambda w: w * np.float32(1 + 2 * TOLERANCE["float32"]))(rewritten.proto)
     with pytest.raises(ValidationError, match="pruned != masked"):
-        validate(model, rewritten, {"N": 2})
+        validate(model, rewritten, WorkingInputs({"N": 2}))
 
 
 def mostly_rounding() -> onnx.ModelProto:
@@ -96,7 +97,7 @@ def rounded(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Rewritten]:
 
 def test_what_parts_in_float32_alone_is_no_fault(rounded):
     model, rewritten = rounded
-    verdict = validate(model, rewritten, {})
+    verdict = validate(model, rewritten, WorkingInputs())
     assert verdict.gap > TOLERANCE["float32"]
     assert any("float64" in note for note in verdict.notes)
 
@@ -105,7 +106,7 @@ def test_what_parts_in_float64_too_is_a_fault(rounded):
     model, rewritten = rounded
     change("w9", bumped)(rewritten.proto)
     with pytest.raises(ValidationError, match="pruned != masked"):
-        validate(model, rewritten, {})
+        validate(model, rewritten, WorkingInputs())
 
 
 def test_what_cannot_be_computed_in_float64_is_a_fault(rounded, monkeypatch):
@@ -114,7 +115,7 @@ def test_what_cannot_be_computed_in_float64_is_a_fault(rounded, monkeypatch):
 
     monkeypatch.setattr("spa_onnx.execution.float64.Float64.open", refuse)
     with pytest.raises(ValidationError, match="pruned != masked"):
-        validate(*rounded, {})
+        validate(*rounded, WorkingInputs())
 
 
 NAN, INF = float("nan"), float("inf")

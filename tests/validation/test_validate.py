@@ -22,6 +22,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import Rewritten, rewrite
 from spa_onnx.synthetic.feeds import random_feed
+from spa_onnx.synthetic.working import WorkingInputs
 from spa_onnx.validation.validate import Verdict, validate
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def damaged(damage: Callable[[onnx.ModelProto], object]) -> tuple[Model, Rewritt
 
 def test_a_sound_result_passes_with_a_small_gap_and_no_notes():
     model, rewritten = pruned()
-    verdict = validate(model, rewritten, {"N": 2})
+    verdict = validate(model, rewritten, WorkingInputs({"N": 2}))
     assert verdict.gap < 1e-5
     assert verdict.seeds >= 2
     assert verdict.notes == ()
@@ -62,7 +63,7 @@ def test_wrong_values_are_caught_and_the_first_tensor_that_differs_is_named(name
     with pytest.raises(
         ValidationError, match=rf"pruned != masked: {first}, made by Conv 'make_{first}', differs first"
     ) as caught:
-        validate(model, rewritten, {"N": 2})
+        validate(model, rewritten, WorkingInputs({"N": 2}))
     assert caught.value.exit_code == 3
     assert f"--exclude 'make_{first}'" in str(caught.value)
 
@@ -73,7 +74,7 @@ def test_the_channels_of_another_plan_are_caught():
     analysis = analyse(model)
     other = rewrite(analysis, Plan.removing({"w1[0]": np.asarray([1, 5]), "w2[0]": np.asarray([0, 2, 7])}, ""))
     with pytest.raises(ValidationError, match="pruned != masked: a,"):
-        validate(model, replace(rewritten, proto=other.proto), {"N": 2})
+        validate(model, replace(rewritten, proto=other.proto), WorkingInputs({"N": 2}))
 
 
 def rename_output(proto: onnx.ModelProto) -> None:
@@ -111,7 +112,7 @@ def add_output(proto: onnx.ModelProto) -> None:
 def test_a_changed_interface_is_caught(damage, message):
     model, rewritten = damaged(damage)
     with pytest.raises(ValidationError, match=message):
-        validate(model, rewritten, {"N": 2})
+        validate(model, rewritten, WorkingInputs({"N": 2}))
 
 
 def unsort(proto: onnx.ModelProto) -> None:
@@ -152,17 +153,15 @@ def unknown_operator(proto: onnx.ModelProto) -> None:
 def test_a_model_that_is_not_valid_or_does_not_run_is_caught(damage, message):
     model, rewritten = damaged(damage)
     with pytest.raises(ValidationError, match=message) as caught:
-        validate(model, rewritten, {"N": 2})
+        validate(model, rewritten, WorkingInputs({"N": 2}))
     assert "\n" not in str(caught.value)
 
 
 def test_a_comparison_without_inputs_on_which_the_original_runs_is_no_comparison(monkeypatch):
     model, rewritten = pruned()
-    monkeypatch.setattr(
-        "spa_onnx.validation.validate.random_feed", lambda *_: {"x": np.zeros((2, 5, 4, 4), np.float32)}
-    )
+    monkeypatch.setattr("spa_onnx.synthetic.working.random_feed", lambda *_: {"x": np.zeros((2, 5, 4, 4), np.float32)})
     with pytest.raises(ValidationError, match="the original runs on none of"):
-        validate(model, rewritten, {"N": 2})
+        validate(model, rewritten, WorkingInputs({"N": 2}))
 
 
 def test_what_the_checker_holds_against_the_original_already_is_only_a_note():
@@ -171,7 +170,7 @@ def test_what_the_checker_holds_against_the_original_already_is_only_a_note():
         proto.graph.node[1].attribute.append(helper.make_attribute("invented", 1))
     verdict = None
     try:
-        verdict = validate(model, rewritten, {"N": 2})
+        verdict = validate(model, rewritten, WorkingInputs({"N": 2}))
     except ValidationError as error:  # an onnxruntime that rejects unknown attributes, which is its right
         assert "onnxruntime" in str(error)  # noqa: PT017
     assert verdict is None or any("rejects the original too" in note for note in verdict.notes)
@@ -179,10 +178,10 @@ def test_what_the_checker_holds_against_the_original_already_is_only_a_note():
 
 def test_without_comparison_the_verdict_says_so():
     model, rewritten = damaged(change("w1", bumped))
-    verdict = validate(model, rewritten, {"N": 2}, repaired=True)
+    verdict = validate(model, rewritten, WorkingInputs({"N": 2}), repaired=True)
     assert verdict.gap is None
     assert "repaired" in verdict.notes[0]
-    verdict = validate(model, replace(rewritten, inexact=("norm",)), {"N": 2})
+    verdict = validate(model, replace(rewritten, inexact=("norm",)), WorkingInputs({"N": 2}))
     assert verdict.gap is None
     assert "1 node" in verdict.notes[0]
 
@@ -196,10 +195,10 @@ def test_a_model_that_returns_only_classes_is_compared_too():
     analysis = analyse(Model.of(proto))
     (group,) = analysis.prunable()
     rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([1, 4])}, ""))
-    validate(analysis.model, rewritten, {"N": 2})
+    validate(analysis.model, rewritten, WorkingInputs({"N": 2}))
     change("w2", lambda w: -w)(rewritten.proto)
     with pytest.raises(ValidationError, match="pruned != masked: b,"):
-        validate(analysis.model, rewritten, {"N": 2})
+        validate(analysis.model, rewritten, WorkingInputs({"N": 2}))
 
 
 def verdict_of(nodes: str, outputs: str = "float[N,4,4,4] y") -> Verdict:
@@ -208,7 +207,7 @@ def verdict_of(nodes: str, outputs: str = "float[N,4,4,4] y") -> Verdict:
     return validate(
         analysis.model,
         rewrite(analysis, Plan.removing({"w1[0]": np.asarray([1, 4])}, "")),
-        analysis.model.inference.dims,
+        WorkingInputs(analysis.model.inference.dims),
     )
 
 
@@ -234,16 +233,16 @@ def test_an_output_with_some_numbers_is_compared():
 
 
 def test_inputs_on_which_the_original_does_not_run_are_passed_over():
-    """Numbers below 50 that index a table of 44, behind a subtraction."""
+    """Numbers below 50 that index a table of 44, behind a product."""
     proto = net(
         "int64[2,3] ids",
-        "float[44,8] w1, float[8,4] w2, int64 none = {0}",
-        "i = Sub(ids, none) e = Gather(w1, i) r = Relu(e) y = MatMul(r, w2)",
+        "float[44,8] w1, float[8,4] w2, int64 one = {1}",
+        "i = Mul(ids, one) e = Gather(w1, i) r = Relu(e) y = MatMul(r, w2)",
     )()
     analysis = analyse(Model.of(proto))
     rewritten = rewrite(analysis, Plan.removing({"w1[1]": np.asarray([1, 4])}, ""))
     assert {runs(analysis.model, seed) for seed in range(4)} == {True, False}
-    assert validate(analysis.model, rewritten, {}).gap < 1e-5
+    assert validate(analysis.model, rewritten, WorkingInputs()).gap < 1e-5
 
 
 def runs(model: Model, seed: int) -> bool:
