@@ -199,7 +199,7 @@ def final_share(analysis: Analysis, settings: Settings) -> float:
     if not groups:
         raise RefusedError(why_nothing_is_prunable(analysis, settings))
     flat = {group.name: np.zeros(group.size) for group in groups}
-    even = select(groups, analysis.model, flat, goal, Constraints(multiple=settings.multiple))
+    even = select(groups, analysis.model, flat, goal, Constraints())
     removed = np.asarray([len(even.get(group.name, ())) for group in groups])
     return float(PlanCost(analysis.model, groups)(removed) / UNITS["macs"].whole(analysis.model))
 

@@ -127,6 +127,12 @@ class _Candidates:
             removed = back
         return removed
 
+    def nearest(self, removed: Counts, budget: Budget) -> Counts:
+        """Return the numbers, or those with one step put back, whichever is nearer to the budget's first limit."""
+        limit = budget.limits[0]
+        options = [removed, *self._one_put_back(removed)]
+        return min(options, key=lambda counts: abs(limit.cost(counts) - limit.allowed))
+
     def _last_score(self, number: int, removed: Counts) -> float:
         """Return the score of the last channel that a group loses."""
         return float(np.sort(self.scores[self.groups[number].name])[removed[number] - 1])
@@ -181,7 +187,8 @@ def select(
         scores: The scores; a group without scores keeps its channels.
         goal: A share of the channels, or targets. Under `local` every group loses the share. Under the other scopes as
             many channels are removed as save the same multiply-accumulates, and no group loses more than half of what
-            `local` would leave it. Targets are met from below, as closely as whole channels allow.
+            `local` would leave it. With multiples the plan comes as near as it can to what the share alone would save.
+            Targets are met from below, as closely as whole channels allow.
         constraints: How channels are ranked, and what limits a group.
 
     Returns:
@@ -198,21 +205,26 @@ def select(
     chosen = [by_rank(group, rank) if group.parts > 1 else group for group, rank in zip(scored, ranks, strict=True)]
     steps = [step(group, constraints.multiple_of(group.name)) for group in chosen]
     candidates = _Candidates(chosen, scores, np.asarray(steps))
+    is_ratio, is_rounded = isinstance(goal, float | int), max(steps) > 1
+    finest = 0.5 / int(candidates.sizes.max())
     if isinstance(goal, float | int):
         ratio, removed = float(goal), candidates.local(goal)
-        budget = Budget.of_plan(removed, model, chosen)
+        budget = Budget.of_plan(_same_share(candidates.sizes, goal), model, chosen)
+        if is_rounded:
+            _, removed = candidates.closest(candidates.local, finest, budget)
     else:
         budget = Budget.of(goal, model, chosen)
         _check_reach(candidates, budget)
         if budget.is_met(candidates.local(0.0)):
             return {}
-        finest = 0.5 / int(candidates.sizes.max())
         ratio, removed = candidates.closest(candidates.local, finest, budget)
     if constraints.scope != "local":
         most_share = min((1 + ratio) / 2, constraints.leeway * ratio)
         _, removed = candidates.closest(*candidates.ranked(model, constraints.scope, most_share), budget)
-    if not isinstance(goal, float | int):
+    if is_rounded or not is_ratio:
         removed = candidates.filled(removed, budget)
+    if is_rounded and is_ratio:
+        removed = candidates.nearest(removed, budget)
     return {
         group.name: np.sort(rank[:count], axis=None)
         for group, rank, count in zip(chosen, ranks, removed.tolist(), strict=True)

@@ -232,3 +232,13 @@ def test_an_excluded_node_keeps_all_that_it_reads_and_writes():
     assert {tensor.name for tensor in rewritten.tensors} == {"w1", "w2", "w4", "w5"}
     assert rewritten.removal.after("d") == (1, 32, 8, 8)
     assert rewritten.removal.after("e") == (1, 32, 8, 8)
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.4, 0.6])
+@pytest.mark.parametrize("multiple", [2, 4, 8])
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_a_ratio_saves_with_multiples_what_it_saves_without(scope, multiple, ratio):
+    found = analyse(Model.of(stack()))
+    plain = cost_of(found, chosen(found, 0, ratio, "local"))
+    rounded = cost_of(found, chosen(found, 0, ratio, scope, multiple))
+    assert abs(rounded - plain) <= 0.05 * cost_of(found, {})
