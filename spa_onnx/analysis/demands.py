@@ -11,7 +11,7 @@ from spa_onnx.model.facts import Axis, Fact, Pin
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.operators import facts, knowledge
-from spa_onnx.operators.zeros import Zeros, has_activation_products
+from spa_onnx.operators.zeros import Zeros, needs_zeros
 
 
 def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.Pattern[str]] = ()) -> Iterator[Fact]:
@@ -31,7 +31,7 @@ def all_facts(model: Model, reorderings: Sequence[Chain], exclude: Sequence[re.P
 
 def _demanded(model: Model, reorderings: Sequence[Chain]) -> Iterator[Fact]:
     """Yield the facts of every node; a channel shuffle yields one set of facts for all its nodes."""
-    zeros = Zeros(model) if has_activation_products(model) else None
+    zeros = Zeros(model) if needs_zeros(model) else None
     first = {chain.nodes[0].index: chain for chain in reorderings}
     inside = {node.index for chain in reorderings for node in chain.nodes}
     for node in model.nodes:
@@ -44,7 +44,7 @@ def _demanded(model: Model, reorderings: Sequence[Chain]) -> Iterator[Fact]:
         elif model.is_folded(node):
             yield from _weights_among_sizes(node, model)
         elif node.index not in inside:
-            found = list(facts(node, model))
+            found = list(facts(node, model) if zeros is None else zeros.exact(facts(node, model)))
             yield from found
             yield from _computed_inputs(node, model)
             if zeros is not None:

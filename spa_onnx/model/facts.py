@@ -161,11 +161,13 @@ class Normalises:
         axis: The axis.
         node: Name of the node that computes the statistic.
         why: The reason, shown to the user.
+        unless_zero: Whether the result is exact if the removed channels are zero in the masked model, as for a sum.
     """
 
     axis: Axis
     node: str
     why: str
+    unless_zero: bool = False
 
     def axes(self) -> tuple[Axis, ...]:
         """Return the axis of the statistic."""

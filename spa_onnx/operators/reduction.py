@@ -11,7 +11,7 @@ from spa_onnx.model.facts import Axis, Fact, Normalises, same
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.model.traits import Fold
-from spa_onnx.operators.registry import register
+from spa_onnx.operators.registry import knowledge, register
 from spa_onnx.operators.zeros import first
 
 
@@ -42,13 +42,13 @@ def _remaining(node: Node, model: Model, reduced: tuple[int, ...], *, keeps: boo
 
 
 def reduction(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = reduction of x over some axes. Removing indices of those axes changes the statistic."""
+    """Y = reduction of x over some axes. Removing indices of these changes the statistic, but not a sum of zeros."""
     reduced = reduction_axes(node, model)
     if reduced is None:
         return
     yield from _remaining(node, model, reduced, keeps=bool(node.attributes.get("keepdims", 1)))
     for dim in reduced:
-        yield Normalises(Axis(node.inputs[0], dim), node.name, f"{node.op} reduces over it")
+        yield Normalises(Axis(node.inputs[0], dim), node.name, f"{node.op} reduces over it", knowledge(node.op).sums)
 
 
 def ranking(node: Node, model: Model) -> Iterator[Fact]:
@@ -74,7 +74,8 @@ def softmax(node: Node, model: Model) -> Iterator[Fact]:
     yield from _remaining(node, model, tuple(range(axis, rank)) if several else (axis,), keeps=True)
 
 
-register("ReduceL1", "ReduceL2", "ReduceMean", "ReduceSumSquare", coupling=reduction, parameters=(1,), zero=first)
+register("ReduceL1", "ReduceL2", "ReduceSumSquare", coupling=reduction, parameters=(1,), zero=first, sums=True)
+register("ReduceMean", coupling=reduction, parameters=(1,), zero=first)
 register("ReduceLogSum", "ReduceLogSumExp", coupling=reduction, parameters=(1,))
 for _name, _function in (
     ("ReduceMax", np.max),
@@ -87,6 +88,7 @@ for _name, _function in (
         coupling=reduction,
         parameters=(1,),
         zero=first,
+        sums=_name == "ReduceSum",
         fold=Fold(numpy_ops.reduction(_function), together=True),
     )
 register("ArgMax", coupling=ranking, chooses=True)

@@ -12,6 +12,7 @@
 | `shape` | standard nodes with the same shapes | ONNX infers its shapes |
 | `quantised` | the float operator that it computes, and its scales | it is not quantised |
 | `saturates` | whether a range of inputs has one output | it has not |
+| `sums` | whether it adds up elements, so that zeros change nothing | removed elements change it |
 | `bounds` | the exclusive upper bound of integer inputs | ids are below a small number |
 | `unmasked` | inputs that keep their values in the masked model | constants are masked |
 
@@ -76,6 +77,7 @@ class Operator:
     zero: KeepsZero = never
     macs: Macs | None = None
     bounds: Mapping[int, Bound] = field(default_factory=dict)
+    sums: bool = False
     unmasked: frozenset[int] = frozenset()
     not_refitted: str = ""
 
@@ -101,6 +103,7 @@ class Properties(TypedDict, total=False):
         chooses: Whether its output holds probabilities or classes.
         saturates: Whether it maps a range of inputs to one output: it clips, rounds or compares.
         bounds: Input position -> the exclusive upper bound of the integers in that input.
+        sums: Whether it adds up elements along axes, so that zeros do not change it.
         unmasked: Input positions whose constants keep their values in the masked model.
     """
 
@@ -120,6 +123,7 @@ class Properties(TypedDict, total=False):
     chooses: bool
     saturates: bool
     bounds: Mapping[int, Bound]
+    sums: bool
     unmasked: Iterable[int]
 
 

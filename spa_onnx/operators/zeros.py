@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Pin
+from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Free, Normalises, Pin
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.operators.registry import Held, KeepsZero, knowledge, multiplies
@@ -72,9 +72,12 @@ def scaled_by(*slots: int) -> KeepsZero:
     return lambda node, _, held: all(held[slot] for slot in slots if node.input(slot))
 
 
-def has_activation_products(model: Model) -> bool:
-    """Return whether the model has a product of two activations; only then the analysis needs `Zeros`."""
-    return any(multiplies(node.op) and not any(map(model.is_constant, node.inputs[:2])) for node in model.nodes)
+def needs_zeros(model: Model) -> bool:
+    """Return whether the analysis needs `Zeros`: the model has a product of two activations, or sums elements."""
+    return any(
+        knowledge(node.op).sums or (multiplies(node.op) and not any(map(model.is_constant, node.inputs[:2])))
+        for node in model.nodes
+    )
 
 
 class Zeros:
@@ -113,6 +116,14 @@ class Zeros:
             factors = [] if in_output else [other for other in others if other.tensor in node.inputs[:2]]
             if factors and axis.tensor in node.inputs[:2] and not any(map(self._is_zero_along, (axis, *factors))):
                 yield Pin(axis, f"{node.op} sums over what is not zero there when masked", f"{node}, {axis}")
+
+    def exact(self, facts: Iterable[Fact]) -> Iterator[Fact]:
+        """Yield the facts; a statistic to which masked channels add nothing leaves its axis free."""
+        for fact in facts:
+            if isinstance(fact, Normalises) and fact.unless_zero and self._is_zero_along(fact.axis):
+                yield Free(fact.axis)
+            else:
+                yield fact
 
     def _add(self, outputs: Iterable[str], facts: Iterable[Fact], keeps: Callable[[list[Axis]], bool]) -> None:
         """Mark the output axes that are zero in masked channels, given the axes that each is coupled to."""
