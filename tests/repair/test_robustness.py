@@ -90,8 +90,7 @@ def test_products_with_inputs_that_are_not_finite_are_left_alone_and_named():
         proto, 0.4, criterion="l1", repair="obs", data={"x": (X * 100).astype(np.float16)}, check=False
     )
     old, new = Model.of(proto), Model.of(result.model)
-    (note,) = result.report.notes
-    assert "were not refitted" in note
+    (note,) = (note for note in result.report.notes if "were not refitted" in note)
     left = [name for name in ("w2", "w3") if name in note]
     assert left
     kept = {cut["name"]: cut["kept"] for cut in result.plan["tensors"]}
