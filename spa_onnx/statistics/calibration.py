@@ -57,8 +57,17 @@ SEQUENTIAL_MODELS = 2
 FEWEST_SEQUENTIAL_SAMPLES = 32
 """Sequential repair is skipped if memory allows fewer samples than this and more were run."""
 
+DRAWING_COPIES = 4
+"""How many times its own size a sample takes while it is drawn."""
+
 CANDIDATES_PER_SAMPLE = 4
 """Synthetic samples that are generated for each one that is used, if they cost little."""
+
+HELD_SHARE = 0.6
+"""The share of the memory that synthetic samples may take. All of them are held at once."""
+
+PROCESS_BYTES = 3 * 10**8
+"""What the process takes beside statistics: the interpreter, onnxruntime and the model."""
 
 MOST_CANDIDATE_BYTES = 8 * 10**8
 """Float32 bytes that these candidates may take: large images take long to generate."""
@@ -188,8 +197,14 @@ def calibrate(
     channels = {node.inputs[0] for node in batch_normalizations(model)} if samples is None else set()
     sizes = {name: sample_bytes(model, name) for name in {*channels, *(layer.data for layer in layers)}}
     count, affordable = _sample_counts(model, sampling.count, synthetic=samples is None)
-    wanted = count if samples is not None else min(count, max(affordable, FEWEST_SYNTHETIC_SAMPLES))
-    budget = memory_budget(model, layers, sampling.memory, wanted)
+    sample_size = max(sum(sample_bytes(model, name) for name in model.inputs), 1)
+    wanted = count
+    if samples is None:
+        held = max(int(HELD_SHARE * sampling.memory) // sample_size, 1)
+        wanted = min(count, max(affordable, FEWEST_SYNTHETIC_SAMPLES), held)
+    memory = sampling.memory - min(PROCESS_BYTES, sampling.memory // 4)
+    memory -= 0 if samples is not None else wanted * sample_size
+    budget = memory_budget(model, layers, memory, wanted)
     batch = _batch_size(model, sizes, budget)
     chosen = None if samples is None else samples.head(count, batch)
     passes = tuple(capture_passes(model, sizes, chosen.batch if chosen else batch, budget))
@@ -197,12 +212,11 @@ def calibrate(
     if chosen is not None:
         calibration = collection.over(chosen.feeds(), len(chosen))
     else:
-        sample_size = max(sum(sample_bytes(model, name) for name in model.inputs), 1)
         held = min(budget.tensors, MOST_CANDIDATE_BYTES) // sample_size
         drawn = min(CANDIDATES_PER_SAMPLE * wanted, affordable, held)
         calibration = _on_synthetic(collection, inputs, wanted, min(batch, wanted), drawn)
     sequential = _sequential_samples(calibration, budget) if wanted == count else 0
-    return replace(calibration, memory=sampling.memory, sequential_samples=sequential)
+    return replace(calibration, memory=memory, sequential_samples=sequential)
 
 
 def _sample_counts(model: Model, count: int | None, *, synthetic: bool) -> tuple[int, int]:
@@ -217,7 +231,8 @@ def _sample_counts(model: Model, count: int | None, *, synthetic: bool) -> tuple
 def _batch_size(model: Model, sizes: Mapping[str, int], budget: MemoryBudget) -> int:
     """Return how many samples to run at a time. sizes: captured tensor -> bytes of one sample."""
     peak = ARENA_FACTOR * max(peak_bytes(model, sizes), 1)
-    most = budget.tensors // max(sizes.values(), default=1)
+    drawn = DRAWING_COPIES * sum(sample_bytes(model, name) for name in model.inputs)
+    most = budget.tensors // max(*sizes.values(), drawn, 1)
     return max(1, min(LARGEST_BATCH, max(budget.tensors // peak, SMALLEST_BATCH), most))
 
 

@@ -31,6 +31,9 @@ from spa_onnx.synthetic.working import WorkingInputs
 NOT_BETWEEN_LAYERS = {"BatchNormalization", "LpNormalization"}
 """Normalisations that do not set the inputs of inner layers: by stored statistics, or of embeddings."""
 
+LONGEST_PICTURE = 8
+"""The largest ratio of the sides of a picture."""
+
 IR_WITHOUT_LISTED_CONSTANTS = 4
 """From this IR version on, initializers need not be listed as graph inputs."""
 
@@ -142,17 +145,30 @@ def _draw_feeds(model: Model, working: WorkingInputs, samples: int, batch: int, 
 
 
 def _is_picture(array: Array) -> bool:
-    """Return whether an array has the form of a batch of images, of floats or of bytes."""
-    return array.ndim == 4 and (array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize == 1))
+    """Return whether an array has the form of a batch of images, of floats or of bytes.
+
+    Long strips are waveforms, spectrograms or tables.
+    """
+    if array.ndim != 4 or not (array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize == 1)):
+        return False
+    height, width = array.shape[1:3] if _has_channels_last(array) else array.shape[2:]
+    return bool(max(height, width) <= LONGEST_PICTURE * min(height, width))
+
+
+def _has_channels_last(array: Array) -> bool:
+    """Return whether the last of four axes has the size of colours, and the second has not."""
+    return array.shape[-1] in (1, 3, 4) and array.shape[1] > 4
 
 
 def _as_images(array: Array, rng: np.random.Generator) -> Array:
     """Return pictures of variance one, or of pixels for bytes, if the array has the form of a batch of images."""
     if not _is_picture(array):
         return array
-    channels_last = array.shape[-1] in (1, 3, 4) and array.shape[1] > 4
+    channels_last = _has_channels_last(array)
     count, channels, height, width = (array.shape[axis] for axis in ((0, 3, 1, 2) if channels_last else (0, 1, 2, 3)))
-    images = pictures(count, (channels, height, width), rng)
+    images = pictures(
+        count, (channels, height, width), rng, array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
+    )
     if array.dtype.kind != "f":
         low = np.iinfo(array.dtype).min
         images = np.rint(between(images, *PIXELS)) + low

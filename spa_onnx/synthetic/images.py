@@ -7,6 +7,7 @@ gradient of light.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from spa_onnx.model.folding import Array
 
@@ -37,6 +38,9 @@ CORNER = 2.0**0.5
 PIXELS_PER_STEP = 2**14
 """The number of positions that are drawn together, at least those of one picture."""
 
+MOST_POSITIONS = 2**21
+"""The number of positions at which leaves are placed together, at least those of one leaf."""
+
 CONTRAST = 0.25, 0.8
 """The factors between which the contrast of pictures varies."""
 
@@ -44,24 +48,26 @@ BRIGHTNESS = 0.4
 """The maximum absolute mean of a picture."""
 
 
-def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
-    """Draw pictures.
+def pictures(count: int, shape: tuple[int, int, int], rng: np.random.Generator, dtype: DTypeLike = np.float64) -> Array:
+    """Draw pictures. Time and memory grow with height times width.
 
     Args:
         count: The number of pictures.
         shape: (channels, height, width).
         rng: The random generator.
+        dtype: The type of the result.
 
     Returns:
-        float64 (count, channels, height, width), between -HALF_WIDTH and HALF_WIDTH.
+        (count, channels, height, width), between -HALF_WIDTH and HALF_WIDTH.
     """
     channels, height, width = shape
     largest = channels, min(height, LARGEST_TEXTURE), min(width, LARGEST_TEXTURE)
     textures = np.stack([_texture(largest, rng) for _ in range(min(TEXTURES, count))])
     step = max(1, PIXELS_PER_STEP // (height * width))
-    return np.concatenate(
-        [_draw_pictures(min(step, count - first), shape, textures, rng) for first in range(0, count, step)]
-    )
+    result = np.empty((count, *shape), dtype)
+    for first in range(0, count, step):
+        result[first : first + step] = _draw_pictures(min(step, count - first), shape, textures, rng)
+    return result
 
 
 def between(images: Array, low: float, high: float) -> Array:
@@ -101,32 +107,45 @@ def _topmost_leaves(
     """Return the number of the topmost leaf at each position of each picture, int64 (pictures, height, width).
 
     `centre` is (2, pictures, leaves), the other arrays are (pictures, leaves). Leaves of similar size are placed in one
-    step.
+    step, as many at a time as MOST_POSITIONS allows.
     """
-    count, longer_side = len(radius), max(size)
-    top = np.zeros((count, *size), np.int64)
-    cos, sin = np.cos(angle), np.sin(angle)
+    top = np.zeros((len(radius), *size), np.int64)
     diameter = 2 ** (np.ceil(2 * np.log2(2 * CORNER * radius + 2)) / 2)
-    window = np.minimum(np.ceil(diameter).astype(int), longer_side)
+    window = np.minimum(np.ceil(diameter).astype(int), max(size))
     window[:, 0] = 0  # the ground is everywhere, and its number is 0
-    for side in np.unique(window[:, 1:]):
+    forms = np.stack([np.cos(angle), np.sin(angle), square, flat, radius])
+    for side in np.unique(window[:, 1:]).tolist():
         picture, leaves = np.nonzero(window == side)
-        middle = centre[:, picture, leaves]
-        corner = np.floor(middle - side / 2).astype(int) * (side < longer_side)
-        rows, columns = corner[0][:, None, None] + np.arange(side)[:, None], corner[1][:, None, None] + np.arange(side)
-        cosine, sine, edged, flatness, reach = (
-            values[picture, leaves][:, None, None] for values in (cos, sin, square, flat, radius)
-        )
-        down, right = rows - middle[0][:, None, None], columns - middle[1][:, None, None]
-        along, across = down * cosine + right * sine, (right * cosine - down * sine) / flatness
-        far = np.where(edged, np.maximum(np.abs(along), np.abs(across)), np.sqrt(along**2 + across**2))
-        covered = (far < reach) & (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
-        leaf, row, column = np.nonzero(covered)
-        placed = np.zeros_like(top)
-        # leaves ascend within a picture, so the topmost of those at one position is assigned last
-        placed[picture[leaf], rows[leaf, row, 0], columns[leaf, 0, column]] = leaves[leaf]
-        np.maximum(top, placed, out=top)
+        sides = min(side, size[0]), min(side, size[1])
+        step = max(1, MOST_POSITIONS // (sides[0] * sides[1]))
+        for first in range(0, len(leaves), step):
+            some = picture[first : first + step], leaves[first : first + step]
+            _place_leaves(top, some, centre[:, some[0], some[1]], forms[:, some[0], some[1]], sides)
     return top
+
+
+def _place_leaves(top: Array, part: tuple[Array, Array], middle: Array, forms: Array, sides: tuple[int, int]) -> None:
+    """Place leaves on those below them; `top` is modified.
+
+    part: (the picture, the number) of each leaf. middle: (2, leaves). forms: cosine and sine of the angle, whether the
+    leaf has corners, flatness and radius, (5, leaves). sides: height and width of the window around a leaf's middle.
+    """
+    (picture, leaves), size = part, top.shape[1:]
+    corner = np.floor(middle - np.max(sides) / 2).astype(int) * (np.array(sides) < size)[:, None]
+    rows, columns = (
+        corner[0][:, None, None] + np.arange(sides[0])[:, None],
+        corner[1][:, None, None] + np.arange(sides[1]),
+    )
+    cosine, sine, edged, flatness, reach = forms[:, :, None, None]
+    down, right = rows - middle[0][:, None, None], columns - middle[1][:, None, None]
+    along, across = down * cosine + right * sine, (right * cosine - down * sine) / flatness
+    far = np.where(edged, np.maximum(np.abs(along), np.abs(across)), np.sqrt(along**2 + across**2))
+    covered = (far < reach) & (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+    leaf, row, column = np.nonzero(covered)
+    placed = np.zeros_like(top)
+    # leaves ascend within a picture, so the topmost of those at one position is assigned last
+    placed[picture[leaf], rows[leaf, row, 0], columns[leaf, 0, column]] = leaves[leaf]
+    np.maximum(top, placed, out=top)
 
 
 def _texture(shape: tuple[int, int, int], rng: np.random.Generator) -> Array:

@@ -44,9 +44,11 @@ def d_optimal_subset(model: Model, drawn: Sequence[Feed], count: int, seed: int)
     chosen = np.sort(d_optimal_rows(_join_outputs(outputs, batch), count * batch))
     if batch == 1:
         return [drawn[number] for number in chosen]
-    arrays = {name: np.concatenate([feed[name] for feed in drawn])[chosen] for name in drawn[0]}
     return [
-        {name: array[first : first + batch] for name, array in arrays.items()}
+        {
+            name: np.stack([drawn[number // batch][name][number % batch] for number in chosen[first : first + batch]])
+            for name in drawn[0]
+        }
         for first in range(0, count * batch, batch)
     ]
 
