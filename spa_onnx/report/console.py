@@ -144,14 +144,15 @@ def _latency_row(latency: tuple[float, float] | None) -> Iterator[tuple[str, str
 
 def _drift_text(drift: Drift, data: str | None) -> str:
     """Describe a drift and the samples that it was measured on."""
-    parts = [f"relative output error {drift.error:.3g}"]
+    error = f"relative output error {drift.error:.3g}"
+    if not data:
+        samples = _count(drift.samples, f"{drift.measured_on} sample")
+        return f"unknown without --data; {error} on {samples}"
+    parts = [error]
     if drift.agreement is not None:
         parts.append(f"top-1 agreement {100 * drift.agreement:.1f} %")
     if drift.accuracy is not None:
         parts.append(f"accuracy {100 * drift.accuracy[0]:.2f} % -> {100 * drift.accuracy[1]:.2f} %")
-    if not data:
-        samples = _count(drift.samples, f"{drift.measured_on} sample")
-        return f"unknown without --data; on {samples}: {', '.join(parts)}"
     apart = " that nothing was fitted to" if drift.measured_on == "held-out" else ""
     return f"{', '.join(parts)} (on {_count(drift.samples, 'sample')} of {data}{apart})"
 

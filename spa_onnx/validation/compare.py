@@ -16,7 +16,7 @@ from spa_onnx.model.files import read_model
 from spa_onnx.model.model import UNKNOWN, Model, feeds, parameters
 from spa_onnx.operators.macs import macs
 from spa_onnx.synthetic.working import working_inputs
-from spa_onnx.validation.drift import Drift
+from spa_onnx.validation.drift import REAL, Drift
 from spa_onnx.validation.quality import Evaluation, quality
 
 
@@ -144,7 +144,9 @@ def check_gates(comparison: Comparison, limits: Mapping[str, float | None]) -> N
             continue
         what, figure = GATES[gate]
         value = figure(comparison)
-        if gate == "max_accuracy_drop" and comparison.drift.original_near_chance:
+        if gate == "min_agreement" and comparison.drift.measured_on not in REAL:
+            failed.append(f"{what} is unknown without --data")
+        elif gate == "max_accuracy_drop" and comparison.drift.original_near_chance:
             failed.append(f"{what} says nothing: the accuracy of the original itself is near chance")
         elif value is None:
             failed.append(f"{what} cannot be measured without labels or rows of scores")

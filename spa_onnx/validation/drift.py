@@ -114,7 +114,8 @@ def drift(
     used = [before if at_output.is_blind and before.elements else at_output for at_output, before in distances.values()]
     result = Drift(_error(used), *answers.figures(labels), count, answers.chance, samples.measured_on)
     result = replace(result, original_near_chance=answers.original_is_near_chance(labels))
-    notes = (*_notes(result, labels), *_incomparable(compared, used), *answers.notes())
+    alike = answers.notes() if result.measured_on in REAL else ()
+    notes = (*_notes(result, labels), *_incomparable(compared, used), *alike)
     return replace(result, collapsed=_collapsed(result, used), notes=notes)
 
 
