@@ -15,9 +15,9 @@ from spa_onnx.data.preprocess import parse
 from spa_onnx.data.samples import Samples, read_samples
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.execution.session import Session, latency, open_session
-from spa_onnx.model.model import Model, feeds, parameters
-from spa_onnx.model.shapes import symbolic_dims
+from spa_onnx.model.model import Model, parameters
 from spa_onnx.model.source import Source
+from spa_onnx.operators import DATA_SIZE
 from spa_onnx.operators.macs import macs, uncounted_operators
 from spa_onnx.plan.plan import Plan
 from spa_onnx.plan.rewrite import Rewritten, rewrite
@@ -27,6 +27,7 @@ from spa_onnx.rounds import Rounds
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.selection.budgets import CLOSE, UNITS
 from spa_onnx.selection.propose import why_nothing_is_prunable
+from spa_onnx.sizes import at_fitting_sizes, check_names, smallest
 from spa_onnx.statistics.calibration import Calibration, Sampling, calibrate
 from spa_onnx.statistics.memory import DEFAULT_MEMORY
 from spa_onnx.synthetic.feeds import random_feed, working_dims
@@ -126,21 +127,18 @@ def read_analysis(source: Source, dims: Mapping[str, int] | None, settings: Sett
     Raises:
         UsageError: `dims` has a name that the model does not have, or a pattern of `exclude` matches no name.
     """
-    names = list(dict.fromkeys(name for name, *_ in symbolic_dims(feeds(source.proto.graph))))
-    for name in dims or {}:
-        if name not in names:
-            raise UsageError(
-                f"no symbolic dimension of an input is called {name!r}: "
-                f"there is {', '.join(map(repr, names)) or 'none'}"
-            )
-    model = Model.of(source.proto, dims)
-    for pattern in settings.patterns():
-        if not any(excluded(model, pattern)):
-            raise UsageError(
-                f"--exclude {pattern.pattern!r} matches the name of no node and of no tensor; "
-                "spa-onnx groups MODEL shows names"
-            )
-    return analyse(model, settings.patterns(), inexact=settings.width, attention=settings.attention)
+    check_names(source.proto, dims or {})
+
+    def analysis(model: Model) -> Analysis:
+        for pattern in settings.patterns():
+            if not any(excluded(model, pattern)):
+                raise UsageError(
+                    f"--exclude {pattern.pattern!r} matches the name of no node and of no tensor; "
+                    "spa-onnx groups MODEL shows names"
+                )
+        return analyse(model, settings.patterns(), inexact=settings.width, attention=settings.attention)
+
+    return at_fitting_sizes(source.proto, dims or {}, analysis)
 
 
 def runnable(
@@ -160,12 +158,14 @@ def runnable(
     try:
         sizes = working_dims(analysis.model, original.session, original.dims)
     except RefusedError:
-        if analysis.prunable():
-            raise
-        raise RefusedError(why_nothing_is_prunable(analysis, settings)) from None  # this reason explains more
+        reason = why_nothing_is_prunable(analysis, settings)
+        if analysis.prunable() or (analysis.model.inference.dims and DATA_SIZE in reason):
+            raise  # sizes can be unknown because the symbolic ones do not fit
+        raise RefusedError(reason) from None  # this reason explains more
     if any(sizes.get(name, size) != size for name, size in analysis.model.inference.dims.items()):
         analysis = read_analysis(source, sizes, settings)
-    return analysis, replace(original, dims=sizes)
+    analysis = smallest(analysis, original.session, dims or {}, lambda found: read_analysis(source, found, settings))
+    return analysis, replace(original, dims={**sizes, **analysis.model.inference.dims})
 
 
 def collect_statistics(

@@ -30,8 +30,14 @@ GUESSES = (
     (1, 512, 512),
     (1, 32, 32),
     (1, 48, 256),
+    (1, 64, 1),
+    (1, 1, 1),
 )
 """Sizes that are tried in turn for symbolic dimensions: (first dimension, height and width, any other)."""
+
+USUAL = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)
+"""Sizes that are tried for all symbolic dimensions but the first of an input, after the guesses, and to find smaller
+ones."""
 
 FEW = 8
 """A float constant with at most this many elements may hold scales, one per dimension."""
@@ -97,6 +103,21 @@ def choose_dims(
     chosen = {name: given.get(name, size) for name, size in reversed(guessed.items())}
     computed = {name: _computed(name, chosen) for name in chosen if not name.isidentifier() and name not in given}
     return chosen | {name: size for name, size in computed.items() if size is not None and size > 0}
+
+
+def resized(
+    inputs: Sequence[onnx.ValueInfoProto], sizes: Mapping[str, int], changed: Mapping[str, int]
+) -> dict[str, int]:
+    """Return sizes of which some are changed, and with them the dimensions that are computed from these.
+
+    Args:
+        inputs: The graph inputs that are not initializers.
+        sizes: A size for every symbolic dimension.
+        changed: Name of a dimension -> its new size.
+    """
+    known = dict(sizes) | dict(changed)
+    plain = {name: size for name, size in known.items() if name.isidentifier() or _computed(name, known) is None}
+    return choose_dims(inputs, plain, GUESSES[0])
 
 
 def _computed(name: str, sizes: Mapping[str, int]) -> int | None:
@@ -266,6 +287,7 @@ def _renew(stored: onnx.TypeProto, fresh: onnx.TypeProto | None, *, ranked: bool
 __all__ = [
     "GUESSES",
     "UNKNOWN",
+    "USUAL",
     "Inference",
     "Shape",
     "choose_dims",
@@ -274,6 +296,7 @@ __all__ = [
     "is_plausible",
     "literals",
     "refresh_value_info",
+    "resized",
     "skeleton",
     "symbolic_dims",
 ]

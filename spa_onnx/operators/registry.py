@@ -54,6 +54,9 @@ Bound: TypeAlias = Callable[[Node, Model], int]
 UNBOUNDED = 2**31
 """The upper bound of integer inputs that do not index a table of known size."""
 
+DATA_SIZE = "its size depends on data"
+"""The reason for pinning axes of operators with sizes that are unknown before the model runs."""
+
 WHOLE = "needs all of it"
 """The default reason, shown to users, for pinning an axis that the coupling rule does not mention."""
 
@@ -187,7 +190,7 @@ def facts(node: Node, model: Model) -> Iterator[Fact]:
             yield from _pin_all(node.inputs[slot], model, f"input {slot} of {node.op} {reason}", str(node))
     if _depends_on_data(tensors, model):
         for name in tensors:
-            yield from _pin_all(name, model, "its size depends on data", str(node))
+            yield from _pin_all(name, model, DATA_SIZE, str(node))
         return
     yield from _facts_or_pins(node, model, operator, tensors)
 

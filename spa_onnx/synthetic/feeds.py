@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 
 import numpy as np
 import onnx
@@ -10,12 +11,16 @@ import onnx
 from spa_onnx.errors import RefusedError
 from spa_onnx.execution.session import Feed, Session
 from spa_onnx.model.model import Model, feeds
-from spa_onnx.model.shapes import GUESSES, choose_dims
+from spa_onnx.model.shapes import GUESSES, USUAL, choose_dims
 from spa_onnx.model.traits import Array, Moves, traits
 from spa_onnx.operators import knowledge
 
 LARGEST_ID = 50
 """The exclusive upper bound of random integers, unless they index a smaller table."""
+
+
+LARGEST_INPUT = 2**25
+"""The most elements of an input at sizes that are only tried."""
 
 
 def random_feed(model: Model, dims: Mapping[str, int], seed: int) -> Feed:
@@ -39,12 +44,7 @@ def random_feed(model: Model, dims: Mapping[str, int], seed: int) -> Feed:
                 "use --no-validate"
             )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
-        sizes = value.type.tensor_type.shape.dim
-        shape = [
-            dim.dim_value if dim.dim_value > 0 else dims[dim.dim_param or f"{value.name}:{axis}"]
-            for axis, dim in enumerate(sizes)
-        ]
-        feed[value.name] = _draw(rng, dtype, shape, _bound(model, value.name))
+        feed[value.name] = _draw(rng, dtype, _sizes(value, dims), _bound(model, value.name))
     return feed
 
 
@@ -74,10 +74,30 @@ def _bound(model: Model, name: str) -> int:
 
 
 def _dims_to_try(model: Model, user_dims: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    """Yield sizes of symbolic dimensions to try, those of shape inference first."""
+    """Yield sizes of symbolic dimensions to try, those of shape inference first, and no inputs that fill the memory."""
     yield dict(model.inference.dims)
-    for guess in GUESSES:
-        yield choose_dims(feeds(model.proto.graph), user_dims, guess)
+    inputs = feeds(model.proto.graph)
+    for guess in (*GUESSES, *((1, size, size) for size in USUAL)):
+        dims = choose_dims(inputs, user_dims, guess)
+        if all(prod(_sizes(value, dims)) <= LARGEST_INPUT for value in inputs):
+            yield dims
+
+
+def _sizes(value: onnx.ValueInfoProto, dims: Mapping[str, int]) -> list[int]:
+    """Return the shape of an input at these sizes of symbolic dimensions."""
+    return [
+        dim.dim_value if dim.dim_value > 0 else dims[dim.dim_param or f"{value.name}:{axis}"]
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+    ]
+
+
+def runs(model: Model, session: Session, dims: Mapping[str, int]) -> bool:
+    """Return whether the model runs at these sizes of symbolic dimensions."""
+    try:
+        session.run(random_feed(model, dims, seed=0))
+    except RefusedError:
+        return False
+    return True
 
 
 def working_dims(model: Model, session: Session, user_dims: Mapping[str, int]) -> dict[str, int]:
