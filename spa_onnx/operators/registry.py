@@ -228,8 +228,8 @@ def _reason_without_rule(node: Node, model: Model) -> str:
         return f"enters or leaves a branch or body of {node.op}"
     if node.op in model.functions:
         return (
-            f"{node.op} is a function of the model, and is not looked into; "
-            "onnx.inliner.inline_local_functions puts its nodes in place"
+            f"{node.op} is a function of the model that cannot be inlined, because it needs another version of an "
+            "operator set; export the model with one version"
         )
     return f"no coupling rule for operator {node.op}"
 

@@ -12,8 +12,8 @@ from spa_onnx.data.preprocess import parse
 from spa_onnx.data.samples import read_samples
 from spa_onnx.errors import GateError, RefusedError
 from spa_onnx.execution.session import Feed, Session, latency, open_session
-from spa_onnx.model.files import read_model
 from spa_onnx.model.model import Model, feeds, parameters
+from spa_onnx.model.source import open_source
 from spa_onnx.operators.macs import macs
 from spa_onnx.synthetic.feeds import random_feed, working_dims
 from spa_onnx.validation.drift import Drift, drift
@@ -50,7 +50,8 @@ def compare(
     Raises:
         RefusedError: The interfaces differ, or one of the models does not run.
     """
-    (before, _, old_bytes), (after, _, new_bytes) = read_model(original), read_model(pruned)
+    old_source, new_source = open_source(original), open_source(pruned)
+    before, after = old_source.proto, new_source.proto
     for what, old, new in (
         ("take the inputs", feeds(before.graph), feeds(after.graph)),
         ("give the outputs", before.graph.output, after.graph.output),
@@ -77,7 +78,7 @@ def compare(
     return Comparison(
         (parameters(before), parameters(after)),
         (macs(model), macs(smaller)),
-        (old_bytes, new_bytes),
+        (old_source.bytes, new_source.bytes),
         (slow, fast),
         measured,
     )
