@@ -12,8 +12,9 @@ import onnx
 from spa_onnx.analysis.groups import Analysis
 from spa_onnx.errors import RefusedError, RuleError, UsageError
 from spa_onnx.execution.session import Session
+from spa_onnx.model.inference import is_plausible
 from spa_onnx.model.model import Model, feeds
-from spa_onnx.model.shapes import GUESSES, USUAL, choose_dims, is_plausible, resized, symbolic_dims
+from spa_onnx.model.shapes import GUESSES, USUAL, choose_dims, resized, symbolic_dims
 from spa_onnx.synthetic.feeds import runs
 
 Sizes: TypeAlias = Mapping[str, int]

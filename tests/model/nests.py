@@ -112,8 +112,7 @@ NESTS = {
         "{ h = MatMul(e, wb) k = Relu(h) f = MatMul(k, wc) g = Tanh(f) d = Identity(c) }> "
         "q = ReduceMax<axes=[0], keepdims=0>(all)",
         {"wb": (8, 6), "wc": (6, 8)},
-        why="its size depends on data",
-        free=("w1[1]", "wb[1]", "w3[1]"),
+        free=("w1[1]", "w2[1]", "wb[1]", "w3[1]"),
     ),
     "loop_that_grows": Nest(
         "long = Loop(two, yes, p) <body = b (int64 i, bool c, float[M,8] e) => (bool d, float[K,8] f) "
