@@ -74,7 +74,9 @@ class Job:
             self.clock("measure")
             report = self._measured(report, rewritten, original)
         self.clock("")
-        plan = self.plan.to_json(self.analysis, rewritten.tensors, rewritten.inexact, repaired=repairs)
+        plan = self.plan.to_json(
+            self.analysis, rewritten.tensors, rewritten.inexact, repaired=repairs, computed=self.source.computed
+        )
         return Result(rewritten.proto, plan, replace(report, seconds=self.clock.seconds))
 
     @property

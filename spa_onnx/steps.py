@@ -16,11 +16,12 @@ from spa_onnx.data.preprocess import parse
 from spa_onnx.data.samples import read_samples
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.execution.session import Session, open_session
-from spa_onnx.model.model import Model, feeds
-from spa_onnx.model.shapes import symbolic_dims
+from spa_onnx.model.model import Model
 from spa_onnx.model.source import Source
+from spa_onnx.operators import DATA_SIZE
 from spa_onnx.scoring import CRITERIA
 from spa_onnx.selection.propose import why_nothing_is_prunable
+from spa_onnx.sizes import at_fitting_sizes, check_names, smallest
 from spa_onnx.statistics.calibration import DEFAULT_SAMPLES, Calibration, Sampling, calibrate
 from spa_onnx.statistics.memory import DEFAULT_MEMORY
 from spa_onnx.synthetic.working import WorkingInputs, working_inputs
@@ -149,21 +150,18 @@ def read_analysis(source: Source, dims: Mapping[str, int] | None, settings: Sett
     Raises:
         UsageError: `dims` has a name that the model does not have, or a pattern of `exclude` matches no name.
     """
-    names = list(dict.fromkeys(name for name, *_ in symbolic_dims(feeds(source.proto.graph))))
-    for name in dims or {}:
-        if name not in names:
-            raise UsageError(
-                f"no symbolic dimension of an input is called {name!r}: "
-                f"there is {', '.join(map(repr, names)) or 'none'}"
-            )
-    model = Model.of(source.proto, dims)
-    for pattern in settings.patterns():
-        if not any(excluded(model, pattern)):
-            raise UsageError(
-                f"--exclude {pattern.pattern!r} matches the name of no node and of no tensor; "
-                "spa-onnx groups MODEL shows names"
-            )
-    return analyse(model, settings.patterns(), inexact=settings.width, attention=settings.attention)
+    check_names(source.proto, dims or {})
+
+    def analysis(model: Model) -> Analysis:
+        for pattern in settings.patterns():
+            if not any(excluded(model, pattern)):
+                raise UsageError(
+                    f"--exclude {pattern.pattern!r} matches the name of no node and of no tensor; "
+                    "spa-onnx groups MODEL shows names"
+                )
+        return analyse(model, settings.patterns(), inexact=settings.width, attention=settings.attention)
+
+    return at_fitting_sizes(source.proto, dims or {}, analysis)
 
 
 def runnable(
@@ -185,11 +183,17 @@ def runnable(
         trial = () if given is None else tuple(given.head(TRIAL_BATCH * SEEDS, TRIAL_BATCH).feeds())
         inputs = working_inputs(analysis.model, original.session, original.inputs.dims, trial)
     except RefusedError:
-        if analysis.prunable():
-            raise
-        raise RefusedError(why_nothing_is_prunable(analysis, settings)) from None  # this reason explains more
+        reason = why_nothing_is_prunable(analysis, settings)
+        if analysis.prunable() or (analysis.model.inference.dims and DATA_SIZE in reason):
+            raise  # sizes can be unknown because the symbolic ones do not fit
+        raise RefusedError(reason) from None  # this reason explains more
     if any(inputs.dims.get(name, size) != size for name, size in analysis.model.inference.dims.items()):
         analysis = read_analysis(source, inputs.dims, settings)
+    if not inputs.given:
+        analysis = smallest(
+            analysis, original.session, dims or {}, lambda found: read_analysis(source, found, settings), inputs.style
+        )
+        inputs = replace(inputs, dims={**inputs.dims, **analysis.model.inference.dims})
     return analysis, replace(original, inputs=inputs)
 
 

@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
         "statistics",
     },
     "report": {"analysis", "errors", "execution", "model", "selection", "validation"},
+    "sizes": {"analysis", "errors", "execution", "model", "synthetic"},
     "rounds": {"analysis", "config", "model", "plan", "repair", "selection", "statistics"},
     "steps": {
         "analysis",
@@ -53,8 +54,10 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "execution",
         "model",
+        "operators",
         "scoring",
         "selection",
+        "sizes",
         "statistics",
         "synthetic",
         "validation",

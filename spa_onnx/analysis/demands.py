@@ -10,7 +10,7 @@ from spa_onnx.analysis.shuffle import Chain, chain_facts
 from spa_onnx.model.facts import Axis, Fact, Pin
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
-from spa_onnx.operators import facts, knowledge
+from spa_onnx.operators import DATA_SIZE, facts, knowledge
 from spa_onnx.operators.zeros import Zeros, needs_zeros
 
 
@@ -53,7 +53,7 @@ def _demanded(model: Model, reorderings: Sequence[Chain]) -> Iterator[Fact]:
 
 
 def _kept(model: Model) -> Iterator[Pin]:
-    """Yield pins for the interface, and for weights that no operator of the outer graph reads directly."""
+    """Yield pins for the interface, sizes that depend on data, and weights that no operator outside reads directly."""
     for what, names in (("input", model.inputs), ("output", model.outputs)):
         for name in names:
             yield from _pin_tensor(model, name, f"graph {what}", name)
@@ -61,6 +61,8 @@ def _kept(model: Model) -> Iterator[Pin]:
         yield from _pin_tensor(model, name, "a weight in a branch or body", str(node))
     for name in model.sparse:
         yield from _pin_tensor(model, name, "stored as a sparse tensor; store it dense to have it cut", name)
+    for axis in sorted(model.inference.data_axes):
+        yield Pin(axis, DATA_SIZE, str(model.producer.get(axis.tensor, axis.tensor)))
     read = {*model.consumers, *model.source.values(), *model.outputs}
     for name in model.constants:
         if model.is_float(name) and name not in read:

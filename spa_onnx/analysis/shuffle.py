@@ -118,6 +118,8 @@ def _chain(first: Node, model: Model) -> Chain | None:
     shape = model.shape(first.inputs[0])
     if shape is None or min(shape, default=0) < 1:
         return None
+    if any(model.depends_on_data(Axis(name, dim)) for name in (first.inputs[0], first.outputs[0]) for dim in range(9)):
+        return None  # the order would hold for one size only
     start = Layout(
         tuple((Digit(dim, 1, size),) if size > 1 else () for dim, size in enumerate(shape)), (0,) * len(shape)
     )

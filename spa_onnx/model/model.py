@@ -17,11 +17,13 @@ from onnx import TensorProto, numpy_helper
 
 from spa_onnx.errors import RefusedError
 from spa_onnx.model.constants import constant_tensor, graph_constants, nested_constants, sparse_tensors
+from spa_onnx.model.facts import Axis
 from spa_onnx.model.folding import Value
+from spa_onnx.model.inference import Inference, infer, is_plausible
 from spa_onnx.model.node import Node
 from spa_onnx.model.quantisation import GraphLookup, Packed, Quantisation, quantised_constants, scales
 from spa_onnx.model.read_nodes import read_nodes
-from spa_onnx.model.shapes import GUESSES, UNKNOWN, Inference, Shape, choose_dims, infer, is_plausible
+from spa_onnx.model.shapes import GUESSES, UNKNOWN, Shape, choose_dims
 from spa_onnx.model.skeleton import skeleton
 from spa_onnx.model.subgraphs import Opened, crossings, graphs, openable, operators
 from spa_onnx.model.traits import Array
@@ -142,8 +144,15 @@ class Model:
         return {name: tuple(nodes.values()) for name, nodes in readers.items()}
 
     def shape(self, tensor: str) -> Shape | None:
-        """Return the sizes of a tensor, UNKNOWN for a size that depends on data; None if its rank is unknown."""
+        """Return the sizes of a tensor; None if its rank is unknown.
+
+        A size that depends on data has a stand-in (see `depends_on_data`), or is UNKNOWN if there is none that fits.
+        """
         return self._shapes.get(tensor)
+
+    def depends_on_data(self, axis: Axis) -> bool:
+        """Return whether the size of an axis depends on data, so that `shape` has a stand-in for it."""
+        return axis in self.inference.data_axes
 
     @cached_property
     def _shapes(self) -> Mapping[str, Shape]:
@@ -225,6 +234,14 @@ def feeds(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     """Return the graph inputs that are not initializers."""
     initializers = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in initializers]
+
+
+def has_data_size(model: Model, tensor: str) -> bool:
+    """Return whether a size of a tensor depends on data, so that it is unknown before the model runs."""
+    shape = model.shape(tensor)
+    if shape is None or UNKNOWN in shape:
+        return True
+    return any(model.depends_on_data(Axis(tensor, dim)) for dim in range(len(shape)))
 
 
 def is_batched(model: Model) -> bool:

@@ -1,19 +1,13 @@
-"""Shape inference: symbolic dimensions get a size, ONNX infers the other sizes, shape arithmetic is folded."""
+"""Sizes of symbolic dimensions, and the shapes that a model records."""
 
 from __future__ import annotations
 
 import ast
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import onnx
-from onnx import TensorProto, numpy_helper
 
-from spa_onnx.errors import RefusedError
-from spa_onnx.model.constants import constant_tensor
-from spa_onnx.model.folding import Array, Value, fold
-from spa_onnx.model.node import Node
 from spa_onnx.model.skeleton import skeleton
 from spa_onnx.model.subgraphs import NONE_OPENED, Opened, opened_graphs
 
@@ -30,11 +24,14 @@ GUESSES = (
     (1, 512, 512),
     (1, 32, 32),
     (1, 48, 256),
+    (1, 64, 1),
+    (1, 1, 1),
 )
 """Sizes that are tried in turn for symbolic dimensions: (first dimension, height and width, any other)."""
 
-FEW = 8
-"""A float constant with at most this many elements may hold scales, one per dimension."""
+USUAL = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512)
+"""Sizes that are tried for all symbolic dimensions but the first of an input, after the guesses, and to find smaller
+ones."""
 
 ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -43,23 +40,6 @@ ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.FloorDiv: operator.floordiv,
 }
 """The arithmetic that the name of a dimension may contain, as in `past + sequence`."""
-
-_INTEGER = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """Shapes and values of tensors for one choice of symbolic sizes.
-
-    Args:
-        shapes: Tensor name -> sizes, UNKNOWN for a size that depends on data.
-        values: Tensor name -> value, for small tensors computed from shapes.
-        dims: Name of a symbolic dimension -> its size; an unnamed one is called `input:position`.
-    """
-
-    shapes: Mapping[str, Shape]
-    values: Mapping[str, Value]
-    dims: Mapping[str, int]
 
 
 def symbolic_dims(inputs: Sequence[onnx.ValueInfoProto]) -> Iterator[tuple[str, bool, int]]:
@@ -99,6 +79,21 @@ def choose_dims(
     return chosen | {name: size for name, size in computed.items() if size is not None and size > 0}
 
 
+def resized(
+    inputs: Sequence[onnx.ValueInfoProto], sizes: Mapping[str, int], changed: Mapping[str, int]
+) -> dict[str, int]:
+    """Return sizes of which some are changed, and with them the dimensions that are computed from these.
+
+    Args:
+        inputs: The graph inputs that are not initializers.
+        sizes: A size for every symbolic dimension.
+        changed: Name of a dimension -> its new size.
+    """
+    known = dict(sizes) | dict(changed)
+    plain = {name: size for name, size in known.items() if name.isidentifier() or _computed(name, known) is None}
+    return choose_dims(inputs, plain, GUESSES[0])
+
+
 def _computed(name: str, sizes: Mapping[str, int]) -> int | None:
     """Return the value of a name that is arithmetic with other dimensions; None for any other name."""
     try:
@@ -116,109 +111,6 @@ def _value(tree: ast.expr, sizes: Mapping[str, int]) -> int:
     if isinstance(tree, ast.BinOp):
         return ARITHMETIC[type(tree.op)](_value(tree.left, sizes), _value(tree.right, sizes))
     raise KeyError(ast.dump(tree))
-
-
-def literals(graph: onnx.GraphProto) -> dict[str, Array]:
-    """Return the initializers that shape arithmetic may read, by name.
-
-    These are all integer and boolean tensors, and float tensors of at most `FEW` elements along a single axis, which
-    may be scales.
-    """
-    arrays = {}
-    for tensor in graph.initializer:
-        few = sum(dim > 1 for dim in tensor.dims) <= 1 and all(dim <= FEW for dim in tensor.dims)
-        if tensor.data_type in _INTEGER or (few and tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)):
-            arrays[tensor.name] = numpy_helper.to_array(tensor)
-    return arrays
-
-
-def _is_weight(value: Value) -> bool:
-    """Return whether a value is a float constant of several elements, which is pruned like any weight."""
-    return value.is_literal and value.array.size > 1 and value.array.dtype.kind == "f"
-
-
-def _read_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
-    """Return the recorded shapes of all tensors."""
-    shapes = {t.name: tuple(t.dims) for t in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        tensor_type = value.type.tensor_type
-        if value.type.HasField("tensor_type") and tensor_type.HasField("shape"):
-            dims = tensor_type.shape.dim
-            shapes[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else UNKNOWN for dim in dims)
-    return shapes
-
-
-def infer(
-    bare: onnx.ModelProto, nodes: Sequence[Node], source: Mapping[str, str], dims: Mapping[str, int]
-) -> Inference:
-    """Infer all shapes: fold shape arithmetic and infer again, until no new value is found.
-
-    Args:
-        bare: The skeleton of the model for these sizes; it is modified.
-        nodes: The operators of the model.
-        source: Name of a use -> name of the constant, for constants that have a name for each use.
-        dims: Name of a symbolic dimension -> its size.
-
-    Raises:
-        RefusedError: The shapes contradict each other.
-    """
-    seeds = literals(bare.graph)
-    seeds.update({use: seeds[name] for use, name in source.items() if name in seeds})
-    values: dict[str, Value] = {}
-    while True:
-        inferred = _infer(bare)
-        inferred_shapes = _read_shapes(inferred.graph)
-        shapes = dict(inferred_shapes)
-        shapes.update({use: shapes[name] for use, name in source.items() if name in shapes})
-        previous, values = values, fold(nodes, shapes, seeds)
-        new = [name for name in values if name not in previous and name not in seeds]
-        if not new or not _unresolved(inferred.graph, inferred_shapes):
-            break
-        _replace(bare.graph, {name: values[name].array for name in new})
-    shapes.update({name: value.array.shape for name, value in values.items()})
-    copies = _copies(nodes, values)
-    return Inference(
-        shapes, {name: value for name, value in values.items() if not _is_weight(value) and name not in copies}, dims
-    )
-
-
-def _copies(nodes: Sequence[Node], values: Mapping[str, Value]) -> set[str]:
-    """Return outputs of Expand that shape arithmetic does not read, as indices expanded to all heads.
-
-    They are pruned like activations.
-    """
-    read = {
-        name for node in nodes if all(output in values for output in node.outputs if output) for name in node.inputs
-    }
-    expanded = {node.outputs[0] for node in nodes if node.op == "Expand" and node.outputs[0] in values}
-    return {name for name in expanded - read if values[name].array.ndim > 1}
-
-
-def _infer(bare: onnx.ModelProto) -> onnx.ModelProto:
-    """Run ONNX shape inference; raise RefusedError if it fails."""
-    try:
-        return onnx.shape_inference.infer_shapes(bare, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise RefusedError(f"the shapes of the graph contradict each other: {str(error).splitlines()[0]}") from error
-
-
-def _unresolved(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> bool:
-    """Return whether a size of a computed tensor is unknown."""
-    return any(UNKNOWN in shapes.get(name, (UNKNOWN,)) for node in graph.node for name in node.output if name)
-
-
-def _replace(graph: onnx.GraphProto, values: Mapping[str, Array]) -> None:
-    """Replace nodes by the known values of their outputs, so that inference can read these."""
-    kept = [node for node in graph.node if not any(name in values for name in node.output)]
-    present = {tensor.name for tensor in graph.initializer}
-    graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in values.items() if name not in present)
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def is_plausible(inference: Inference) -> bool:
-    """Return whether no tensor is empty. Tensors become empty if an input is too small for the strides of the model."""
-    return all(size != 0 and size >= UNKNOWN for shape in inference.shapes.values() for size in shape)
 
 
 def refresh_value_info(proto: onnx.ModelProto, opened: Opened = NONE_OPENED) -> None:
@@ -261,19 +153,3 @@ def _renew(stored: onnx.TypeProto, fresh: onnx.TypeProto | None, *, ranked: bool
             dim.ClearField("dim_value")
     elif stored.HasField("tensor_type"):
         stored.tensor_type.ClearField("shape")
-
-
-__all__ = [
-    "GUESSES",
-    "UNKNOWN",
-    "Inference",
-    "Shape",
-    "choose_dims",
-    "constant_tensor",
-    "infer",
-    "is_plausible",
-    "literals",
-    "refresh_value_info",
-    "skeleton",
-    "symbolic_dims",
-]

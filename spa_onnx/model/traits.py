@@ -150,6 +150,11 @@ def traits(operator: str) -> Traits:
     return TRAITS.get(operator, UNKNOWN_OPERATOR)
 
 
+def is_registered(operator: str) -> bool:
+    """Return whether an operator is registered, by the name that `operator_name` returns."""
+    return traits(operator) is not UNKNOWN_OPERATOR
+
+
 def operator_name(op_type: str, domain: str) -> str:
     """Return the name under which an operator is registered, as in `Conv` and `com.microsoft.FusedConv`."""
     return op_type if domain in ("", "ai.onnx") else f"{domain}.{op_type}"

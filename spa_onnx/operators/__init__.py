@@ -19,9 +19,11 @@ from spa_onnx.operators import (
     slicing,
     subgraphs,
 )
+from spa_onnx.operators.data_sizes import DATA_SIZE
 from spa_onnx.operators.registry import OPERATORS, facts, knowledge, register
 
 __all__ = [
+    "DATA_SIZE",
     "OPERATORS",
     "attention",
     "contrib_attention",

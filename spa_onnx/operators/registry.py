@@ -23,17 +23,19 @@ can therefore cost channels, but never correctness.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from spa_onnx.errors import RuleError
 from spa_onnx.layers.find import LAYERS, LayerFinder
-from spa_onnx.model.facts import Axis, Choice, Coupling, Fact, Pin
+from spa_onnx.model.facts import Axis, Fact, Pin
 from spa_onnx.model.model import UNKNOWN, Model
 from spa_onnx.model.node import Node
 from spa_onnx.model.subgraphs import crossings
 from spa_onnx.model.traits import TRAITS, Fold, Moves, Quantised, ShapeEquivalent, Traits
+from spa_onnx.operators.data_sizes import DATA_SIZE, couplings, settled
 from spa_onnx.operators.updates import ShapeUpdate
 
 if TYPE_CHECKING:
@@ -192,9 +194,9 @@ def facts(node: Node, model: Model) -> Iterator[Fact]:
         if node.input(slot) and (model.is_float(node.inputs[slot]) or not model.is_constant(node.inputs[slot])):
             reason = "is a setting, not channels" if model.is_constant(node.inputs[slot]) else "is computed from it"
             yield from _pin_all(node.inputs[slot], model, f"input {slot} of {node.op} {reason}", str(node))
-    if _depends_on_data(tensors, model):
+    if is_pinned_throughout(node, model):
         for name in tensors:
-            yield from _pin_all(name, model, "its size depends on data", str(node))
+            yield from _pin_all(name, model, DATA_SIZE, str(node))
         return
     yield from _facts_or_pins(node, model, operator, tensors)
 
@@ -217,13 +219,26 @@ def _registered(node: Node) -> Operator | None:
 
 
 def is_pinned_throughout(node: Node, model: Model) -> bool:
-    """Return whether all axes of a node are pinned because some of its sizes are unknown before the model runs."""
+    """Return whether all axes of a node are pinned because some of its sizes are unknown before the model runs.
+
+    They also are if the rule does not accept a stand-in for such a size.
+    """
     operator = _registered(node)
-    return operator is not None and _depends_on_data(_channel_tensors(node, operator, model), model)
-
-
-def _depends_on_data(tensors: list[str], model: Model) -> bool:
-    return any(model.shape(name) is None or UNKNOWN in (model.shape(name) or ()) for name in tensors)
+    if operator is None:
+        return False
+    tensors = _channel_tensors(node, operator, model)
+    shapes = {name: model.shape(name) for name in tensors}
+    if any(shape is None or UNKNOWN in shape for shape in shapes.values()):
+        return True
+    if not model.inference.data_axes or not any(
+        model.depends_on_data(Axis(name, dim)) for name, shape in shapes.items() for dim in range(len(shape or ()))
+    ):
+        return False
+    try:
+        deque(_checked_facts(node, model, operator, tensors), maxlen=0)
+    except Exception:  # noqa: BLE001 - a rule may raise anything where sizes do not fit each other
+        return True
+    return False
 
 
 def _reason_without_rule(node: Node, model: Model) -> str:
@@ -232,8 +247,8 @@ def _reason_without_rule(node: Node, model: Model) -> str:
         return f"enters or leaves a branch or body of {node.op}"
     if node.op in model.functions:
         return (
-            f"{node.op} is a function of the model, and is not looked into; "
-            "onnx.inliner.inline_local_functions puts its nodes in place"
+            f"{node.op} is a function of the model that cannot be inlined, because it needs another version of an "
+            "operator set; export the model with one version"
         )
     return f"no coupling rule for operator {node.op}"
 
@@ -253,7 +268,8 @@ def _channel_tensors(node: Node, operator: Operator, model: Model) -> list[str]:
 def _checked_facts(node: Node, model: Model, operator: Operator, tensors: list[str]) -> Iterator[Fact]:
     """Yield the facts of the coupling rule, then a pin for every axis that they do not mention."""
     mentioned: set[Axis] = set()
-    for fact in operator.coupling(node, model) if operator.coupling else ():
+    stated = operator.coupling(node, model) if operator.coupling else ()
+    for fact in (sound for found in stated for sound in settled(found, model, str(node))):
         _check_spans(fact, model)
         mentioned.update(fact.axes())
         yield fact
@@ -265,10 +281,7 @@ def _checked_facts(node: Node, model: Model, operator: Operator, tensors: list[s
 
 def _check_spans(fact: Fact, model: Model) -> None:
     """Raise RuleError if a span exceeds its axis, which shows that the coupling rule is wrong."""
-    couplings = [fact] if isinstance(fact, Coupling) else []
-    if isinstance(fact, Choice):
-        couplings = [f for option in fact.options for f in option.facts if isinstance(f, Coupling)]
-    for coupling in couplings:
+    for coupling in couplings(fact):
         for span in (coupling.a, coupling.b):
             size = (model.shape(span.axis.tensor) or ())[span.axis.dim]
             last_channel = span.count - 1 if span.order is None else max(span.order, default=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -115,9 +115,23 @@ class Plan:
         return {edit.group: edit.removed for edit in self.edits}
 
     def to_json(
-        self, analysis: Analysis, tensors: tuple[TensorCut, ...], inexact: tuple[str, ...], *, repaired: bool
+        self,
+        analysis: Analysis,
+        tensors: tuple[TensorCut, ...],
+        inexact: tuple[str, ...],
+        *,
+        repaired: bool,
+        computed: Container[str] = (),
     ) -> dict[str, Any]:
-        """Return the content of a plan file (docs/plan.md describes it)."""
+        """Return the content of a plan file (docs/plan.md describes it).
+
+        Args:
+            analysis: The groups of the original.
+            tensors: The constants that were cut.
+            inexact: The nodes whose statistics run over fewer indices than before.
+            repaired: Whether kept weights were changed by a repair.
+            computed: The constants that the file of the original does not hold.
+        """
         removed = self.removed
         groups = [
             {
@@ -130,6 +144,7 @@ class Plan:
             for group in analysis.groups
             if group.name in removed
         ]
+        made = [tensor.to_json() for tensor in tensors if tensor.source in computed]
         return {
             "format": FORMAT,
             "repaired": repaired,
@@ -137,7 +152,8 @@ class Plan:
             "model": {"sha256": self.sha256},
             "settings": dict(self.settings),
             "edits": [edit.to_json() for edit in self.edits],
-            "tensors": [tensor.to_json() for tensor in tensors],
+            "tensors": [tensor.to_json() for tensor in tensors if tensor.source not in computed],
+            **({"computed": made} if made else {}),
             "groups": groups,
         }
 

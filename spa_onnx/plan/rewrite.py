@@ -18,13 +18,13 @@ from spa_onnx.model.model import Model, graph_constants
 from spa_onnx.model.node import Node
 from spa_onnx.model.shapes import refresh_value_info
 from spa_onnx.model.subgraphs import graphs, opened_graphs, operators
+from spa_onnx.model.unread import remove_unread, unread_nodes
 from spa_onnx.operators import knowledge
 from spa_onnx.operators.registry import is_pinned_throughout
 from spa_onnx.operators.updates import Rescale, SetAttribute, SetInput, ShapeEdit, TakeInstead
 from spa_onnx.plan.graph_edits import Blend, Operation, Scale, Take, operate
 from spa_onnx.plan.plan import Plan, TensorCut
 from spa_onnx.plan.removal import Removal, SliceKey, Slices, lookup, taken
-from spa_onnx.plan.unread import remove_unread, unread_nodes
 
 
 @dataclass(frozen=True, slots=True)

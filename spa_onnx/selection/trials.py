@@ -13,10 +13,10 @@ from spa_onnx.analysis.groups import Analysis, Group
 from spa_onnx.errors import RefusedError
 from spa_onnx.execution.partial import PartialExecution
 from spa_onnx.execution.session import Feed, Session, open_session
+from spa_onnx.model.constants import constant_tensor
 from spa_onnx.model.facts import Indices
 from spa_onnx.model.logits import logits
 from spa_onnx.model.model import Model
-from spa_onnx.model.shapes import constant_tensor
 from spa_onnx.model.subgraphs import operators
 from spa_onnx.model.traits import Array
 from spa_onnx.operators.macs import macs

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 import onnx
 
 from spa_onnx.errors import RefusedError
-from spa_onnx.execution.session import Feed
+from spa_onnx.execution.session import Feed, Session
 from spa_onnx.model.model import Model, feeds
 from spa_onnx.model.node import Node
-from spa_onnx.model.shapes import GUESSES, choose_dims
+from spa_onnx.model.shapes import GUESSES, USUAL, choose_dims
 from spa_onnx.model.traits import Array, Moves, traits
 from spa_onnx.operators import knowledge
 
@@ -21,6 +22,9 @@ LARGEST_ID = 50
 
 SHIFTS = {"Add": 1, "Sub": -1}
 """Operator -> sign of the constant that it adds to ids."""
+
+LARGEST_INPUT = 2**25
+"""The most elements of an input at sizes that are only tried."""
 
 SOME_OF_THEM = frozenset({"Gather", "Slice", "Split", "GatherND", "GatherElements", "Tile", "Expand", "Concat"})
 """Operators whose outputs hold some of the ids of their first input, or repeat them."""
@@ -61,11 +65,7 @@ def random_feed(model: Model, dims: Mapping[str, int], seed: int, style: Style =
         if not value.type.HasField("tensor_type") or element_type == onnx.TensorProto.STRING:
             raise RefusedError(f"input {value.name} is not a tensor of numbers, so it cannot be drawn at random")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
-        sizes = value.type.tensor_type.shape.dim
-        shape = [
-            dim.dim_value if dim.dim_value > 0 else dims[dim.dim_param or f"{value.name}:{axis}"]
-            for axis, dim in enumerate(sizes)
-        ]
+        shape = _sizes(value, dims)
         bound = min(id_bound(model, value.name), style.most) if dtype.kind in "iu" else 0
         array = _draw(rng, dtype, shape, bound)
         constant = style.constants.get(value.name)
@@ -111,7 +111,27 @@ def _added(model: Model, node: Node, name: str) -> int:
 
 
 def dims_to_try(model: Model, user_dims: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    """Yield sizes of symbolic dimensions to try, those of shape inference first."""
+    """Yield sizes of symbolic dimensions to try, those of shape inference first, and no inputs that fill the memory."""
     yield dict(model.inference.dims)
-    for guess in GUESSES:
-        yield choose_dims(feeds(model.proto.graph), user_dims, guess)
+    inputs = feeds(model.proto.graph)
+    for guess in (*GUESSES, *((1, size, size) for size in USUAL)):
+        dims = choose_dims(inputs, user_dims, guess)
+        if all(prod(_sizes(value, dims)) <= LARGEST_INPUT for value in inputs):
+            yield dims
+
+
+def _sizes(value: onnx.ValueInfoProto, dims: Mapping[str, int]) -> list[int]:
+    """Return the shape of an input at these sizes of symbolic dimensions."""
+    return [
+        dim.dim_value if dim.dim_value > 0 else dims[dim.dim_param or f"{value.name}:{axis}"]
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+    ]
+
+
+def runs(model: Model, session: Session, dims: Mapping[str, int], style: Style = PLAIN) -> bool:
+    """Return whether the model runs at these sizes of symbolic dimensions."""
+    try:
+        session.run(random_feed(model, dims, 0, style))
+    except RefusedError:
+        return False
+    return True

@@ -12,8 +12,8 @@ from spa_onnx.data.preprocess import parse
 from spa_onnx.data.samples import read_samples
 from spa_onnx.errors import GateError, RefusedError
 from spa_onnx.execution.session import Feed, Session, latency, open_session
-from spa_onnx.model.files import read_model
-from spa_onnx.model.model import UNKNOWN, Model, feeds, parameters
+from spa_onnx.model.model import Model, feeds, has_data_size, parameters
+from spa_onnx.model.source import open_source
 from spa_onnx.operators.macs import macs
 from spa_onnx.synthetic.working import working_inputs
 from spa_onnx.validation.drift import REAL, Drift
@@ -51,7 +51,8 @@ def compare(
     Raises:
         RefusedError: The interfaces differ, or one of the models does not run.
     """
-    (before, _, old_bytes), (after, _, new_bytes) = read_model(original), read_model(pruned)
+    old_source, new_source = open_source(original), open_source(pruned)
+    before, after = old_source.proto, new_source.proto
     for what, old, new in (
         ("take the inputs", feeds(before.graph), feeds(after.graph)),
         ("give the outputs", before.graph.output, after.graph.output),
@@ -80,7 +81,7 @@ def compare(
     return Comparison(
         (parameters(before), parameters(after)),
         (macs(model), macs(smaller)),
-        (old_bytes, new_bytes),
+        (old_source.bytes, new_source.bytes),
         (slow, fast),
         measured,
     )
@@ -103,7 +104,7 @@ def _described(values: Sequence[onnx.ValueInfoProto]) -> str:
 def _check_shapes(model: Model, first: Session, second: Session, feed: Feed) -> None:
     """Check that both models return outputs of the same shapes, where sizes do not depend on data."""
     for name, a, b in zip(first.outputs, first.run(feed), second.run(feed), strict=True):
-        if a.shape != b.shape and UNKNOWN not in (model.shape(name) or (UNKNOWN,)):
+        if a.shape != b.shape and not has_data_size(model, name):
             raise RefusedError(
                 f"the models cannot be compared: output {name} has shape {list(a.shape)} in one, "
                 f"{list(b.shape)} in the other"

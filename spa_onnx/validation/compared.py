@@ -14,7 +14,7 @@ from enum import Enum, auto
 import numpy as np
 import onnx
 
-from spa_onnx.model.model import UNKNOWN, Model, is_batched
+from spa_onnx.model.model import Model, has_data_size, is_batched
 from spa_onnx.model.node import Node
 from spa_onnx.model.traits import Moves, traits
 from spa_onnx.operators.registry import multiplies
@@ -112,7 +112,7 @@ def _chain(model: Model, output: str) -> list[tuple[Node, str]]:
     while name in model.producer:
         node = model.producer[name]
         trait = traits(node.op)
-        selects = node.op in SELECTING and _is_unsized(model, name)
+        selects = node.op in SELECTING and has_data_size(model, name)
         if node.inside or not (trait.chooses or trait.saturates or trait.moves in ARRANGING or selects):
             break
         name = next((source for source in node.inputs if source and not model.is_constant(source)), "")
@@ -149,12 +149,6 @@ def _softmax_axis(node: Node, model: Model) -> int:
     rank = len(model.shape(node.outputs[0]) or ()) or 1
     axis = int(node.attributes.get("axis", -1))
     return axis - rank if axis >= 0 else axis
-
-
-def _is_unsized(model: Model, name: str) -> bool:
-    """Return whether a size of a tensor depends on data."""
-    shape = model.shape(name)
-    return shape is None or UNKNOWN in shape
 
 
 def _is_integer(model: Model, output: str) -> bool:

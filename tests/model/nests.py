@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, numpy_helper, parser
 
-HEAD = '<ir_version: 8, opset_import: ["": 17, "local": 1]>'
+HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 
 
 BEFORE = "a = MatMul(x, w1) b = Relu(a) p = MatMul(b, w2)"
@@ -45,7 +45,6 @@ class Nest:
     inner: dict[str, tuple[int, ...]] = field(default_factory=dict)
     outer: dict[str, tuple[int, ...]] = field(default_factory=dict)
     why: str = ""
-    functions: str = ""
     free: tuple[str, ...] = ("w1[1]", "w3[1]")
 
 
@@ -113,8 +112,7 @@ NESTS = {
         "{ h = MatMul(e, wb) k = Relu(h) f = MatMul(k, wc) g = Tanh(f) d = Identity(c) }> "
         "q = ReduceMax<axes=[0], keepdims=0>(all)",
         {"wb": (8, 6), "wc": (6, 8)},
-        why="its size depends on data",
-        free=("w1[1]", "wb[1]", "w3[1]"),
+        free=("w1[1]", "w2[1]", "wb[1]", "w3[1]"),
     ),
     "loop_that_grows": Nest(
         "long = Loop(two, yes, p) <body = b (int64 i, bool c, float[M,8] e) => (bool d, float[K,8] f) "
@@ -165,12 +163,6 @@ NESTS = {
     "optional": Nest(
         "o = Optional(p) q = OptionalGetElement(o)", why="no coupling rule for operator OptionalGetElement"
     ),
-    "function": Nest(
-        "q = local.twice(p, wf)",
-        outer={"wf": (8, 8)},
-        why="local.twice is a function of the model",
-        functions='<domain: "local", opset_import: ["": 17]> twice (e, w) => (g) { f = MatMul(e, w) g = MatMul(f, w) }',
-    ),
 }
 
 
@@ -180,7 +172,7 @@ def weight(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
 
 def built(nest: Nest) -> onnx.ModelProto:
     graph = f"nest (float[2,6] x) => (float[2,4] y) <bool yes = {{1}}, {NUMBERS}, {VECTORS}>"
-    proto = parser.parse_model(f"{HEAD}\n{graph} {{ {BEFORE} {nest.nodes} {AFTER} }}\n{nest.functions}")
+    proto = parser.parse_model(f"{HEAD}\n{graph} {{ {BEFORE} {nest.nodes} {AFTER} }}")
     for value in [v for v in proto.graph.input if v.name != "x"]:
         proto.graph.input.remove(value)
     proto.graph.initializer.extend(weight(name, shape) for name, shape in (OUTER | nest.outer).items())

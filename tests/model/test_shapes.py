@@ -13,8 +13,12 @@ from random_net import BATCH
 
 from spa_onnx.errors import RefusedError
 from spa_onnx.execution.session import open_session
+from spa_onnx.model.data_sizes import STAND_INS
+from spa_onnx.model.facts import Axis
+from spa_onnx.model.inference import literals
 from spa_onnx.model.model import Model
-from spa_onnx.model.shapes import GUESSES, UNKNOWN, choose_dims, literals, refresh_value_info, skeleton, symbolic_dims
+from spa_onnx.model.shapes import GUESSES, UNKNOWN, choose_dims, refresh_value_info, symbolic_dims
+from spa_onnx.model.skeleton import skeleton
 
 
 def parse(inputs: str, nodes: str, outputs: str = "float y", stored: str = "", opset: int = 17) -> onnx.ModelProto:
@@ -103,9 +107,10 @@ def test_operators_that_do_not_fit_leave_sizes_unknown_rather_than_wrong():
     assert model.shape("y") is None
 
 
-def test_sizes_that_depend_on_data_are_unknown_and_stay_so():
+def test_sizes_that_depend_on_data_have_a_stand_in():
     model = Model.of(parse("float[2,3] x", "i = NonZero(x) y = Cast<to=1>(i)"))
-    assert model.shape("y") == (2, UNKNOWN)
+    assert model.shape("y") == (2, STAND_INS[0])
+    assert [model.depends_on_data(Axis("y", dim)) for dim in range(2)] == [False, True]
     assert model.shape("nowhere") is None
 
 
