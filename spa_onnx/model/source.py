@@ -12,6 +12,7 @@ from spa_onnx.model.constants import graph_constants
 from spa_onnx.model.files import check_model, read_model, sha256
 from spa_onnx.model.functions import inlined
 from spa_onnx.model.node_order import sort_nodes, unsorted_graphs
+from spa_onnx.model.sequences import unroll_sequences, uses_sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ def open_source(model: str | Path | onnx.ModelProto) -> Source:
 def _prepared(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model in the form that the analysis reads; the model itself if it has that form.
 
-    Functions are inlined, nodes are sorted, and weights that the graph computes from constants alone become constants.
+    Functions are inlined, nodes are sorted, sequences of fixed content are unrolled, and weights that the graph
+    computes from constants alone become constants.
 
     Args:
         proto: The model; it is not changed.
@@ -63,6 +65,9 @@ def _prepared(proto: onnx.ModelProto) -> onnx.ModelProto:
         ready = _copied(ready, proto)
         for graph in unsorted_graphs(ready):
             sort_nodes(graph)
+    if uses_sequences(ready.graph):
+        ready = _copied(ready, proto)
+        unroll_sequences(ready)
     weights = computed_weights(ready)
     if weights:
         ready = _copied(ready, proto)

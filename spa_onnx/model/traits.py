@@ -123,6 +123,7 @@ class Traits:
         quantised: The float equivalent and the operands of a quantised operator.
         chooses: Whether the operator computes probabilities or classes from its first input.
         saturates: Whether the operator maps a range of inputs to one output: it clips, rounds or compares.
+        random: Whether the output differs from run to run.
     """
 
     moves: Moves = Moves.NOTHING
@@ -131,6 +132,7 @@ class Traits:
     quantised: Quantised | None = None
     chooses: bool = False
     saturates: bool = False
+    random: bool = False
 
 
 TRAITS: dict[str, Traits] = {}

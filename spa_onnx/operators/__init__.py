@@ -16,6 +16,7 @@ from spa_onnx.operators import (
     recurrent,
     reduction,
     reshaping,
+    signal,
     slicing,
     subgraphs,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "reduction",
     "register",
     "reshaping",
+    "signal",
     "slicing",
     "subgraphs",
 ]

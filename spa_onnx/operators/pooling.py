@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from onnx import NodeProto, helper
 
 from spa_onnx.model.facts import Axis, Fact, Pin, Positions, same
 from spa_onnx.model.model import Model
@@ -24,8 +25,38 @@ def pool(node: Node, model: Model) -> Iterator[Fact]:
     for tensor in (x, y):
         for dim in range(2, len(shape)):
             yield Positions(Axis(tensor, dim))
-    if len(node.outputs) > 1 and node.outputs[1]:
+    yield from _positions(node, model)
+
+
+def _positions(node: Node, model: Model) -> Iterator[Fact]:
+    """Couple the positions that MaxPool returns with its output, if nothing but MaxUnpool reads them."""
+    positions, x = node.outputs[1] if len(node.outputs) > 1 else "", node.inputs[0]
+    if not positions:
+        return
+    readers = model.consumers.get(positions, ())
+    if positions in model.outputs or any(reader.op != "MaxUnpool" for reader in readers):
         yield Pin(Axis(x, 1), f"{node.op} returns positions counted over all channels", str(node))
+        return
+    shape = model.shape(x) or ()
+    for dim in (0, 1):
+        yield from same(Axis(x, dim), Axis(positions, dim), shape[dim], f"{node} has a position for each element")
+    for dim in range(2, len(shape)):
+        yield Positions(Axis(positions, dim))
+
+
+def unpool(node: Node, model: Model) -> Iterator[Fact]:
+    """Y = zeros with each element of x at the position of the whole tensor that MaxPool has returned for it."""
+    x, positions, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    shape = model.shape(x) or ()
+    for dim in (0, 1):
+        yield from same(Axis(x, dim), Axis(y, dim), shape[dim], f"{node} works channel by channel")
+        yield from same(Axis(x, dim), Axis(positions, dim), shape[dim], f"{node} has a position for each element")
+    for tensor in (x, positions, y):
+        for dim in range(2, len(shape)):
+            yield Positions(Axis(tensor, dim))
+    pool = model.producer.get(positions)
+    if pool is None or pool.op != "MaxPool":
+        yield Pin(Axis(x, 1), f"{node.op} reads positions that no MaxPool returns", str(node))
 
 
 def sample(node: Node, model: Model) -> Iterator[Fact]:
@@ -68,6 +99,22 @@ def _is_unscaled(node: Node, model: Model, dim: int) -> bool:
     return sizes is not None and sizes.size > dim and int(sizes[dim]) == (model.shape(node.inputs[0]) or ())[dim]
 
 
+def unpool_shape(
+    node: NodeProto, inputs: Sequence[str], outputs: Sequence[str], _: Mapping[str, int]
+) -> Iterator[NodeProto]:
+    """Yield nodes with the shape of the output, which ONNX infers only where it is not given."""
+    if len(inputs) > 2 and inputs[2]:
+        yield helper.make_node("ConstantOfShape", [inputs[2]], [outputs[0]])
+    else:
+        yield node
+
+
+def update_unpool(node: Node, _: Model, cut: Cut) -> Iterator[ShapeEdit]:
+    """Set the number of channels in the given shape of the output."""
+    if node.input(2):
+        yield from rescaled_target(node, cut, 2)
+
+
 def update_resize(node: Node, _: Model, cut: Cut) -> Iterator[ShapeEdit]:
     """Set the sizes of the coupled axes to those of the pruned input."""
     if node.input(3) and "axes" not in node.attributes:
@@ -83,6 +130,15 @@ register(
     "GlobalLpPool",
     coupling=pool,
     zero=first,
+)
+register(
+    "MaxUnpool",
+    coupling=unpool,
+    parameters=(2,),
+    update=update_unpool,
+    corrects=(2,),
+    zero=first,
+    shape=unpool_shape,
 )
 register("GridSample", coupling=sample, zero=first)
 register("RoiAlign", "MaxRoiPool", coupling=region, zero=first)

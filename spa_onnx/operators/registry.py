@@ -11,6 +11,7 @@
 | `fold` | how shape arithmetic evaluates it | its output is unknown before the model runs |
 | `shape` | standard nodes with the same shapes | ONNX infers its shapes |
 | `quantised` | the float operator that it computes, and its scales | it is not quantised |
+| `random` | whether its output differs from run to run | it does not |
 | `saturates` | whether a range of inputs has one output | it has not |
 | `sums` | whether it adds up elements, so that zeros change nothing | removed elements change it |
 | `bounds` | the exclusive upper bound of integer inputs | ids are below a small number |
@@ -103,6 +104,7 @@ class Properties(TypedDict, total=False):
         shape: Standard nodes with the same shapes.
         quantised: The float operator that it computes, and where its scales are.
         chooses: Whether its output holds probabilities or classes.
+        random: Whether its output differs from run to run.
         saturates: Whether it maps a range of inputs to one output: it clips, rounds or compares.
         bounds: Input position -> the exclusive upper bound of the integers in that input.
         sums: Whether it adds up elements along axes, so that zeros do not change it.
@@ -123,6 +125,7 @@ class Properties(TypedDict, total=False):
     shape: ShapeEquivalent | None
     quantised: Quantised
     chooses: bool
+    random: bool
     saturates: bool
     bounds: Mapping[int, Bound]
     sums: bool

@@ -24,6 +24,7 @@ from spa_onnx.plan.mask import mask
 from spa_onnx.plan.removal import taken
 from spa_onnx.plan.rewrite import Rewritten
 from spa_onnx.validation.compared import with_outputs
+from spa_onnx.validation.noise import without_noise
 
 TOLERANCE: Mapping[str, float] = {"float64": 1e-4, "float32": 1e-3, "float16": 2e-2}
 """The largest difference divided by the largest output, by type."""
@@ -154,12 +155,13 @@ def twins_of(model: Model, rewritten: Rewritten, runs: Sequence[Run]) -> Twins:
         ValidationError: Neither kind of masked model runs.
     """
     names = [value.name for value in rewritten.proto.graph.output]
-    twins = Twins(with_outputs(mask(model, rewritten.removal), names), rewritten.proto, bool(model.quantised))
+    masked = without_noise(mask(model, rewritten.removal))
+    twins = Twins(with_outputs(masked, names), rewritten.proto, bool(model.quantised))
     try:
         reference = twins.reference
         pruned_is_finite = all(is_finite(got) for _, got in runs)
         if pruned_is_finite and not all(is_finite(reference.run(feed)) for feed, _ in runs):
-            masked = mask(model, rewritten.removal, set(_reading_axes(model)))
+            masked = without_noise(mask(model, rewritten.removal, set(_reading_axes(model))))
             twins = replace(twins, masked=with_outputs(masked, names))
             _ = twins.reference
     except RefusedError as error:

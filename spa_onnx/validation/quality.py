@@ -16,6 +16,7 @@ from spa_onnx.synthetic.generate import generate_samples
 from spa_onnx.synthetic.working import WorkingInputs
 from spa_onnx.validation.compared import compared_outputs, with_outputs
 from spa_onnx.validation.drift import Drift, Evaluated, drift
+from spa_onnx.validation.noise import without_noise
 
 SYNTHETIC_SAMPLES = 64
 """Synthetic samples to measure on, if there is no data."""
@@ -62,7 +63,7 @@ def quality(
     compared = compared_outputs(model, pruned)
     tensors = [each.tensor for each in compared]
     original, smaller = (
-        open_session(with_outputs(proto, tensors), optimise=True, what=what)
+        open_session(with_outputs(without_noise(proto), tensors), optimise=True, what=what)
         for proto, what in ((model.proto, "the original model"), (pruned, "the pruned model"))
     )
     samples = evaluation.samples

@@ -19,6 +19,7 @@ from spa_onnx.synthetic.feeds import random_feed
 from spa_onnx.synthetic.working import WorkingInputs
 from spa_onnx.validation.compared import compared_outputs, with_outputs
 from spa_onnx.validation.masked import Run, compare_branch, compare_with_masked, is_undecided, twins_of
+from spa_onnx.validation.noise import without_noise
 
 SEEDS = 2
 """The number of random inputs on which the pruned and the masked model are compared."""
@@ -67,7 +68,7 @@ def validate(
     notes = _check(model.proto, rewritten.proto)
     _check_interface(model.proto, rewritten.proto)
     tensors = [each.tensor for each in compared_outputs(model, rewritten.proto)]
-    rewritten = replace(rewritten, proto=with_outputs(rewritten.proto, tensors))
+    rewritten = replace(rewritten, proto=with_outputs(without_noise(rewritten.proto), tensors))
     try:
         pruned = open_session(rewritten.proto, what="the pruned model")
     except RefusedError as error:

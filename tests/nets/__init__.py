@@ -9,6 +9,7 @@ from nets import (
     recurrent,
     reshaping,
     shuffle,
+    signal,
     storage,
     subgraphs,
     transformer,
@@ -27,6 +28,7 @@ FAMILIES: dict[str, dict[str, Build]] = {
         quantised,
         recurrent,
         shuffle,
+        signal,
         storage,
         transformer,
     )
