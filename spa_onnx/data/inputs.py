@@ -42,6 +42,8 @@ def fit_to_input(where: str, value: onnx.ValueInfoProto, values: Array | Images,
         RefusedError: The shape or the type does not fit, or a value is not finite. The message says what was expected.
     """
     array, dtype, sizes = np.asarray(values), input_dtype(value), input_sizes(value)
+    if dtype.kind == "O" and array.dtype.kind in "US":
+        array = array.astype(object)
     first_checked = 0 if whole else 1
     pairs = zip(sizes[first_checked:], array.shape[first_checked:], strict=False)
     if array.ndim != len(sizes) or any(expected not in (None, actual) for expected, actual in pairs) or array.size == 0:
