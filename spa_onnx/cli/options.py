@@ -140,7 +140,7 @@ test_data_option = click.option(
 preprocess_option = click.option(
     "--preprocess",
     metavar="HOW",
-    help="How images and uint8 arrays become input values: imagenet, tf or raw, then any of mean=, std=, scale=, "
+    help="How images and uint8 arrays become input values: imagenet, tf, unit or raw, then any of mean=, std=, scale=, "
     "layout=nchw|nhwc, order=rgb|bgr, size=, labels=name|folder, first=; separated by commas.",
 )
 

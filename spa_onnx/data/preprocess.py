@@ -13,10 +13,13 @@ import numpy as np
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.model.folding import Array
 
+UNCHANGED = (0.0,), (1.0,)
+"""The mean and deviation that change nothing."""
+
 CHANNELS = (1, 3, 4)
 """The numbers of channels that an image can have: 1 is grey, 3 is colour, 4 is colour with transparency."""
 
-HELP = "give --preprocess imagenet, tf or raw, or mean=...,std=..."
+HELP = "give --preprocess imagenet, tf, unit or raw, or mean=...,std=..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +29,9 @@ class Preprocess:
     Args:
         mean: One value for each channel, or one for all.
         std: One value for each channel, or one for all.
-        scale: The factor of the pixels.
+        scale: The factor of the pixels. None is 1/255, and for an integer input without mean and std 1: bytes stay.
         layout: The axes of the model's input, `nchw` or `nhwc`; empty to derive it from the sizes of the input.
-        order: The order of the colours, `rgb` or `bgr`.
+        order: The order of the colours, `rgb` or `bgr`; empty for that of the model's metadata, else `rgb`.
         size: (height, width) to which images are cropped and resized; None for the size of the input.
         labels: The source of class numbers: `name` of the file, `folder`, or empty for no labels.
         first: A number that is added to every label.
@@ -36,9 +39,9 @@ class Preprocess:
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    scale: float = 1 / 255
+    scale: float | None = None
     layout: str = ""
-    order: str = "rgb"
+    order: str = ""
     size: tuple[int, int] | None = None
     labels: str = ""
     first: int = 0
@@ -55,9 +58,10 @@ class Preprocess:
             (n, channels, height, width) or (n, height, width, channels), as the layout says.
         """
         colours = pixels[..., ::-1] if self.order == "bgr" and pixels.shape[-1] == 3 else pixels
-        result = (colours * np.float32(self.scale) - np.asarray(self.mean, np.float32)) / np.asarray(
-            self.std, np.float32
-        )
+        scale = self.scale
+        if scale is None:
+            scale = 1.0 if dtype.kind in "iu" and (self.mean, self.std) == UNCHANGED else 1 / 255
+        result = (colours * np.float32(scale) - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)
             result = np.clip(np.rint(result), limits.min, limits.max)
@@ -65,16 +69,49 @@ class Preprocess:
 
 
 PRESETS: Mapping[str, Preprocess] = {
-    "imagenet": Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    "tf": Preprocess(mean=(0.5,), std=(0.5,)),
+    "imagenet": Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=1 / 255),
+    "tf": Preprocess(mean=(0.5,), std=(0.5,), scale=1 / 255),
+    "unit": Preprocess(scale=1 / 255),
     "raw": Preprocess(scale=1.0),
 }
-"""imagenet: the mean and deviation that torchvision uses. tf: values from -1 to 1. raw: the pixels themselves."""
+"""imagenet: the mean and deviation that torchvision uses. tf: values from -1 to 1. unit: values from 0 to 1. raw: the
+pixels themselves."""
+
+NOMINAL_RANGES: Mapping[str, Preprocess] = {
+    "NominalRange_0_255": PRESETS["raw"],
+    "NominalRange_16_235": Preprocess(scale=219 / 255, mean=(-16.0,)),
+    "Normalized_0_1": PRESETS["unit"],
+    "Normalized_1_1": PRESETS["tf"],
+}
+"""The values of `Image.NominalPixelRange` (https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md)."""
+
+COLOUR_ORDERS: Mapping[str, str] = {"Bgr8": "bgr", "Bgra8": "bgr", "Rgb8": "rgb", "Rgba8": "rgb"}
+"""The order of colours of the values of `Image.BitmapPixelFormat`."""
+
+
+def completed(preprocess: Preprocess | None, metadata: Mapping[str, str]) -> Preprocess | None:
+    """Return the preprocessing with what the metadata of a model says about its images, where the user says nothing.
+
+    Args:
+        preprocess: The user's preprocessing, or None.
+        metadata: The metadata properties of the model.
+    """
+    order = COLOUR_ORDERS.get(metadata.get("Image.BitmapPixelFormat", ""), "")
+    chosen = preprocess or NOMINAL_RANGES.get(metadata.get("Image.NominalPixelRange", ""))
+    return chosen and replace(chosen, order=chosen.order or order)
+
+
+def _number(word: str) -> float:
+    """Return a number, or a fraction like 1/255."""
+    above, slash, below = word.partition("/")
+    if slash and not float(below):
+        raise ValueError("nothing can be divided by 0")
+    return float(above) / float(below) if slash else float(above)
 
 
 def _numbers(words: Sequence[str]) -> tuple[float, ...]:
     """Return 1, 3 or 4 finite numbers."""
-    numbers = tuple(float(word) for word in words)
+    numbers = tuple(map(_number, words))
     if len(numbers) not in CHANNELS or not all(map(math.isfinite, numbers)):
         raise ValueError("it takes 1, 3 or 4 numbers")
     return numbers

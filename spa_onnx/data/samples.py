@@ -11,7 +11,15 @@ import onnx
 
 from spa_onnx.data.batches import Column, Samples, sample_count
 from spa_onnx.data.inputs import check_shared_dimensions, describe_input, fit_to_input, input_dtype, input_sizes
-from spa_onnx.data.preprocess import HELP, PRESETS, Preprocess, class_numbers, picture, pixels_of
+from spa_onnx.data.preprocess import (
+    HELP,
+    PRESETS,
+    Preprocess,
+    class_numbers,
+    completed,
+    picture,
+    pixels_of,
+)
 from spa_onnx.data.sources import ONLY_INPUT, Images, NamedArrays, read_parts
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.model.folding import Array
@@ -45,9 +53,12 @@ def read_samples(data: object, proto: onnx.ModelProto, preprocess: Preprocess | 
     if alone:
         raw, whole = [sample for part in raw for sample in _unstacked(part, inputs)], True
     fixed = None if whole else next(input_sizes(value)[0] for value in inputs if input_sizes(value))
-    parts = [
-        _checked_columns(where, part, inputs, preprocess, whole=whole) for part in (raw if whole else _join_parts(raw))
-    ]
+    how = completed(preprocess, {entry.key: entry.value for entry in proto.metadata_props})
+    parts = [_checked_columns(where, part, inputs, how, whole=whole) for part in (raw if whole else _join_parts(raw))]
+    if preprocess is not None and not any(_has_images(part, inputs) for part in raw):
+        raise UsageError(
+            f"{where} holds neither images nor uint8 arrays of pixels, so there is nothing to do for --preprocess"
+        )
     samples = Samples(tuple(parts), None, fixed or BATCH, fixed is not None, whole)
     if fixed is not None and all(sample_count(part) < fixed for part in parts):
         raise RefusedError(
@@ -109,7 +120,6 @@ def _checked_columns(
 ) -> Mapping[str, Column]:
     """Return a column for each input of the model."""
     columns, shapes = {}, {}
-    preprocessed = False
     for number, value in enumerate(inputs):
         if not value.type.tensor_type.elem_type:
             raise RefusedError(
@@ -117,15 +127,11 @@ def _checked_columns(
             )
         array = _array_for_input(where, part, value, number, only=len(inputs) == 1)
         if isinstance(array, Images) or _has_pixels(array, value, preprocess):
-            columns[value.name], preprocessed = _image_column(where, value, array, preprocess), True
+            columns[value.name] = _image_column(where, value, array, preprocess)
             continue
         fitted = fit_to_input(where, value, array, whole=whole)
         shapes[value.name] = fitted.shape
         columns[value.name] = _column(fitted, shared=whole)
-    if preprocess is not None and not preprocessed:
-        raise UsageError(
-            f"{where} holds neither images nor uint8 arrays of pixels, so there is nothing to do for --preprocess"
-        )
     lengths = {name: column.count for name, column in columns.items() if column.count is not None}
     if len(set(lengths.values())) > 1:
         raise RefusedError(f"{where}: the inputs differ in their number of samples: {lengths}")
@@ -152,6 +158,16 @@ def _array_for_input(
     raise RefusedError(
         f"{where} has no array for input {value.name} ({describe_input(value)}); "
         f"it has {', '.join(sorted(names)) or 'none'}{hint}"
+    )
+
+
+def _has_images(part: NamedArrays, inputs: Sequence[onnx.ValueInfoProto]) -> bool:
+    """Return whether a part holds images or pixels for one of the inputs."""
+    ranks = {len(input_sizes(value)) for value in inputs}
+    return any(
+        isinstance(array, Images) or (array.dtype == np.uint8 and array.ndim == 4 and array.ndim in ranks)
+        for name, array in part.items()
+        if name != LABELS
     )
 
 

@@ -79,7 +79,8 @@ class Images:
         mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
         try:
             with image_module.open(io.BytesIO(self.read_bytes(path))) as image:
-                fitted = operations.fit(image.convert(mode), size[::-1], image_module.Resampling.BILINEAR)
+                upright = operations.exif_transpose(image).convert(mode)
+                fitted = operations.fit(upright, size[::-1], image_module.Resampling.BILINEAR)
                 return np.asarray(fitted, np.uint8).reshape(*size, channels)
         except (*DAMAGES, SyntaxError, image_module.DecompressionBombError) as error:
             raise RefusedError(f"{self.where}: image {path} cannot be read: {first_line(error)}") from error

@@ -169,7 +169,7 @@ def test_images_are_decoded_when_they_are_needed(tmp_path):
 @pytest.mark.parametrize(
     ("proto", "text", "message"),
     [
-        (NCHW, None, "holds images and input image is float32: give --preprocess imagenet, tf or raw"),
+        (NCHW, None, "holds images and input image is float32: give --preprocess imagenet, tf, unit or raw"),
         (NCHW, "imagenet,layout=nhwc", "8, 6"),
         (NCHW, "imagenet,size=9", r"say size=HEIGHTxWIDTH in --preprocess, not 9x9"),
         (FREE, "imagenet", r"float32 \[any, 3, any, any\]; say size="),
@@ -199,7 +199,7 @@ def test_images_that_do_not_fit_are_refused(tmp_path, proto, text, message):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("imagenett", "'imagenett' is none of the presets imagenet, tf, raw; keys mean, std"),
+        ("imagenett", "'imagenett' is none of the presets imagenet, tf, unit, raw; keys mean, std"),
         ("imagenet,sise=3", "'sise=3' is none of"),
         ("mean=a", "mean=a makes no sense"),
         ("mean=1,2", "1, 3 or 4 numbers"),
