@@ -64,7 +64,7 @@ def prune(  # noqa: PLR0913 - one argument for each option of the command line
     scope: str | None = None,
     aggregate: str = "sum",
     normalise: str = "mean",
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     multiple: int = 1,
     seed: int = 0,
@@ -98,7 +98,7 @@ def prune(  # noqa: PLR0913 - one argument for each option of the command line
             else `local`.
         aggregate: How the scores of all indices that a channel owns are combined.
         normalise: How the scores of groups are made comparable.
-        exclude: Regular expressions. Nodes and tensors whose name matches keep all their channels.
+        exclude: One or several regular expressions. Nodes and tensors whose name matches keep all their channels.
         overrides: Regular expression for group names -> settings of these groups: `multiple`, or `exclude: True`.
         multiple: Channel counts stay multiples of this number.
         seed: The seed of synthetic samples, of sampled positions and of random scores.
@@ -137,7 +137,7 @@ def prune(  # noqa: PLR0913 - one argument for each option of the command line
             scope=scope or "",
             aggregate=aggregate,
             normalise=normalise,
-            exclude=exclude if isinstance(exclude, str) else tuple(exclude),  # type: ignore[arg-type]  # check() refuses a str
+            exclude=_patterns(exclude),
             multiple=multiple,
             seed=seed,
             width=width,
@@ -227,7 +227,7 @@ def apply_plan(model: str | Path | onnx.ModelProto, plan: Plan, **options: Any) 
 def inspect(
     model: str | Path | onnx.ModelProto,
     *,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     width: bool = False,
     attention: str = "heads",
     dims: Mapping[str, int] | None = None,
@@ -244,8 +244,13 @@ def inspect(
     Raises:
         UsageError: An argument is invalid.
     """
-    settings = resolved(Settings(ratio=0.5, exclude=tuple(exclude), width=width, attention=attention))
+    settings = resolved(Settings(ratio=0.5, exclude=_patterns(exclude), width=width, attention=attention))
     return read_analysis(open_source(model), dims, settings)
+
+
+def _patterns(exclude: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the patterns; a text is one pattern, and not a pattern for each of its letters."""
+    return (exclude,) if isinstance(exclude, str) else tuple(exclude)
 
 
 def resolved(settings: Settings) -> Settings:

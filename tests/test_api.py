@@ -282,3 +282,28 @@ def test_a_model_that_has_nothing_to_prune_and_does_not_run_on_random_inputs_is_
     )()
     with pytest.raises(RefusedError, match="onnxruntime cannot run"):
         spa_onnx.prune(weighed, 0.5)
+
+
+def test_a_text_is_one_pattern_and_not_one_for_each_letter():
+    names = [group.name for group in inspect(tiny()).prunable()]
+    assert names == ["w1[0]"]
+    assert inspect(tiny(), exclude="w1").prunable() == inspect(tiny(), exclude=("w1",)).prunable() == ()
+    with pytest.raises(RefusedError, match="--exclude w1 leaves no group free"):
+        spa_onnx.prune(tiny(), 0.5, criterion="l1", exclude="w1")
+
+
+def test_what_the_user_can_do_is_said_where_nothing_can_be_pruned():
+    proto = net(
+        "float[N,6] x",
+        "float[6,8] w1, float[8] s, float[8,4] w2",
+        "a = MatMul(x, w1) b = LayerNormalization(a, s) y = MatMul(b, w2)",
+    )()
+    with pytest.raises(RefusedError, match=r"1 of 3 groups only need --width"):
+        spa_onnx.prune(proto, 0.5, criterion="l1")
+    assert spa_onnx.prune(proto, 0.5, criterion="l1", width=True).report.groups
+
+
+def test_a_failed_run_names_the_inputs_with_types_and_shapes():
+    proto = net("int64[N] i", "float[4,8] t, float[8,3] w", "k = Mul(i, i) a = Gather(t, k) y = MatMul(a, w)")()
+    with pytest.raises(RefusedError, match=r"onnxruntime cannot run the model on i int64 \[2\]: "):
+        spa_onnx.prune(proto, 0.5, criterion="l1", data={"i": np.full(5, 7)})

@@ -38,9 +38,10 @@ def command(
     """Compare a pruned model with its original."""
     # slow to import, and not needed for --help
     from spa_onnx.execution.session import onnxruntime_with, running_on  # noqa: PLC0415
-    from spa_onnx.report.console import show_comparison, show_json  # noqa: PLC0415
+    from spa_onnx.report.console import show_comparison  # noqa: PLC0415
     from spa_onnx.report.progress import progress  # noqa: PLC0415
     from spa_onnx.report.record import comparison_record  # noqa: PLC0415
+    from spa_onnx.report.tables import show_json  # noqa: PLC0415
     from spa_onnx.validation.compare import check_gates, compare  # noqa: PLC0415
 
     with progress(("compare",)) as show, running_on(onnxruntime_with(providers, threads)):

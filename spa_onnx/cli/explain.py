@@ -27,8 +27,9 @@ def command(
     """
     from spa_onnx.analysis.explain import explain, parse_axis  # noqa: PLC0415 - slow to import, and not needed for --help
     from spa_onnx.pipeline import inspect  # noqa: PLC0415
-    from spa_onnx.report.console import show_explanation, show_json  # noqa: PLC0415
+    from spa_onnx.report.groups import show_explanation  # noqa: PLC0415
     from spa_onnx.report.record import explanation_record  # noqa: PLC0415
+    from spa_onnx.report.tables import show_json  # noqa: PLC0415
 
     analysis = inspect(model, dims=dict(dims), **analysis_options)
     parsed_axis = parse_axis(axis, analysis)

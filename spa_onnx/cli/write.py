@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spa_onnx.model.files import serialise, write_files
-from spa_onnx.report.console import show_json, show_result
+from spa_onnx.report.console import show_result
 from spa_onnx.report.record import result_record
 from spa_onnx.report.result import Result
+from spa_onnx.report.tables import show_json
 
 
 def check_report(report: Path | None) -> None:

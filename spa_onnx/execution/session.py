@@ -20,6 +20,9 @@ from spa_onnx.model.traits import Array
 Feed: TypeAlias = dict[str, Array]
 """The inputs of one run: name -> array."""
 
+MOST_DESCRIBED = 4
+"""The number of inputs that messages describe."""
+
 FATAL = 4
 """onnxruntime's severity for logging fatal errors only. Errors are raised as exceptions anyway."""
 
@@ -152,7 +155,9 @@ class _OrtSession:
         try:
             return [np.asarray(output) for output in self._session.run(names, feed, options)]
         except Exception as error:
-            raise RefusedError(f"onnxruntime cannot run the model on the given inputs: {_first_line(error)}") from error
+            raise RefusedError(
+                f"onnxruntime cannot run the model on {_described(feed)}: {_first_line(error)}"
+            ) from error
 
 
 _OPEN: WeakValueDictionary[tuple[bytes, bool, OnnxRuntime], _OrtSession] = WeakValueDictionary()
@@ -235,6 +240,12 @@ def latency(sessions: Sequence[Session], feed: Feed, seconds: float = 1.0) -> li
             session.run(feed)
             milliseconds.append(1000 * (time.perf_counter() - begin))
     return [float(np.median(milliseconds)) for milliseconds in times]
+
+
+def _described(feed: Feed) -> str:
+    """Return the types and shapes of inputs for messages, of the first MOST_DESCRIBED ones."""
+    described = [f"{name} {array.dtype} {list(array.shape)}" for name, array in list(feed.items())[:MOST_DESCRIBED]]
+    return ", ".join(described + ["..."] * (len(feed) > MOST_DESCRIBED)) or "no inputs"
 
 
 def _first_line(error: Exception) -> str:

@@ -158,6 +158,8 @@ def check_targets(inputs: Sequence[Path | None], targets: Sequence[Path | None],
     for path in read:
         check_input(path)
     for target in targets:
+        if target is not None and str(target) == "-":
+            raise UsageError("- is no file: a model has to be checked before it is written, so it is not streamed")
         if target is not None:
             _check_target(read, target, force=force)
     outputs = [target.resolve() for target in targets if target is not None]

@@ -38,6 +38,7 @@ def result_record(result: Result, target: Path) -> dict[str, Any]:
         "collapsed": report.drift.collapsed if report.drift else "",
         "unknown": report.unknown,
         "seconds": dict(report.seconds),
+        "total_seconds": sum(report.seconds.values()),
         "settings": dict(result.plan["settings"]),
     }
 

@@ -26,6 +26,9 @@ from spa_onnx.statistics.calibration import Calibration
 FALLBACK = "l1"
 """The criterion that ranks the channels of groups that no linear layer with known inputs reads."""
 
+HELPING_OPTIONS = {"--width": "only need --width", "kept by --attention": "are kept by --attention"}
+"""Part of the reason of a pin -> what the user can do about it."""
+
 LEEWAY = 2.0
 """With uncertain samples no group loses more than this many times the share that `local` would remove."""
 
@@ -211,8 +214,14 @@ def why_nothing_is_prunable(analysis: Analysis, settings: Settings) -> str:
         return f"nothing to prune: --exclude {' '.join(settings.exclude)} leaves no group free; exclude less"
     if not pinned:
         return "nothing to prune: the model has no float weights with channels; see spa-onnx groups MODEL"
+    advice = [
+        f"{count} of {len(pinned)} groups {what}"
+        for cause, what in HELPING_OPTIONS.items()
+        if (count := sum(cause in group.pinned for group in pinned))
+    ]
     largest = pinned[0]
+    reason = f"The largest, {largest.name} ({largest.size} channels): {largest.pinned}"
     return (
-        f"nothing to prune: all {len(pinned)} groups with weights are pinned. The largest, {largest.name} "
-        f"({largest.size} channels): {largest.pinned}. See spa-onnx groups MODEL, and docs/new_rule.md to add a rule"
+        f"nothing to prune: all {len(pinned)} groups with weights are pinned. {'; '.join((*advice, reason))}. "
+        "See spa-onnx groups MODEL, and docs/new_rule.md to add a rule"
     )

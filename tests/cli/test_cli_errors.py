@@ -110,6 +110,9 @@ USAGE_ERRORS = {
         "'conv9' matches the name of no node and of no tensor",
     ),
     "option": (("--ratio", "0.5", "--frobnicate"), "--frobnicate"),
+    "output_to_a_pipe": (("--ratio", "0.5", "-o", "-"), "- is no file"),
+    "plan_to_a_pipe": (("--ratio", "0.5", "--plan", "-"), "- is no file"),
+    "test_data_missing": (("--ratio", "0.5", "--test-data", "no.npz"), "no.npz does not exist"),
     "data_missing": (("--ratio", "0.5", "--data", "no.npz"), "no.npz does not exist"),
 }
 
