@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from spa_onnx.model.constants import constant_tensor, graph_constants
 from spa_onnx.model.model import FLOATS
-from spa_onnx.model.skeleton import skeleton
+from spa_onnx.model.skeleton import SMALL, skeleton
 from spa_onnx.model.subgraphs import captured_names, nested
 from spa_onnx.model.traits import Array, Moves, is_registered, operator_name, traits
 from spa_onnx.model.unread import remove_unread, unread_nodes
@@ -178,14 +178,20 @@ def _only_read_by(
 def _inferred_types(proto: onnx.ModelProto, cones: Sequence[_Cone], constants: Mapping[str, TensorProto]) -> Types:
     """Return the types of all tensors of cones whose shapes can be inferred."""
     nodes = {id(node): node for cone in cones for node in cone.nodes}
-    bare = skeleton(
-        _model(proto, list(nodes.values()), {n: constants[n] for cone in cones for n in cone.constants}), [], {}
-    )
+    stored = {name: constants[name] for cone in cones for name in cone.constants}
+    bare = skeleton(_model(proto, list(nodes.values()), {n: _without_values(t) for n, t in stored.items()}), [], {})
     try:
         inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         return {}
     return {value.name: value.type.tensor_type for value in inferred.value_info}
+
+
+def _without_values(tensor: TensorProto) -> TensorProto:
+    """Return a large constant without its values, which shape inference does not read; a small one as it is."""
+    if prod(tensor.dims) <= SMALL:
+        return tensor
+    return TensorProto(data_type=tensor.data_type, dims=tensor.dims)
 
 
 def _model(

@@ -12,6 +12,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import inliner
 
 from spa_onnx.errors import RefusedError
+from spa_onnx.model.skeleton import SMALL
 from spa_onnx.model.subgraphs import nested, operators
 from spa_onnx.model.traits import operator_name
 
@@ -23,9 +24,6 @@ MOST_NODES = 200_000
 
 MOST_BYTES = 2**28
 """The most bytes that these nodes may take."""
-
-SMALL = 1024
-"""Initializers of up to this many elements keep their values while functions are inlined: they may be shapes."""
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
