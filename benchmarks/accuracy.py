@@ -83,7 +83,7 @@ def _nats(logits: Array, tokens: Array) -> float:
 
 
 @functools.cache
-def _cifar(split: str) -> tuple[Array, Array]:
+def cifar(split: str) -> tuple[Array, Array]:
     """Pictures about the means of ImageNet, float32 (n, 3, 32, 32); their classes."""
     stored = np.load(DATA / f"cifar10_{split}.npz")
     return ((stored["x"] / np.float32(255) - MEAN) / STD).astype(np.float32), stored["y"]
@@ -97,7 +97,7 @@ def _cifar_pixels(split: str) -> tuple[Array, Array]:
 
 
 @functools.cache
-def _imagenet() -> tuple[Array, Array]:
+def imagenet() -> tuple[Array, Array]:
     """All pictures, uint8 (n, 224, 224, 3), in an order that has nothing to do with their classes; the classes."""
     from PIL import Image  # noqa: PLC0415 - an extra
 
@@ -109,7 +109,7 @@ def _imagenet() -> tuple[Array, Array]:
 
 
 def _half(part: int, prepare: Callable[[Array], Array]) -> tuple[Array, Array]:
-    x, y = _imagenet()
+    x, y = imagenet()
     half = slice(0, len(x) // 2) if part == 0 else slice(len(x) // 2, None)
     return prepare(x[half]), y[half]
 
@@ -119,12 +119,13 @@ def _from_minus_one(pixels: Array) -> Array:
 
 
 @functools.cache
-def _stories(split: str) -> Array:
+def stories(split: str) -> Array:
+    """Sentences of token ids, int64 (n, 192)."""
     return np.asarray(np.load(DATA / "stories_tokens.npz")[split])
 
 
 @functools.cache
-def _digits(name: str) -> tuple[Array, Array]:
+def digits(name: str) -> tuple[Array, Array]:
     """The held-out digits, and their classes."""
     stored = np.load(ROOT / "models" / f"{name}.npz")
     return stored["x"], stored["y"]
@@ -135,19 +136,19 @@ def _digits_trained_on(name: str) -> Array:
     """The digits that a model was trained on, in an order that has nothing to do with their classes."""
     from sklearn.datasets import load_digits  # noqa: PLC0415 - an extra
 
-    held_out = {image.tobytes() for image in _digits(name)[0]}
+    held_out = {image.tobytes() for image in digits(name)[0]}
     images = (load_digits().images[:, np.newaxis] / 16).astype(np.float32)
     return np.stack(
         [images[i] for i in np.random.default_rng(0).permutation(len(images)) if images[i].tobytes() not in held_out]
     )
 
 
-def _cifar_task(name: str, *ratios: float, load: Callable[[str], tuple[Array, Array]] = _cifar) -> Task:
+def _cifar_task(name: str, *ratios: float, load: Callable[[str], tuple[Array, Array]] = cifar) -> Task:
     return Task(MODELS / f"{name}.onnx", ratios, lambda: load("calib")[0], lambda: load("test"))
 
 
 def _digits_task(name: str) -> Task:
-    return Task(ROOT / "models" / f"{name}.onnx", (2.0,), lambda: _digits_trained_on(name), lambda: _digits(name))
+    return Task(ROOT / "models" / f"{name}.onnx", (2.0,), lambda: _digits_trained_on(name), lambda: digits(name))
 
 
 def _imagenet_task(name: str, prepare: Callable[[Array], Array], shift: int) -> Task:
@@ -165,8 +166,8 @@ TASKS: Mapping[str, Task] = {
     "stories260k_llama_ts17": Task(
         MODELS / "stories260k_llama_ts17.onnx",
         (1.23,),
-        lambda: _stories("calib"),
-        lambda: (_stories("eval"), _stories("eval")),
+        lambda: stories("calib"),
+        lambda: (stories("eval"), stories("eval")),
         tokens=True,
     ),
     "digits_resnet": _digits_task("digits_resnet"),
