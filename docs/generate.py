@@ -37,6 +37,7 @@ MARKER = re.compile(r"(?P<begin><!-- begin: (?P<name>.+?) -->\n).*?(?P<end><!-- 
 PART = re.compile(MARKER.pattern + r"|```python\n(?P<code>.*?)```\n", re.DOTALL)
 VARYING = (
     (re.compile(r"^latency\b.*\n( .*slower.*\n)?", re.MULTILINE), "latency\n"),
+    (re.compile(r"^time\b.*\n", re.MULTILINE), "time\n"),
     (re.compile(r"largest( relative)? difference \S+"), "largest difference"),
     (re.compile(r"\b\d+(\.\d+)?(e-\d+)? (s|ms|seconds)\b"), "time"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "digest"),

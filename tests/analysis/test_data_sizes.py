@@ -101,7 +101,7 @@ NETS: dict[str, tuple[Build, set[str]]] = {
             "k = ConcatFromSequence<axis=0>(l) p = MatMul(k, u1) q = Relu(p) y = MatMul(q, u2)",
             "float[N,3] y",
         ),
-        {"u1[1]"},
+        {"u1[1]", "w1[1]"},
     ),
     "runs_of_a_loop": (
         net(
