@@ -9,6 +9,7 @@ import spa_onnx
 from spa_onnx.analysis import analyse
 from spa_onnx.model.model import Model
 from spa_onnx.operators import DATA_SIZE
+from spa_onnx.pipeline import inspect
 
 ROWS = "n = NonZero(gate) rows = Transpose<perm=[1,0]>(n) found = GatherND(x, rows)"
 """The rows of `x` at which `gate`, a vector, is positive."""
@@ -232,7 +233,7 @@ def test_channels_whose_number_is_lost_are_pinned_on_both_sides(name):
 @pytest.mark.parametrize("name", [*NETS, *RESHAPED])
 def test_only_the_number_of_rows_is_pinned(name):
     build, free = (NETS | RESHAPED)[name]
-    analysis = analyse(Model.of(build()))
+    analysis = inspect(build())
     assert {group.name for group in analysis.prunable()} == free
     for group in analysis.prunable():
         assert not any(analysis.model.depends_on_data(axis) for axis in group.owner)
