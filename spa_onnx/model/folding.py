@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -102,7 +103,10 @@ def _computed(node: Node, fold: Fold, inputs: list[Value]) -> list[Value]:
 
 
 def fold(
-    nodes: Iterable[Node], shapes: Mapping[str, tuple[int, ...]], literals: Mapping[str, Array]
+    nodes: Iterable[Node],
+    shapes: Mapping[str, tuple[int, ...]],
+    literals: Mapping[str, Array],
+    sizes: Mapping[str, Value] = MappingProxyType({}),
 ) -> dict[str, Value]:
     """Evaluate the shape arithmetic of a graph.
 
@@ -112,11 +116,12 @@ def fold(
         nodes: The operators in topological order.
         shapes: Tensor name -> sizes, negative if unknown.
         literals: Constant name -> value.
+        sizes: Graph input that holds the size of an axis -> that size.
 
     Returns:
         Tensor name -> value, including the literals.
     """
-    values = {name: literal(array) for name, array in literals.items()}
+    values = {name: literal(array) for name, array in literals.items()} | dict(sizes)
     stretched: set[str] = set()  # tensors with a value whose length is the size of an axis
     for node in nodes:
         rule: Fold | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx
@@ -70,8 +71,53 @@ def _read_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
     return shapes
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Values that shape arithmetic starts from.
+
+    Args:
+        literals: Constant -> value.
+        sizes: Graph input that holds the size of an axis -> that size.
+    """
+
+    literals: Mapping[str, Array]
+    sizes: Mapping[str, Value]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.literals or name in self.sizes
+
+
+def sizes_given_as_inputs(inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int]) -> dict[str, Value]:
+    """Return the integer inputs of one element that are called like a symbolic dimension of another input.
+
+    Such an input holds the size of that dimension.
+
+    Args:
+        inputs: The graph inputs that are not initializers.
+        dims: Name of a symbolic dimension -> its size.
+    """
+    axes = {
+        dim.dim_param: Axis(value.name, number)
+        for value in reversed(inputs)
+        for number, dim in enumerate(value.type.tensor_type.shape.dim)
+        if dim.dim_param
+    }
+    return {
+        value.name: Value(np.full(shape, dims[value.name], np.int64), (frozenset({axes[value.name]}),))
+        for value in inputs
+        if value.name in axes
+        and value.name in dims
+        and value.type.tensor_type.elem_type in (TensorProto.INT32, TensorProto.INT64)
+        and prod(shape := [dim.dim_value for dim in value.type.tensor_type.shape.dim]) == 1
+    }
+
+
 def infer(
-    bare: onnx.ModelProto, nodes: Sequence[Node], source: Mapping[str, str], dims: Mapping[str, int]
+    bare: onnx.ModelProto,
+    nodes: Sequence[Node],
+    source: Mapping[str, str],
+    dims: Mapping[str, int],
+    sizes: Mapping[str, Value],
 ) -> Inference:
     """Infer all shapes: fold shape arithmetic and infer again, until no new value is found.
 
@@ -80,17 +126,19 @@ def infer(
         nodes: The operators of the model.
         source: Name of a use -> name of the constant, for constants that have a name for each use.
         dims: Name of a symbolic dimension -> its size.
+        sizes: Graph input that holds the size of an axis -> that size; see `sizes_given_as_inputs`.
 
     Raises:
         RefusedError: The shapes contradict each other.
     """
     seeds = literals(bare.graph)
     seeds.update({use: seeds[name] for use, name in source.items() if name in seeds})
-    shapes, values = _resolved(bare, nodes, source, seeds)
+    known = Known(seeds, sizes)
+    shapes, values = _resolved(bare, nodes, source, known)
     data_axes: frozenset[Axis] = frozenset()
     if any(UNKNOWN in shapes.get(name, ()) for node in nodes for name in node.outputs if name):
         with suppress(RefusedError):  # a tensor may have no size that fits, and stays unknown
-            shapes, values, data_axes = _with_stand_ins(bare, nodes, source, seeds)
+            shapes, values, data_axes = _with_stand_ins(bare, nodes, source, known)
     copies = _copies(nodes, values)
     kept = {name: value for name, value in values.items() if not _is_weight(value) and name not in copies}
     return Inference(shapes, kept, dims, data_axes)
@@ -100,7 +148,7 @@ def _resolved(
     bare: onnx.ModelProto,
     nodes: Sequence[Node],
     source: Mapping[str, str],
-    seeds: Mapping[str, Array],
+    known: Known,
     stand_in: int | None = None,
 ) -> tuple[dict[str, Shape], dict[str, Value]]:
     """Return the shapes and values; with a stand-in, it takes the place of sizes that depend on data."""
@@ -110,8 +158,8 @@ def _resolved(
         inferred_shapes = _read_shapes(inferred.graph)
         shapes = dict(inferred_shapes)
         shapes.update({use: shapes[name] for use, name in source.items() if name in shapes})
-        previous, values = values, fold(nodes, shapes, seeds)
-        new = [name for name in values if name not in previous and name not in seeds]
+        previous, values = values, fold(nodes, shapes, known.literals, known.sizes)
+        new = [name for name in values if name not in previous and name not in known]
         if not _unresolved(inferred.graph, inferred_shapes):
             break
         if new:
@@ -123,14 +171,14 @@ def _resolved(
 
 
 def _with_stand_ins(
-    bare: onnx.ModelProto, nodes: Sequence[Node], source: Mapping[str, str], seeds: Mapping[str, Array]
+    bare: onnx.ModelProto, nodes: Sequence[Node], source: Mapping[str, str], known: Known
 ) -> tuple[dict[str, Shape], dict[str, Value], frozenset[Axis]]:
     """Return the shapes and values with stand-ins for sizes that depend on data, and the axes of these sizes."""
     found = []
     for stand_in in STAND_INS:
         copy = onnx.ModelProto()
         copy.CopyFrom(bare)
-        found.append(_resolved(copy, nodes, source, seeds, stand_in))
+        found.append(_resolved(copy, nodes, source, known, stand_in))
     (shapes, values), (others, other_values) = found
     same = {
         name: value

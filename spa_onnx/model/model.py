@@ -19,7 +19,7 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.model.constants import constant_tensor, graph_constants, nested_constants, sparse_tensors
 from spa_onnx.model.facts import Axis
 from spa_onnx.model.folding import Value
-from spa_onnx.model.inference import Inference, infer, is_plausible
+from spa_onnx.model.inference import Inference, infer, is_plausible, sizes_given_as_inputs
 from spa_onnx.model.node import Node
 from spa_onnx.model.quantisation import GraphLookup, Packed, Quantisation, quantised_constants, scales
 from spa_onnx.model.read_nodes import read_nodes
@@ -304,7 +304,8 @@ def _infer(
         if key in tried:
             continue
         try:
-            tried[key] = infer(skeleton(proto, inputs, chosen, opened), nodes, source, chosen)
+            sizes = sizes_given_as_inputs(inputs, chosen)
+            tried[key] = infer(skeleton(proto, inputs, chosen, opened), nodes, source, chosen, sizes)
         except RefusedError as error:
             refusal = error
             continue

@@ -97,9 +97,8 @@ class Removal:
         literals = {name: value.array for name, value in values.items() if value.is_literal}
         nodes = [node for node in self._model.nodes if self._model.is_folded(node)]
         sources = {node.inputs[0] for node in nodes if node.op in ("Shape", "Size")}
-        return fold(
-            nodes, {name: self.after(name) for name in sources if self._model.shape(name) is not None}, literals
-        )
+        shapes = {name: self.after(name) for name in sources if self._model.shape(name) is not None}
+        return fold(nodes, shapes, literals, {name: values[name] for name in self._model.inputs if name in values})
 
 
 def _parts(

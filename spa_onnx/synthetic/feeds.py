@@ -69,6 +69,8 @@ def random_feed(model: Model, dims: Mapping[str, int], seed: int, style: Style =
         bound = min(id_bound(model, value.name), style.most) if dtype.kind in "iu" else 0
         array = _draw(rng, dtype, shape, bound)
         constant = style.constants.get(value.name)
+        if dtype.kind in "iu" and prod(shape) == 1 and value.name in dims:  # it holds the size of an axis
+            constant = dims[value.name]
         feed[value.name] = array if constant is None else np.full(shape, constant, dtype)
     return feed
 
