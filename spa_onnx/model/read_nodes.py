@@ -55,13 +55,15 @@ def read_nodes(
 
 
 def _attributes(proto: onnx.NodeProto) -> dict[str, Any]:
-    """Return the attributes as Python values and numpy arrays, without subgraphs and lists of strings or tensors."""
+    """Return the attributes as Python values and numpy arrays, without subgraphs and lists of tensors."""
     attributes: dict[str, Any] = {}
     for attribute in proto.attribute:
         if attribute.type == AttributeProto.TENSOR:
             attributes[attribute.name] = numpy_helper.to_array(attribute.t)
         elif attribute.type == AttributeProto.STRING:
             attributes[attribute.name] = attribute.s.decode(errors="replace")
+        elif attribute.type == AttributeProto.STRINGS:
+            attributes[attribute.name] = tuple(text.decode(errors="replace") for text in attribute.strings)
         elif attribute.type in PLAIN_ATTRIBUTES:
             value = onnx.helper.get_attribute_value(attribute)
             attributes[attribute.name] = tuple(value) if isinstance(value, list) else value

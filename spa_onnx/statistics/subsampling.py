@@ -107,7 +107,8 @@ def sample_keys(feed: Feed, seed: int, *, batched: bool = True) -> NDArray[np.ui
     """Return a hash of the contents of each sample, uint32 (samples,), which does not depend on its place or batch."""
     size = feed_size(feed, batched=batched)
     samples = feed if batched else {name: array[None] for name, array in feed.items()}
-    arrays = [np.ascontiguousarray(array) for array in samples.values() if array.ndim and len(array) == size]
+    plain = (array.astype(str) if array.dtype.kind == "O" else array for array in samples.values())
+    arrays = [np.ascontiguousarray(array) for array in plain if array.ndim and len(array) == size]
     keys = []
     for sample in range(size):
         key = seed

@@ -20,6 +20,14 @@ from spa_onnx.operators import knowledge
 LARGEST_ID = 50
 """The exclusive upper bound of random integers, unless they index a smaller table."""
 
+VOCABULARIES = ("keys_strings", "cats_strings", "classlabels_strings", "string_vocabulary")
+"""Attributes that hold the words that an operator of ai.onnx.ml knows."""
+
+TEXT_TO_TEXT = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Gather", "Slice"})
+"""Operators that hand words on."""
+
+ANY_WORDS = ("a", "b", "c")
+
 SHIFTS = {"Add": 1, "Sub": -1}
 """Operator -> sign of the constant that it adds to ids."""
 
@@ -47,7 +55,7 @@ PLAIN = Style()
 
 
 def random_feed(model: Model, dims: Mapping[str, int], seed: int, style: Style = PLAIN) -> Feed:
-    """Draw an array for each input: normal floats, small integers, or True.
+    """Draw an array for each input: normal floats, small integers, True, or words that the model knows.
 
     Args:
         model: The model.
@@ -56,16 +64,19 @@ def random_feed(model: Model, dims: Mapping[str, int], seed: int, style: Style =
         style: How the inputs are drawn.
 
     Raises:
-        RefusedError: An input is no tensor of numbers.
+        RefusedError: An input is no tensor.
     """
     rng = np.random.default_rng(seed)
     feed: Feed = {}
     for value in feeds(model.proto.graph):
         element_type = value.type.tensor_type.elem_type
-        if not value.type.HasField("tensor_type") or element_type == onnx.TensorProto.STRING:
-            raise RefusedError(f"input {value.name} is not a tensor of numbers, so it cannot be drawn at random")
+        if not value.type.HasField("tensor_type"):
+            raise RefusedError(f"input {value.name} is not a tensor, so it cannot be drawn at random")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
         shape = _sizes(value, dims)
+        if element_type == onnx.TensorProto.STRING:
+            feed[value.name] = rng.choice(np.asarray(_words(model, value.name), object), shape)
+            continue
         bound = min(id_bound(model, value.name), style.most) if dtype.kind in "iu" else 0
         array = _draw(rng, dtype, shape, bound)
         constant = style.constants.get(value.name)
@@ -73,6 +84,17 @@ def random_feed(model: Model, dims: Mapping[str, int], seed: int, style: Style =
             constant = dims[value.name]
         feed[value.name] = array if constant is None else np.full(shape, constant, dtype)
     return feed
+
+
+def _words(model: Model, name: str) -> Sequence[str]:
+    """Return the words that the readers of a text input know, those of the operators of ai.onnx.ml; else any words."""
+    for node in model.consumers.get(name, ()):
+        known = next((node.attributes[key] for key in VOCABULARIES if key in node.attributes), None)
+        if known is not None:
+            return [str(word) for word in known]
+        if node.op in TEXT_TO_TEXT:
+            return _words(model, node.outputs[0])
+    return ANY_WORDS
 
 
 def _draw(rng: np.random.Generator, dtype: np.dtype[np.generic], shape: Sequence[int], bound: int) -> Array:
