@@ -122,7 +122,8 @@ class Original:
             for given in (options.data, options.test_data)
         )
         samples, evaluation = _divided(data, test, settings, measured=options.check)
-        return cls(session, WorkingInputs(options.dims or {}), samples, evaluation, parse_bytes(options.memory))
+        memory = parse_bytes(options.memory)
+        return cls(session, WorkingInputs(options.dims or {}), samples, replace(evaluation, memory=memory), memory)
 
 
 def _divided(

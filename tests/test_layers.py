@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "statistics": {"data", "errors", "execution", "layers", "linalg", "model", "operators", "synthetic"},
     "repair": {"config", "execution", "layers", "linalg", "model", "plan", "statistics"},
     "scoring": {"analysis", "errors", "layers", "linalg", "model", "statistics"},
-    "validation": {"data", "errors", "execution", "model", "operators", "plan", "synthetic"},
+    "validation": {"data", "errors", "execution", "model", "operators", "plan", "statistics", "synthetic"},
     "selection": {
         "analysis",
         "config",

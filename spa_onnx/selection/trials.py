@@ -33,6 +33,9 @@ MACS_OF_TRIALS = 25 * 10**10
 """The multiply-accumulates that all trials together may cost. Large models run fewer samples per trial, at least one.
 """
 
+TENSOR_COPIES = 2
+"""Trials hold each live tensor, and onnxruntime a copy of it while it runs."""
+
 ROUNDING_ERROR = 1e-10
 """Relative errors below this are rounding errors: parts of a model and the whole are fused differently."""
 
@@ -56,7 +59,7 @@ class Trials:
         self._analysis, self._calibration = analysis, calibration
         affordable = MACS_OF_TRIALS // max(count * macs(analysis.model), 1)
         inputs = {layer.data for layer in calibration.layers}
-        held = calibration.memory // max(peak_live_bytes(analysis.model, inputs), 1)
+        held = calibration.memory // max(TENSOR_COPIES * peak_live_bytes(analysis.model, inputs), 1)
         self._feeds = calibration.first(max(min(affordable, held, SAMPLES_PER_TRIAL), 1))
         touched = {axis.tensor for group in groups for axis in group.owner}
         touched |= {layer.bias for layer in calibration.layers}

@@ -51,6 +51,9 @@ MOST_SYNTHETIC_MACS = 500 * 10**9
 FEWEST_SYNTHETIC_SAMPLES = 16
 """Synthetic samples that run whatever they cost."""
 
+SEQUENTIAL_SHARE = 0.75
+"""The share of the memory that live tensors of sequential repair may take; onnxruntime takes the rest as it runs."""
+
 SEQUENTIAL_MODELS = 2
 """Models that sequential repair runs side by side: the dense one and the one that is repaired."""
 
@@ -242,7 +245,7 @@ def _sequential_samples(calibration: Calibration, budget: MemoryBudget) -> int:
     sample_size = SEQUENTIAL_MODELS * max(peak_live_bytes(calibration.model, inputs), 1)
     batched = is_batched(calibration.model)
     running_samples = ARENA_FACTOR * max((feed_size(feed, batched=batched) for feed in calibration.feeds), default=0)
-    most = budget.sequential_tensors // sample_size - running_samples
+    most = int(SEQUENTIAL_SHARE * budget.sequential_tensors) // sample_size - running_samples
     return min(calibration.samples, most) if most >= min(calibration.samples, FEWEST_SEQUENTIAL_SAMPLES) else 0
 
 

@@ -23,9 +23,6 @@ LARGEST_ID = 50
 VOCABULARIES = ("keys_strings", "cats_strings", "classlabels_strings", "string_vocabulary")
 """Attributes that hold the words that an operator of ai.onnx.ml knows."""
 
-TEXT_TO_TEXT = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Gather", "Slice"})
-"""Operators that hand words on."""
-
 ANY_WORDS = ("a", "b", "c")
 
 SHIFTS = {"Add": 1, "Sub": -1}
@@ -35,7 +32,7 @@ LARGEST_INPUT = 2**25
 """The most elements of an input at sizes that are only tried."""
 
 SOME_OF_THEM = frozenset({"Gather", "Slice", "Split", "GatherND", "GatherElements", "Tile", "Expand", "Concat"})
-"""Operators whose outputs hold some of the ids of their first input, or repeat them."""
+"""Operators whose outputs hold some of the ids or words of their first input, or repeat them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,7 @@ def _words(model: Model, name: str) -> Sequence[str]:
         known = next((node.attributes[key] for key in VOCABULARIES if key in node.attributes), None)
         if known is not None:
             return [str(word) for word in known]
-        if node.op in TEXT_TO_TEXT:
+        if node.op in SOME_OF_THEM or traits(node.op).moves is not Moves.NOTHING:
             return _words(model, node.outputs[0])
     return ANY_WORDS
 

@@ -12,6 +12,7 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.execution.session import Feed, Session, open_session
 from spa_onnx.model.model import Model, is_batched
 from spa_onnx.operators.macs import macs
+from spa_onnx.statistics.memory import DEFAULT_MEMORY, peak_bytes, sample_bytes
 from spa_onnx.synthetic.generate import generate_samples
 from spa_onnx.synthetic.working import WorkingInputs
 from spa_onnx.validation.compared import compared_outputs, with_outputs
@@ -26,6 +27,9 @@ SYNTHETIC_MACS = 10**11
 
 SYNTHETIC_BATCH = 16
 
+SHARES = 8
+"""The samples, and what one run of them takes, may each be this part of the memory."""
+
 OTHER_SEED = 1_000_003
 """What is added to the seed, so that these samples are none of those that were fitted to."""
 
@@ -38,11 +42,13 @@ class Evaluation:
         samples: The samples; None for synthetic ones.
         measured_on: What the samples are, see `Drift`.
         unknown: Why there is nothing to measure on; empty if there is.
+        memory: The number of bytes that synthetic samples and their runs may take.
     """
 
     samples: Samples | None = None
     measured_on: str = "synthetic"
     unknown: str = ""
+    memory: int = DEFAULT_MEMORY
 
 
 def quality(
@@ -71,15 +77,19 @@ def quality(
         batched = is_batched(model) and not samples.whole
         evaluated = Evaluated(samples.feeds(), samples.labels, evaluation.measured_on, batched)
     else:
-        feeds, measured_on = _synthetic_feeds(model, original, inputs, seed)
+        feeds, measured_on = _synthetic_feeds(model, original, inputs, seed, evaluation.memory)
         evaluated = Evaluated(feeds, None, measured_on, is_batched(model))
     return drift(original, smaller, compared, evaluated)
 
 
-def _synthetic_feeds(model: Model, original: Session, inputs: WorkingInputs, seed: int) -> tuple[Sequence[Feed], str]:
+def _synthetic_feeds(
+    model: Model, original: Session, inputs: WorkingInputs, seed: int, memory: int
+) -> tuple[Sequence[Feed], str]:
     """Return synthetic samples on which the original runs, or random ones, and which of the two they are."""
-    count = max(min(SYNTHETIC_SAMPLES, SYNTHETIC_MACS // max(macs(model), 1)), 1)
-    for batch in (min(count, SYNTHETIC_BATCH), 0):
+    held = memory // (SHARES * max(sum(sample_bytes(model, name) for name in model.inputs), 1))
+    count = max(min(SYNTHETIC_SAMPLES, SYNTHETIC_MACS // max(macs(model), 1), held), 1)
+    at_once = memory // (SHARES * max(peak_bytes(model, ()), 1))
+    for batch in (max(min(count, SYNTHETIC_BATCH, at_once), 1), 0):
         try:
             feeds = generate_samples(model, inputs, count, batch, seed + OTHER_SEED).feeds
             original.run(feeds[0])

@@ -15,7 +15,7 @@ from spa_onnx.data.samples import read_samples
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.model.model import Model
 from spa_onnx.statistics import calibration, moments
-from spa_onnx.statistics.calibration import Sampling, calibrate
+from spa_onnx.statistics.calibration import SEQUENTIAL_SHARE, Sampling, calibrate
 from spa_onnx.statistics.memory import ARENA_FACTOR, MATRIX_COPIES, memory_budget, peak_bytes, peak_live_bytes
 from spa_onnx.statistics.moments import MomentColumns, MomentSums
 from spa_onnx.statistics.subsampling import Subsampling
@@ -64,9 +64,8 @@ def test_a_forward_pass_holds_what_is_kept_and_what_is_still_to_be_read(kept, ch
 @pytest.mark.parametrize(("room_for", "fit"), [(100, 40), (40, 40), (36, 36), (20, 0)])
 def test_as_many_samples_are_repaired_in_the_order_of_the_graph_as_memory_holds(room_for, fit, monkeypatch):
     model = Model.of(BIG())
-    held = (
-        2 * peak_live_bytes(model, {"x", "b", "d", "f"}) * (room_for + ARENA_FACTOR * 40)
-    )  # and for a batch of all 40 that runs
+    live = 2 * peak_live_bytes(model, {"x", "b", "d", "f"}) * (room_for + ARENA_FACTOR * 40)  # and a batch of 40 runs
+    held = -int(-live // SEQUENTIAL_SHARE)
     monkeypatch.setattr(
         calibration, "memory_budget", lambda *given: replace(memory_budget(*given), sequential_tensors=held)
     )
