@@ -18,11 +18,6 @@ from spa_onnx.model.subgraphs import captured_names, nested
 from spa_onnx.model.traits import Array, Moves, is_registered, operator_name, traits
 from spa_onnx.model.unread import remove_unread, unread_nodes
 
-RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
-"""Operators whose outputs differ from run to run."""
-
 GROWTH = 4
 """A computed weight may take this many times the bytes of the constants that it takes the place of."""
 
@@ -128,7 +123,7 @@ def _is_computable(node: onnx.NodeProto) -> bool:
     """Return whether a node of constants is one itself: a known operator, which neither draws nor quantises."""
     name = operator_name(node.op_type, node.domain)
     known = traits(name)
-    standard = node.domain in ("", "ai.onnx") and is_registered(name) and name not in RANDOM
+    standard = node.domain in ("", "ai.onnx") and is_registered(name) and known.random is None
     return standard and known.moves is not Moves.ROUND and known.quantised is None and not nested(node)
 
 

@@ -6,7 +6,8 @@ ConcatFromSequence. See https://onnx.ai/onnx/operators/ for each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from spa_onnx.model.constants import graph_constants
-from spa_onnx.model.subgraphs import captured_names
+from spa_onnx.model.model import feeds
+from spa_onnx.model.skeleton import skeleton
+from spa_onnx.model.subgraphs import NONE_OPENED, captured_names, nested, openable, operators
 from spa_onnx.model.traits import Array
 
 AXES_AS_INPUT = 13
@@ -22,8 +25,8 @@ AXES_AS_INPUT = 13
 
 
 def uses_sequences(graph: onnx.GraphProto) -> bool:
-    """Return whether a node of the graph makes a sequence."""
-    return any(node.op_type in MAKERS and node.domain in ("", "ai.onnx") for node in graph.node)
+    """Return whether a node of the graph or of its subgraphs makes a sequence."""
+    return any(node.op_type in MAKERS and node.domain in ("", "ai.onnx") for node in operators(graph))
 
 
 def unroll_sequences(proto: onnx.ModelProto) -> None:
@@ -32,33 +35,55 @@ def unroll_sequences(proto: onnx.ModelProto) -> None:
     A sequence has fixed content if the graph says how many tensors it holds, and at which positions they are taken.
 
     Args:
-        proto: The model; it is modified, without its subgraphs.
+        proto: The model; it is modified.
     """
-    graph = proto.graph
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    work = _Unrolling(graph, opset, _shapes(proto))
-    nodes = [made for node in graph.node for made in work.replaced(node)]
+    before = -1
+    while (left := _sequence_nodes(proto.graph)) != before:  # the sizes of further pieces may be known by then
+        before = left
+        _unroll(proto.graph, _Unrolling(opset, _shapes(proto)))
+
+
+def _sequence_nodes(graph: onnx.GraphProto) -> int:
+    """Return the number of nodes that make or read sequences, also in subgraphs."""
+    return sum(node.op_type in (*MAKERS, *READERS) for node in operators(graph))
+
+
+def _unroll(graph: onnx.GraphProto, around: _Unrolling) -> None:
+    """Replace the nodes of a graph and of its subgraphs. around: the state of the graph around it."""
+    constants = {**around.constants, **graph_constants(graph)}
+    made = {name for node in graph.node for name in node.output}
+    work = _Unrolling(around.opset, around.shapes, constants, dict(around.contents), made)
+    nodes = [new for node in graph.node for new in work.replaced(node)]
+    kept = _read_by_something(nodes, graph, work.contents)
     del graph.node[:]
-    graph.node.extend(_read_by_something(nodes, graph, work.contents))
+    graph.node.extend(kept)
     graph.initializer.extend(work.initializers)
+    left = {name for node in kept for name in node.output}
+    for value in [value for value in graph.value_info if value.name in work.contents and value.name not in left]:
+        graph.value_info.remove(value)
 
 
 @dataclass(slots=True)
 class _Unrolling:
     """The state of a pass over the nodes, in the order of execution.
 
-    contents: sequence -> names of its tensors. initializers: constants of new nodes.
+    constants: the constants that the nodes see, by name. contents: sequence -> names of its tensors. made: the tensors
+    that the nodes of the graph compute. initializers: constants of new nodes.
     """
 
-    graph: onnx.GraphProto
     opset: int
     shapes: Mapping[str, list[int]]
+    constants: Mapping[str, onnx.TensorProto] = field(default_factory=dict)
     contents: dict[str, list[str]] = field(default_factory=dict)
+    made: Collection[str] = ()
     initializers: list[onnx.TensorProto] = field(default_factory=list)
 
     def replaced(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         """Yield what takes the place of a node; a node that makes a sequence stays, in front of what it holds."""
         kind = node.op_type if node.domain in ("", "ai.onnx") else ""
+        for inner in nested(node):
+            _unroll(inner, self)
         if kind in MAKERS:
             yield node
             yield from MAKERS[kind](self, node)
@@ -72,7 +97,7 @@ class _Unrolling:
 
     def constant(self, name: str) -> Array | None:
         """Return the value of a constant."""
-        tensor = graph_constants(self.graph).get(name)
+        tensor = self.constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def position(self, node: onnx.NodeProto, slot: int, size: int) -> int | None:
@@ -123,21 +148,22 @@ def _split(work: _Unrolling, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """SplitToSequence: pieces of given sizes, of equal size, or of one index each."""
     axis, keeps = _attribute(node, "axis", 0), _attribute(node, "keepdims", 1)
     sizes = _piece_sizes(work, node, axis)
-    if sizes is None:
+    if not sizes:
         return
     drops_axis = not keeps and (len(node.input) < 2 or not node.input[1])
     name = node.output[0]
     pieces = [f"{name}__piece{number}" for number in range(len(sizes))]
+    flat = [f"{piece}__flat" for piece in pieces]
+    work.contents[name] = flat if drops_axis else pieces
+    if pieces[0] in work.made:  # by an earlier pass, which could not replace all readers
+        return
     if work.opset < AXES_AS_INPUT:
         yield helper.make_node("Split", [node.input[0]], pieces, f"{name}__split", axis=axis, split=sizes)
     else:
         inputs = [node.input[0], work.vector(f"{name}__sizes", sizes)]
         yield helper.make_node("Split", inputs, pieces, f"{name}__split", axis=axis)
     if drops_axis:
-        for piece in pieces:
-            yield _with_axis(work, "Squeeze", piece, f"{piece}__flat", axis)
-        pieces = [f"{piece}__flat" for piece in pieces]
-    work.contents[name] = pieces
+        yield from (_with_axis(work, "Squeeze", a, b, axis) for a, b in zip(pieces, flat, strict=True))
 
 
 def _piece_sizes(work: _Unrolling, node: onnx.NodeProto, axis: int) -> list[int] | None:
@@ -226,11 +252,13 @@ def _read_by_something(
 
 def _shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:
     """Return the known sizes of tensors, 0 for unknown ones. Only SplitToSequence needs them."""
-    if all(node.op_type != "SplitToSequence" for node in proto.graph.node):
+    if all(node.op_type != "SplitToSequence" for node in operators(proto.graph)):
         return {}
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto).graph
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        inferred = proto.graph
+    inferred = proto.graph
+    for opened in (openable(proto.graph), NONE_OPENED):
+        bare = skeleton(proto, feeds(proto.graph), {}, opened)
+        with suppress(onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+            inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+            break
     values = (*inferred.input, *inferred.value_info)
     return {v.name: [max(dim.dim_value, 0) for dim in v.type.tensor_type.shape.dim] for v in values}

@@ -112,6 +112,11 @@ It yields standard nodes with the same output shapes as the node.
 """
 
 
+FixedNumbers: TypeAlias = Callable[[NodeProto, int], Iterator[NodeProto]]
+"""Function of (node, operator set). It yields standard nodes with the same outputs in type and shape, without chance.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Traits:
     """Properties of an operator that are needed to read a graph.
@@ -123,7 +128,7 @@ class Traits:
         quantised: The float equivalent and the operands of a quantised operator.
         chooses: Whether the operator computes probabilities or classes from its first input.
         saturates: Whether the operator maps a range of inputs to one output: it clips, rounds or compares.
-        random: Whether the output differs from run to run.
+        random: The fixed numbers that take the place of those that the operator draws; None if it draws none.
     """
 
     moves: Moves = Moves.NOTHING
@@ -132,7 +137,7 @@ class Traits:
     quantised: Quantised | None = None
     chooses: bool = False
     saturates: bool = False
-    random: bool = False
+    random: FixedNumbers | None = None
 
 
 TRAITS: dict[str, Traits] = {}

@@ -14,7 +14,7 @@ from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.model.traits import Fold, Moves
 from spa_onnx.operators.registry import register
-from spa_onnx.operators.zeros import all_but_first, any_input, bounded, every_input, first
+from spa_onnx.operators.zeros import all_but_first, any_input, bounded, every_input, first, power, quotient
 
 UNARY_KEEPING_ZERO = (
     "Asin Asinh Atan Atanh Celu Elu Erf Gelu HardSwish LeakyRelu Mish Relu Selu Shrink Sign Sin Sinh Softsign Swish "
@@ -129,9 +129,9 @@ register("Mul", coupling=broadcasting, zero=any_input, fold=_fold(np.multiply))
 register("And", coupling=broadcasting, zero=any_input, fold=_fold(np.bitwise_and))
 register("BitwiseAnd", coupling=broadcasting, zero=any_input)
 register("BitShift", "PRelu", coupling=broadcasting, zero=first)
-register("Div", coupling=broadcasting, zero=first, fold=Fold(numpy_ops.divide), unmasked=(1,))
-register("Mod", coupling=broadcasting, zero=first, fold=Fold(numpy_ops.modulo), unmasked=(1,))
-register("Pow", coupling=broadcasting, zero=first, fold=Fold(numpy_ops.power), unmasked=(1,))
+register("Div", coupling=broadcasting, zero=quotient, fold=Fold(numpy_ops.divide), unmasked=(1,))
+register("Mod", coupling=broadcasting, zero=quotient, fold=Fold(numpy_ops.modulo), unmasked=(1,))
+register("Pow", coupling=broadcasting, zero=power, fold=Fold(numpy_ops.power), unmasked=(1,))
 register("Where", coupling=broadcasting, zero=all_but_first, fold=_fold(np.where))
 for _name, _compare in (
     ("Equal", np.equal),

@@ -120,13 +120,14 @@ def embed_layer_normalization(node: Node, model: Model) -> Iterator[Fact]:
 
 
 def lp_normalization(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = x / ||x||_p along one axis."""
+    """Y = x / ||x||_p along one axis. The norm is a sum, to which zeros add nothing."""
     x = node.inputs[0]
     yield from broadcast(node, model, [x], node.outputs[0])
     yield Normalises(
         Axis(x, int(node.attributes.get("axis", -1)) % len(model.shape(x) or ())),
         node.name,
         f"{node.op} normalises over it",
+        unless_zero=True,
     )
 
 
@@ -179,4 +180,4 @@ register(
     shape=embedding_shapes,
     bounds={0: rows_of(2), 1: rows_of(4), 8: rows_of(3)},
 )
-register("LpNormalization", coupling=lp_normalization, zero=first)
+register("LpNormalization", coupling=lp_normalization, zero=first, sums=True)

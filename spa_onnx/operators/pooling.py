@@ -57,6 +57,8 @@ def unpool(node: Node, model: Model) -> Iterator[Fact]:
     pool = model.producer.get(positions)
     if pool is None or pool.op != "MaxPool":
         yield Pin(Axis(x, 1), f"{node.op} reads positions that no MaxPool returns", str(node))
+    elif (model.shape(pool.inputs[0]) or ())[2:] != (model.shape(y) or ())[2:]:
+        yield Pin(Axis(x, 1), f"{node.op} reads positions in a tensor of another size", str(node))
 
 
 def sample(node: Node, model: Model) -> Iterator[Fact]:

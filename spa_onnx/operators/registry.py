@@ -11,7 +11,7 @@
 | `fold` | how shape arithmetic evaluates it | its output is unknown before the model runs |
 | `shape` | standard nodes with the same shapes | ONNX infers its shapes |
 | `quantised` | the float operator that it computes, and its scales | it is not quantised |
-| `random` | whether its output differs from run to run | it does not |
+| `random` | the fixed numbers in place of those that it draws | it draws none |
 | `saturates` | whether a range of inputs has one output | it has not |
 | `sums` | whether it adds up elements, so that zeros change nothing | removed elements change it |
 | `bounds` | the exclusive upper bound of integer inputs | ids are below a small number |
@@ -35,7 +35,7 @@ from spa_onnx.model.facts import Axis, Fact, Pin
 from spa_onnx.model.model import UNKNOWN, Model
 from spa_onnx.model.node import Node
 from spa_onnx.model.subgraphs import crossings
-from spa_onnx.model.traits import TRAITS, Fold, Moves, Quantised, ShapeEquivalent, Traits
+from spa_onnx.model.traits import TRAITS, FixedNumbers, Fold, Moves, Quantised, ShapeEquivalent, Traits
 from spa_onnx.operators.data_sizes import DATA_SIZE, couplings, settled
 from spa_onnx.operators.updates import ShapeUpdate
 
@@ -104,7 +104,7 @@ class Properties(TypedDict, total=False):
         shape: Standard nodes with the same shapes.
         quantised: The float operator that it computes, and where its scales are.
         chooses: Whether its output holds probabilities or classes.
-        random: Whether its output differs from run to run.
+        random: The nodes that compute fixed numbers in place of those that it draws.
         saturates: Whether it maps a range of inputs to one output: it clips, rounds or compares.
         bounds: Input position -> the exclusive upper bound of the integers in that input.
         sums: Whether it adds up elements along axes, so that zeros do not change it.
@@ -125,7 +125,7 @@ class Properties(TypedDict, total=False):
     shape: ShapeEquivalent | None
     quantised: Quantised
     chooses: bool
-    random: bool
+    random: FixedNumbers
     saturates: bool
     bounds: Mapping[int, Bound]
     sums: bool

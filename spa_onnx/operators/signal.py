@@ -1,4 +1,4 @@
-"""Operators of signals and of noise: DFT and Col2Im move along some axes, random tensors take the shape of another."""
+"""Operators of signals: DFT and Col2Im work along some axes and carry the others."""
 
 from __future__ import annotations
 
@@ -43,13 +43,5 @@ def col2im(node: Node, model: Model) -> Iterator[Fact]:
         yield Positions(Axis(y, dim))
 
 
-def shaped_alike(node: Node, model: Model) -> Iterator[Fact]:
-    """Y = random numbers in the shape of x, whatever x holds."""
-    x, y = node.inputs[0], node.outputs[0]
-    for dim, size in enumerate(model.shape(x) or ()):
-        yield from same(Axis(x, dim), Axis(y, dim), size, f"{node} has the shape of its input")
-
-
 register("DFT", coupling=dft, parameters=(1, 2), zero=first)
 register("Col2Im", coupling=col2im, parameters=(1, 2), zero=first)
-register("RandomNormalLike", "RandomUniformLike", coupling=shaped_alike, random=True)

@@ -30,6 +30,31 @@ def any_input(_: Node, __: Model, held: Held) -> bool:
     return True in held
 
 
+def quotient(node: Node, model: Model, held: Held) -> bool:
+    """Return whether the dividend is zero and the divisor is not; constants keep their values as divisors."""
+    return bool(held[0]) and (not held[1] or _is_computed_from_constants(node.inputs[1], model))
+
+
+def _is_computed_from_constants(tensor: str, model: Model) -> bool:
+    """Return whether a tensor does not depend on the inputs of the model."""
+    seen, waiting = {tensor}, [tensor]
+    while waiting:
+        name = waiting.pop()
+        node = model.producer.get(name)
+        if node is None and not model.is_constant(name):
+            return False
+        further = {read for read in (() if node is None else node.inputs) if read} - seen
+        seen |= further
+        waiting += further
+    return True
+
+
+def power(node: Node, model: Model, held: Held) -> bool:
+    """Return whether the base is zero and all exponents are known to be positive: 0 ** 0 is 1, 0 ** -1 infinite."""
+    exponents = model.constant(node.inputs[1])
+    return bool(held[0]) and exponents is not None and bool((exponents > 0).all())
+
+
 def every_input(node: Node, __: Model, held: Held) -> bool:
     """Return whether all inputs are zero: for sums."""
     return all(held[slot] for slot, name in enumerate(node.inputs) if name)

@@ -19,7 +19,7 @@ from spa_onnx.synthetic.feeds import random_feed
 from spa_onnx.synthetic.working import WorkingInputs
 from spa_onnx.validation.compared import compared_outputs, with_outputs
 from spa_onnx.validation.masked import Run, compare_branch, compare_with_masked, is_undecided, twins_of
-from spa_onnx.validation.noise import without_noise
+from spa_onnx.validation.noise import noted, without_noise
 
 SEEDS = 2
 """The number of random inputs on which the pruned and the masked model are compared."""
@@ -91,7 +91,7 @@ def validate(
         gap = max(gap or 0.0, *(branch for branch in gaps.values() if branch is not None), 0.0)
         unchecked = (name for name, branch in gaps.items() if branch is None)
         more = (*more, *(f"where every If takes its {name} branch the original does not run" for name in unchecked))
-    return Verdict(gap, seeds, (*notes, *more), inputs.kind)
+    return Verdict(gap, seeds, (*notes, *noted(model.nodes), *more), inputs.kind)
 
 
 def _runs(model: Model, pruned: Session, drawn: Iterable[Feed]) -> Iterator[Run]:
