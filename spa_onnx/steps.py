@@ -122,7 +122,9 @@ class Original:
             for given in (options.data, options.test_data)
         )
         samples, evaluation = _divided(data, test, settings, measured=options.check)
-        return cls(session, WorkingInputs(options.dims or {}), samples, evaluation, parse_bytes(options.memory))
+        memory = parse_bytes(options.memory)
+        evaluation = replace(evaluation, memory=memory)
+        return cls(session, WorkingInputs(options.dims or {}), samples, evaluation, memory)
 
 
 def _divided(

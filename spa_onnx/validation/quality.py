@@ -12,7 +12,7 @@ from spa_onnx.errors import RefusedError
 from spa_onnx.execution.session import Feed, Session, open_session
 from spa_onnx.model.model import Model, is_batched
 from spa_onnx.operators.macs import macs
-from spa_onnx.synthetic.generate import generate_samples
+from spa_onnx.synthetic.generate import generate_samples, input_bytes
 from spa_onnx.synthetic.working import WorkingInputs
 from spa_onnx.validation.compared import compared_outputs, with_outputs
 from spa_onnx.validation.drift import Drift, Evaluated, drift
@@ -38,11 +38,13 @@ class Evaluation:
         samples: The samples; None for synthetic ones.
         measured_on: What the samples are, see `Drift`.
         unknown: Why there is nothing to measure on; empty if there is.
+        memory: Bytes of which synthetic samples may take a quarter; None for no limit.
     """
 
     samples: Samples | None = None
     measured_on: str = "synthetic"
     unknown: str = ""
+    memory: int | None = None
 
 
 def quality(
@@ -71,14 +73,17 @@ def quality(
         batched = is_batched(model) and not samples.whole
         evaluated = Evaluated(samples.feeds(), samples.labels, evaluation.measured_on, batched)
     else:
-        feeds, measured_on = _synthetic_feeds(model, original, inputs, seed)
+        feeds, measured_on = _synthetic_feeds(model, original, inputs, seed, evaluation.memory)
         evaluated = Evaluated(feeds, None, measured_on, is_batched(model))
     return drift(original, smaller, compared, evaluated)
 
 
-def _synthetic_feeds(model: Model, original: Session, inputs: WorkingInputs, seed: int) -> tuple[Sequence[Feed], str]:
+def _synthetic_feeds(
+    model: Model, original: Session, inputs: WorkingInputs, seed: int, memory: int | None
+) -> tuple[Sequence[Feed], str]:
     """Return synthetic samples on which the original runs, or random ones, and which of the two they are."""
-    count = max(min(SYNTHETIC_SAMPLES, SYNTHETIC_MACS // max(macs(model), 1)), 1)
+    room = SYNTHETIC_SAMPLES if memory is None else memory // 4 // input_bytes(model)
+    count = max(min(SYNTHETIC_SAMPLES, SYNTHETIC_MACS // max(macs(model), 1), room), 1)
     for batch in (min(count, SYNTHETIC_BATCH), 0):
         try:
             feeds = generate_samples(model, inputs, count, batch, seed + OTHER_SEED).feeds
