@@ -119,7 +119,8 @@ class Settings:
             RefusedError: They are not valid settings of this version.
         """
         try:
-            settings = cls(**{**stored, "exclude": tuple(stored.get("exclude", ()))})
+            exclude = stored.get("exclude", ())
+            settings = cls(**{**stored, "exclude": (exclude,) if isinstance(exclude, str) else tuple(exclude)})
             settings.check()
         except (TypeError, UsageError) as error:
             raise RefusedError(f"the plan's settings are not those of this version: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,9 +57,24 @@ def fit_to_input(where: str, value: onnx.ValueInfoProto, values: Array | Images,
         pixels = array.dtype == np.uint8 and array.ndim == 4
         hint = f"for pixels {HELP}" if pixels else "convert it first"
         raise RefusedError(f"{where}: {value.name} is {array.dtype}, the model expects {describe_input(value)}; {hint}")
+    if array.dtype != dtype and dtype.kind in "iu" and not _within(array, dtype):
+        raise RefusedError(
+            f"{where}: {value.name} holds {array.dtype} from {array.min()} to {array.max()}, "
+            f"and the model takes {describe_input(value)}; convert it first, or for pixels {HELP}"
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise RefusedError(f"{where}: {value.name} holds {int((~np.isfinite(array)).sum())} values that are not finite")
-    return array.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        fitted = array.astype(dtype, copy=False)
+    if array.dtype.kind == "f" and not np.isfinite(fitted).all():
+        raise RefusedError(f"{where}: {value.name} holds {array.dtype} that are too large for {describe_input(value)}")
+    return fitted
+
+
+def _within(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Return whether a type of integers has all numbers of an array of integers."""
+    limits = np.iinfo(dtype)
+    return int(limits.min) <= int(array.min()) and int(array.max()) <= int(limits.max)
 
 
 def check_shared_dimensions(

@@ -19,6 +19,9 @@ UNCHANGED = (0.0,), (1.0,)
 CHANNELS = (1, 3, 4)
 """The numbers of channels that an image can have: 1 is grey, 3 is colour, 4 is colour with transparency."""
 
+BLUE_FIRST = (2, 1, 0)
+"""The channels of a colour image with the blue one first; transparency stays last."""
+
 HELP = "give --preprocess imagenet, tf, unit or raw, or mean=...,std=..."
 
 
@@ -29,7 +32,7 @@ class Preprocess:
     Args:
         mean: One value for each channel, or one for all.
         std: One value for each channel, or one for all.
-        scale: The factor of the pixels. None is 1/255, and for an integer input without mean and std 1: bytes stay.
+        scale: The factor of the pixels. None is 1/255, and for an integer input without mean and std 1: pixels stay.
         layout: The axes of the model's input, `nchw` or `nhwc`; empty to derive it from the sizes of the input.
         order: The order of the colours, `rgb` or `bgr`; empty for that of the model's metadata, else `rgb`.
         size: (height, width) to which images are cropped and resized; None for the size of the input.
@@ -46,6 +49,11 @@ class Preprocess:
     labels: str = ""
     first: int = 0
 
+    @property
+    def sets_values(self) -> bool:
+        """Whether a scale, a mean or a deviation is given."""
+        return self.scale is not None or (self.mean, self.std) != UNCHANGED
+
     def values(self, pixels: Array, layout: str, dtype: np.dtype[Any]) -> Array:
         """Return pixels as an input of the given layout and type; integers are rounded and clipped.
 
@@ -57,10 +65,11 @@ class Preprocess:
         Returns:
             (n, channels, height, width) or (n, height, width, channels), as the layout says.
         """
-        colours = pixels[..., ::-1] if self.order == "bgr" and pixels.shape[-1] == 3 else pixels
+        swapped = self.order == "bgr" and pixels.shape[-1] >= len(BLUE_FIRST)
+        colours = pixels[..., [*BLUE_FIRST, *range(len(BLUE_FIRST), pixels.shape[-1])]] if swapped else pixels
         scale = self.scale
         if scale is None:
-            scale = 1.0 if dtype.kind in "iu" and (self.mean, self.std) == UNCHANGED else 1 / 255
+            scale = 1.0 if dtype.kind in "iu" and not self.sets_values else 1 / 255
         result = (colours * np.float32(scale) - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)
@@ -76,29 +85,6 @@ PRESETS: Mapping[str, Preprocess] = {
 }
 """imagenet: the mean and deviation that torchvision uses. tf: values from -1 to 1. unit: values from 0 to 1. raw: the
 pixels themselves."""
-
-NOMINAL_RANGES: Mapping[str, Preprocess] = {
-    "NominalRange_0_255": PRESETS["raw"],
-    "NominalRange_16_235": Preprocess(scale=219 / 255, mean=(-16.0,)),
-    "Normalized_0_1": PRESETS["unit"],
-    "Normalized_1_1": PRESETS["tf"],
-}
-"""The values of `Image.NominalPixelRange` (https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md)."""
-
-COLOUR_ORDERS: Mapping[str, str] = {"Bgr8": "bgr", "Bgra8": "bgr", "Rgb8": "rgb", "Rgba8": "rgb"}
-"""The order of colours of the values of `Image.BitmapPixelFormat`."""
-
-
-def completed(preprocess: Preprocess | None, metadata: Mapping[str, str]) -> Preprocess | None:
-    """Return the preprocessing with what the metadata of a model says about its images, where the user says nothing.
-
-    Args:
-        preprocess: The user's preprocessing, or None.
-        metadata: The metadata properties of the model.
-    """
-    order = COLOUR_ORDERS.get(metadata.get("Image.BitmapPixelFormat", ""), "")
-    chosen = preprocess or NOMINAL_RANGES.get(metadata.get("Image.NominalPixelRange", ""))
-    return chosen and replace(chosen, order=chosen.order or order)
 
 
 def _number(word: str) -> float:

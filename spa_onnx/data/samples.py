@@ -10,16 +10,9 @@ import numpy as np
 import onnx
 
 from spa_onnx.data.batches import Column, Samples, sample_count
+from spa_onnx.data.image_metadata import ImageInputs
 from spa_onnx.data.inputs import check_shared_dimensions, describe_input, fit_to_input, input_dtype, input_sizes
-from spa_onnx.data.preprocess import (
-    HELP,
-    PRESETS,
-    Preprocess,
-    class_numbers,
-    completed,
-    picture,
-    pixels_of,
-)
+from spa_onnx.data.preprocess import HELP, Preprocess, class_numbers, picture, pixels_of
 from spa_onnx.data.sources import ONLY_INPUT, Images, NamedArrays, read_parts
 from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.model.folding import Array
@@ -53,8 +46,10 @@ def read_samples(data: object, proto: onnx.ModelProto, preprocess: Preprocess | 
     if alone:
         raw, whole = [sample for part in raw for sample in _unstacked(part, inputs)], True
     fixed = None if whole else next(input_sizes(value)[0] for value in inputs if input_sizes(value))
-    how = completed(preprocess, {entry.key: entry.value for entry in proto.metadata_props})
-    parts = [_checked_columns(where, part, inputs, how, whole=whole) for part in (raw if whole else _join_parts(raw))]
+    images = ImageInputs.of(proto, preprocess)
+    parts = [
+        _checked_columns(where, part, inputs, images, whole=whole) for part in (raw if whole else _join_parts(raw))
+    ]
     if preprocess is not None and not any(_has_images(part, inputs) for part in raw):
         raise UsageError(
             f"{where} holds neither images nor uint8 arrays of pixels, so there is nothing to do for --preprocess"
@@ -116,7 +111,7 @@ def _sample_form(array: Array | Images) -> object:
 
 
 def _checked_columns(
-    where: str, part: NamedArrays, inputs: Sequence[onnx.ValueInfoProto], preprocess: Preprocess | None, *, whole: bool
+    where: str, part: NamedArrays, inputs: Sequence[onnx.ValueInfoProto], images: ImageInputs, *, whole: bool
 ) -> Mapping[str, Column]:
     """Return a column for each input of the model."""
     columns, shapes = {}, {}
@@ -126,8 +121,8 @@ def _checked_columns(
                 f"{where}: input {value.name} is not a tensor, so no array can be given for it; leave --data out"
             )
         array = _array_for_input(where, part, value, number, only=len(inputs) == 1)
-        if isinstance(array, Images) or _has_pixels(array, value, preprocess):
-            columns[value.name] = _image_column(where, value, array, preprocess)
+        if isinstance(array, Images) or _has_pixels(array, value, images):
+            columns[value.name] = _image_column(where, value, array, images.preprocessing(input_dtype(value)))
             continue
         fitted = fit_to_input(where, value, array, whole=whole)
         shapes[value.name] = fitted.shape
@@ -171,24 +166,22 @@ def _has_images(part: NamedArrays, inputs: Sequence[onnx.ValueInfoProto]) -> boo
     )
 
 
-def _has_pixels(array: Array | Images, value: onnx.ValueInfoProto, preprocess: Preprocess | None) -> bool:
+def _has_pixels(array: Array, value: onnx.ValueInfoProto, images: ImageInputs) -> bool:
     """Return whether an array holds images that have to be preprocessed."""
     return (
-        preprocess is not None
-        and isinstance(array, np.ndarray)
-        and array.dtype == np.uint8
+        array.dtype == np.uint8
         and array.ndim == len(input_sizes(value)) == 4
+        and images.takes_pixels(input_dtype(value))
     )
 
 
 def _image_column(
-    where: str, value: onnx.ValueInfoProto, array: Array | Images, preprocess: Preprocess | None
+    where: str, value: onnx.ValueInfoProto, array: Array | Images, preprocessing: Preprocess | None
 ) -> Column:
     """Return images, or arrays of pixels, in the form of an input; raise RefusedError if they do not fit it."""
     dtype, sizes = input_dtype(value), input_sizes(value)
-    if preprocess is None and dtype != np.uint8:
+    if preprocessing is None or (dtype == np.int8 and not preprocessing.sets_values):
         raise RefusedError(f"{where} holds images and input {value.name} is {dtype}: {HELP}")
-    preprocessing = preprocess or PRESETS["raw"]
     expected = picture(where, value.name, sizes, preprocessing.layout)
     height, width, channels = expected.sizes
     if isinstance(array, Images):

@@ -29,7 +29,13 @@ from spa_onnx.statistics.memory import (
     sample_bytes,
 )
 from spa_onnx.statistics.moments import Moments
-from spa_onnx.synthetic.generate import SyntheticSamples, generate_samples, has_stored_statistics, with_batch_statistics
+from spa_onnx.synthetic.generate import (
+    SyntheticSamples,
+    generate_samples,
+    has_stored_statistics,
+    input_bytes,
+    with_batch_statistics,
+)
 from spa_onnx.synthetic.working import WorkingInputs
 
 LARGEST_BATCH = 64
@@ -200,7 +206,7 @@ def calibrate(
     channels = {node.inputs[0] for node in batch_normalizations(model)} if samples is None else set()
     sizes = {name: sample_bytes(model, name) for name in {*channels, *(layer.data for layer in layers)}}
     count, affordable = _sample_counts(model, sampling.count, synthetic=samples is None)
-    sample_size = max(sum(sample_bytes(model, name) for name in model.inputs), 1)
+    sample_size = input_bytes(model)
     wanted = count
     if samples is None:
         held = max(int(HELD_SHARE * sampling.memory) // sample_size, 1)
@@ -234,8 +240,8 @@ def _sample_counts(model: Model, count: int | None, *, synthetic: bool) -> tuple
 def _batch_size(model: Model, sizes: Mapping[str, int], budget: MemoryBudget) -> int:
     """Return how many samples to run at a time. sizes: captured tensor -> bytes of one sample."""
     peak = ARENA_FACTOR * max(peak_bytes(model, sizes), 1)
-    drawn = DRAWING_COPIES * sum(sample_bytes(model, name) for name in model.inputs)
-    most = budget.tensors // max(*sizes.values(), drawn, 1)
+    drawn = DRAWING_COPIES * input_bytes(model)
+    most = budget.tensors // max(peak_bytes(model, ()) + max(sizes.values(), default=0), drawn)
     return max(1, min(LARGEST_BATCH, max(budget.tensors // peak, SMALLEST_BATCH), most))
 
 

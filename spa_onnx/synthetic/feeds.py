@@ -28,6 +28,9 @@ ANY_WORDS = ("a", "b", "c")
 SHIFTS = {"Add": 1, "Sub": -1}
 """Operator -> sign of the constant that it adds to ids."""
 
+NUMBERS_PER_STEP = 2**20
+"""The number of normal floats that are drawn together, so that float64 needs little memory beside the result."""
+
 LARGEST_INPUT = 2**25
 """The most elements of an input at sizes that are only tried."""
 
@@ -100,7 +103,11 @@ def _draw(rng: np.random.Generator, dtype: np.dtype[np.generic], shape: Sequence
         return np.ones(shape, dtype)
     if dtype.kind in "iu":
         return rng.integers(0, bound, shape).astype(dtype)
-    return rng.standard_normal(shape).astype(dtype)
+    result = np.empty(prod(shape), dtype)
+    for first in range(0, result.size, NUMBERS_PER_STEP):
+        part = result[first : first + NUMBERS_PER_STEP]
+        part[:] = rng.standard_normal(part.size)
+    return result.reshape(shape)
 
 
 def id_bound(model: Model, name: str) -> int:

@@ -8,6 +8,7 @@ with the real moments, for any samples. This needs no data and no gradient.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from spa_onnx.model.shapes import symbolic_dims
 from spa_onnx.operators.reshaping import RESHAPE
 from spa_onnx.synthetic.feeds import LARGEST_ID, random_feed
 from spa_onnx.synthetic.images import between, pictures
-from spa_onnx.synthetic.input_range import PIXELS, input_ranges
+from spa_onnx.synthetic.input_range import input_ranges
 from spa_onnx.synthetic.subset import d_optimal_subset
 from spa_onnx.synthetic.text import causal_language_model, generate_sentences
 from spa_onnx.synthetic.tokens import token_values
@@ -80,6 +81,11 @@ class SyntheticSamples:
     uncertain: bool
 
 
+def input_bytes(model: Model) -> int:
+    """Return the bytes of all inputs of one sample, as float32; at least 1."""
+    return max(sum(4 * abs(prod(model.shape(name) or ())) // max(model.batch, 1) for name in model.inputs), 1)
+
+
 def generate_samples(
     model: Model, inputs: WorkingInputs, samples: int, batch: int, seed: int, *, drawn: int = 0
 ) -> SyntheticSamples:
@@ -121,8 +127,9 @@ def _draw_feeds(model: Model, working: WorkingInputs, samples: int, batch: int, 
     free = {name for name, counts, _ in symbolic_dims(inputs) if counts and batch}
     fixed = 0 if free else feed_size(random_feed(model, working.dims, 0, working.style), batched=is_batched(model))
     size = fixed or batch
-    drawn = []
-    for index in range(max(-(-samples // size), 1)):
+    count = max(-(-samples // size), 1)
+    held: dict[str, Array] = {}  # one array for all feeds, because large ones go back to the system when they are freed
+    for index in range(count):
         dims = {**working.dims, **dict.fromkeys(free, size)}
         feed = random_feed(model, dims, seed * 7919 + index, working.style)
         rng = np.random.default_rng([seed, index])
@@ -132,27 +139,35 @@ def _draw_feeds(model: Model, working: WorkingInputs, samples: int, batch: int, 
             for name, array in feed.items()
             if array.dtype.kind == "i" and array.ndim == 2 and working.style.most == LARGEST_ID
         }
-        drawn.append(feed | images | tokens)
+        feed |= images | tokens
+        held = held or {name: np.empty((count, *array.shape), array.dtype) for name, array in feed.items()}
+        for name, array in feed.items():
+            held[name][index] = array
+    drawn = [{name: arrays[index, ...] for name, arrays in held.items()} for index in range(count)]
     pictured = [
         name
         for name, array in drawn[0].items()
-        if _is_picture(array) and array.dtype.kind == "f" and name not in working.style.constants
+        if _has_positions(array)
+        and not _is_strip(array)
+        and array.dtype.kind == "f"
+        and name not in working.style.constants
     ]
     ranges = input_ranges(model, pictured, drawn[0])
-    return [
-        feed | {name: between(feed[name], *ranges[name]).astype(feed[name].dtype) for name in ranges} for feed in drawn
-    ]
+    for feed in drawn:
+        for name, ends in ranges.items():
+            feed[name][...] = between(feed[name], *ends)
+    return drawn
 
 
-def _is_picture(array: Array) -> bool:
-    """Return whether an array has the form of a batch of images, of floats or of bytes.
+def _has_positions(array: Array) -> bool:
+    """Return whether an array has the axes of a batch of images, of floats or of bytes."""
+    return array.ndim == 4 and (array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize == 1))
 
-    Long strips are waveforms, spectrograms or tables.
-    """
-    if array.ndim != 4 or not (array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize == 1)):
-        return False
+
+def _is_strip(array: Array) -> bool:
+    """Return whether an array with the axes of images is too elongated: a waveform, a spectrogram or a table."""
     height, width = array.shape[1:3] if _has_channels_last(array) else array.shape[2:]
-    return bool(max(height, width) <= LONGEST_PICTURE * min(height, width))
+    return bool(max(height, width) > LONGEST_PICTURE * min(height, width))
 
 
 def _has_channels_last(array: Array) -> bool:
@@ -161,18 +176,19 @@ def _has_channels_last(array: Array) -> bool:
 
 
 def _as_images(array: Array, rng: np.random.Generator) -> Array:
-    """Return pictures of variance one, or of pixels for bytes, if the array has the form of a batch of images."""
-    if not _is_picture(array):
+    """Return pictures of variance one, or of pixels for bytes, if the array has the form of a batch of images.
+
+    Strips stay as they are drawn, or get all values of bytes.
+    """
+    if not _has_positions(array):
         return array
+    if _is_strip(array):
+        ends = None if array.dtype.kind == "f" else np.iinfo(array.dtype)
+        return array if ends is None else rng.integers(ends.min, ends.max, array.shape, array.dtype, endpoint=True)
     channels_last = _has_channels_last(array)
     count, channels, height, width = (array.shape[axis] for axis in ((0, 3, 1, 2) if channels_last else (0, 1, 2, 3)))
-    images = pictures(
-        count, (channels, height, width), rng, array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-    )
-    if array.dtype.kind != "f":
-        low = np.iinfo(array.dtype).min
-        images = np.rint(between(images, *PIXELS)) + low
-    return np.ascontiguousarray(images.transpose(0, 2, 3, 1) if channels_last else images).astype(array.dtype)
+    images = pictures(count, (channels, height, width), rng, array.dtype)
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1) if channels_last else images)
 
 
 def with_batch_statistics(model: Model, proto: onnx.ModelProto) -> onnx.ModelProto:

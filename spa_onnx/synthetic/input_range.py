@@ -17,7 +17,7 @@ from spa_onnx.execution.session import Feed
 from spa_onnx.layers import LinearLayer, columns, linear_layers
 from spa_onnx.model.model import Model
 from spa_onnx.model.traits import Moves, traits
-from spa_onnx.synthetic.images import between
+from spa_onnx.synthetic.images import PIXELS, between
 
 CONSTANT_SHARE = 1 / 16
 """Outputs whose deviation is less than this share of their mean count as constant.
@@ -25,9 +25,6 @@ CONSTANT_SHARE = 1 / 16
 Pictures of variance one give 0.00 to 0.03 in five pretrained networks that take pixels, and 0.13 and more in 16 that do
 not.
 """
-
-PIXELS = 0.0, 255.0
-"""The smallest and the largest pixel."""
 
 POSITIONS_PER_SAMPLE = 256
 """The number of positions that are evaluated in each picture."""

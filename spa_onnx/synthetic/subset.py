@@ -43,7 +43,8 @@ def d_optimal_subset(model: Model, drawn: Sequence[Feed], count: int, seed: int)
     outputs = [[_compared_entries(output, batch, seed) for output in session.run(feed)] for feed in drawn]
     chosen = np.sort(d_optimal_rows(_join_outputs(outputs, batch), count * batch))
     if batch == 1:
-        return [drawn[number] for number in chosen]
+        # copies, because the samples may be parts of one array
+        return [{name: array.copy() for name, array in drawn[number].items()} for number in chosen]
     return [
         {
             name: np.stack([drawn[number // batch][name][number % batch] for number in chosen[first : first + batch]])

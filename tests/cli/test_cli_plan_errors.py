@@ -77,6 +77,13 @@ def test_a_missing_plan_is_a_usage_error(tmp_path, net):
     assert "none.json does not exist" in fails(tmp_path, USAGE, "apply", net, "none.json")
 
 
+def test_a_pattern_that_a_plan_excludes_as_a_text_is_one_pattern(tmp_path, net):
+    path = make_plan(net)
+    path.write_text(edited(lambda plan: plan["settings"].update(exclude="no_such_name"))(path.read_text()))
+    words = fails(tmp_path, USAGE, "apply", net, path, "-o", tmp_path / "new.onnx", "--no-validate")
+    assert "'no_such_name' matches the name of no node" in words
+
+
 LOOSE_PLANS = {
     "fractions": cut(removed=[0.5]),
     "nested": cut(removed=[[1]]),

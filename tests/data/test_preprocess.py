@@ -7,9 +7,10 @@ import pytest
 from nets.build import net
 from pictures import NCHW
 
-from spa_onnx.data.preprocess import PRESETS, Preprocess, completed, parse
+from spa_onnx.data.image_metadata import ImageInputs
+from spa_onnx.data.preprocess import PRESETS, Preprocess, parse
 from spa_onnx.data.samples import read_samples
-from spa_onnx.errors import UsageError
+from spa_onnx.errors import RefusedError, UsageError
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -72,11 +73,74 @@ def test_the_metadata_of_a_model_say_what_its_images_are(tmp_path, value, colour
     np.testing.assert_allclose(feed["image"][0, :, 0, 0], expected, atol=1e-4)
 
 
-def test_what_the_user_says_comes_before_the_metadata():
-    metadata = {"Image.NominalPixelRange": "Normalized_1_1", "Image.BitmapPixelFormat": "Bgr8"}
-    assert completed(parse("raw"), metadata) == Preprocess(scale=1.0, order="bgr")
-    assert completed(parse("raw,order=rgb"), metadata) == Preprocess(scale=1.0, order="rgb")
-    assert completed(None, {}) is None
+FLOATS = np.dtype(np.float32)
+
+
+def described(how, **metadata):
+    """What is done to the images of a model with such metadata."""
+    proto = type(NCHW)()
+    proto.CopyFrom(NCHW)
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=f"Image.{key}", value=value)
+    return ImageInputs.of(proto, parse(how) if how else None)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("raw", Preprocess(scale=1.0, order="bgr")),
+        ("raw,order=rgb", Preprocess(scale=1.0, order="rgb")),
+        ("scale=1/2", Preprocess(scale=0.5, order="bgr")),
+        ("labels=name", Preprocess(scale=1 / 255, mean=(0.5,), std=(0.5,), order="bgr", labels="name")),
+        ("first=1,order=rgb", Preprocess(scale=1 / 255, mean=(0.5,), std=(0.5,), order="rgb", first=1)),
+    ],
+)
+def test_what_the_user_says_comes_before_the_metadata(how, expected):
+    images = described(how, NominalPixelRange="Normalized_1_1", BitmapPixelFormat="Bgr8")
+    assert images.preprocessing(FLOATS) == expected
+
+
+@pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
+def test_metadata_are_not_case_sensitive(case):
+    proto = type(NCHW)()
+    proto.metadata_props.add(key=case("Image.NominalPixelRange"), value=case("Normalized_0_1"))
+    assert ImageInputs.of(proto, None).preprocessing(FLOATS) == Preprocess(scale=1 / 255)
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {"BitmapPixelFormat": "Bgr8"}, {"NominalPixelRange": "Unheard_of"}, {"ColorSpaceGamma": "SRGB"}]
+)
+def test_metadata_without_a_range_leave_floats_unclear_and_bytes_as_they_are(metadata):
+    assert described("", **metadata).preprocessing(FLOATS) is None
+    order = "bgr" if "BitmapPixelFormat" in metadata else ""
+    assert described("", **metadata).preprocessing(np.dtype(np.uint8)) == Preprocess(scale=1.0, order=order)
+
+
+def test_arrays_of_bytes_for_an_input_of_bytes_are_its_values_unless_the_user_says_more():
+    proto = BYTES()
+    proto.metadata_props.add(key="Image.BitmapPixelFormat", value="Bgr8")
+    x = np.ascontiguousarray(PIXELS.transpose(0, 3, 1, 2))
+    (as_given,) = read_samples({"image": x}, proto).feeds()
+    np.testing.assert_array_equal(as_given["image"], x)
+    (turned,) = read_samples({"image": x}, proto, parse("raw")).feeds()
+    np.testing.assert_array_equal(turned["image"], x[:, ::-1])
+
+
+def test_transparency_stays_last_where_blue_comes_first():
+    pixels = np.asarray([1, 2, 3, 4], np.uint8).reshape(1, 1, 1, 4)
+    assert parse("raw,order=bgr").values(pixels, "nhwc", FLOATS).ravel().tolist() == [3, 2, 1, 4]
+    grey = pixels[..., :1]
+    assert parse("raw,order=bgr").values(grey, "nhwc", FLOATS).ravel().tolist() == [1]
+
+
+@pytest.mark.parametrize("how", ["", "labels=name", "first=1", "order=bgr"])
+def test_pixels_do_not_fit_into_signed_bytes(how):
+    proto = net("int8[N,3,8,6] image", "float[1] w", "f = Cast<to=1>(image) y = Mul(f, w)", "float[N,3,8,6] y")()
+    x = PIXELS.transpose(0, 3, 1, 2)
+    with pytest.raises(RefusedError, match="give --preprocess"):
+        read_samples({"image": x}, proto, parse(how) if how else None)
+    (feed,) = read_samples({"image": x}, proto, parse("scale=1,mean=128")).feeds()
+    assert (feed["image"].min(), feed["image"].max()) < (-100, 128)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -102,6 +102,24 @@ def test_what_does_not_fit_is_refused_by_name_with_what_was_expected(tmp_path, p
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        ("int8", np.asarray([0, 200], np.uint8), "holds uint8 from 0 to 200, and the model takes int8"),
+        ("int32", np.asarray([-1, 2**40]), "holds int64 from -1 to 1099511627776"),
+        ("int16", np.asarray([-(2**15) - 1, 0], np.int32), "from -32769 to 0"),
+        ("float16", np.asarray([1.0, 1e6]), "too large for float16"),
+        ("float", np.asarray([1.0, -1e300]), "too large for float32"),
+    ],
+)
+def test_numbers_that_the_type_of_an_input_does_not_have_are_refused_and_not_wrapped(kind, values, message):
+    proto = net(f"{kind}[N,2] a", "float[1] w", "f = Cast<to=1>(a) y = Mul(f, w)", "float[N,2] y")()
+    with pytest.raises(RefusedError, match=message):
+        read_samples({"a": values[None]}, proto)
+    (feed,) = read_samples({"a": values[None] % 100}, proto).feeds()
+    np.testing.assert_array_equal(feed["a"], values[None] % 100)
+
+
 def test_pickled_objects_are_never_loaded(tmp_path):
     np.savez(tmp_path / "data.npz", image=np.asarray([{"a": 1}], dtype=object))
     with pytest.raises(RefusedError, match="plain arrays"):

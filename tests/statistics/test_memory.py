@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +17,18 @@ from spa_onnx.errors import RefusedError, UsageError
 from spa_onnx.model.model import Model
 from spa_onnx.statistics import calibration, moments
 from spa_onnx.statistics.calibration import SEQUENTIAL_SHARE, Sampling, calibrate
-from spa_onnx.statistics.memory import ARENA_FACTOR, MATRIX_COPIES, memory_budget, peak_bytes, peak_live_bytes
+from spa_onnx.statistics.memory import (
+    ARENA_FACTOR,
+    MATRIX_COPIES,
+    memory_budget,
+    peak_bytes,
+    peak_live_bytes,
+    sample_bytes,
+)
 from spa_onnx.statistics.moments import MomentColumns, MomentSums
 from spa_onnx.statistics.subsampling import Subsampling
 from spa_onnx.synthetic.working import WorkingInputs
+from spa_onnx.validation.quality import Evaluation, quality
 
 
 @pytest.mark.parametrize("memory", [3 * 10**5, 2 * 10**6, 10**9])
@@ -161,3 +170,36 @@ def test_sizes_are_read_as_people_write_them(text, size):
 def test_sizes_that_are_none_are_wrong_usage(text):
     with pytest.raises(UsageError, match="is not a size like 2GB"):
         parse_bytes(text)
+
+
+STRIPS = {"row": "1,1,1,40000", "spectrogram": "N,1,64,600", "table": "1,20000,100,1"}
+
+
+@pytest.mark.parametrize("shape", STRIPS.values(), ids=STRIPS)
+@pytest.mark.parametrize("memory", [10**8, 2 * 10**8])
+def test_what_synthetic_samples_take_counts_towards_the_memory(shape, memory):
+    nodes = "a = Conv<strides=[1,4]>(x, w1) b = Relu(a) c = Conv<strides=[1,4]>(b, w2) y = GlobalAveragePool(c)"
+    into = shape.split(",")[1]
+    model = Model.of(net(f"float[{shape}] x", f"float[4,{into},1,1] w1, float[3,4,1,1] w2", nodes)())
+    tracemalloc.start()
+    known = calibrate(model, WorkingInputs({"N": 1}), None, Sampling(2000, 0, memory=memory))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(array.nbytes for feed in known.feeds for array in feed.values()) < 0.7 * memory
+    assert peak < memory
+    assert known.samples > 1
+
+
+def test_batches_are_smaller_than_usual_if_one_layer_alone_does_not_fit():
+    model = Model.of(BIG())
+    memory = 12 * sample_bytes(model, "b")  # two of these live at once, and a third of the memory is set aside
+    known = calibrate(model, WorkingInputs({"N": 2}), None, Sampling(16, 0, memory=memory))
+    assert max(len(feed["x"]) for feed in known.feeds) in range(1, 6)
+
+
+@pytest.mark.parametrize(("memory", "measured"), [(10**9, 64), (8 * 10 * 3 * 24 * 24 * 4, 10), (1, 1)])
+def test_samples_to_measure_on_take_an_eighth_of_the_memory(memory, measured):
+    model = Model.of(BIG())
+    found = quality(model, model.proto, WorkingInputs({"N": 2}), Evaluation(memory=memory))
+    assert found.samples == measured
+    assert found.error < 1e-6

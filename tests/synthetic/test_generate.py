@@ -152,6 +152,25 @@ def test_images_are_smooth_whether_statistics_are_stored_or_not():
     assert roughness(Model.of(net(*IMAGE)())) < 1.7
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 784), (1, 64, 2000), (3, 600, 20), (900, 100, 1)])
+@pytest.mark.parametrize("kind", [FLOAT, BYTES], ids=["floats", "bytes"])
+def test_long_strips_are_noise_and_no_pictures(shape, kind):
+    x = generate_samples(reader(kind, [2, *shape]), WorkingInputs(), 2, 8, 0).feeds[0]["x"].astype(np.float64)
+    assert x.shape == (2, *shape)
+    longest = int(np.argmax(shape)) + 1
+    assert abs(np.diff(x, axis=longest).var() / x.var() - 2) < 0.2
+    if kind == BYTES:
+        assert x.min() < 20
+        assert x.max() > 235
+
+
+@pytest.mark.parametrize("size", [2**20 - 1, 2**20, 3 * 2**20 + 7])
+def test_floats_that_are_drawn_in_steps_are_those_drawn_at_once(size):
+    model = reader(FLOAT, [1, size])
+    x = generate_samples(model, WorkingInputs(), 1, 0, 0).feeds[0]["x"]
+    np.testing.assert_array_equal(x[0], np.random.default_rng(0).standard_normal(size).astype(np.float32))
+
+
 @pytest.mark.parametrize(("work", "made"), [(0, 16), (10**6, 20), (10**12, 40)])
 def test_large_models_are_shown_fewer_made_up_samples(monkeypatch, work, made):
     model = Model.of(BIG())

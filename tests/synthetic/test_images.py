@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from spa_onnx.synthetic.images import HALF_WIDTH, pictures
+from spa_onnx.synthetic import images
+from spa_onnx.synthetic.images import HALF_WIDTH, LEAVES, pictures
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +59,66 @@ def test_the_seed_decides():
     one, same, other = (pictures(2, (3, 16, 16), np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert (one == same).all()
     assert (one != other).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 784), (1, 64, 2000), (2, 1500, 30), (3, 300, 500), (1, 1, 8000)])
+def test_memory_grows_with_the_area_and_not_with_the_longer_side(shape):
+    tracemalloc.start()
+    found = pictures(3, shape, np.random.default_rng(0), np.dtype(np.float32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * found.nbytes + 50 * 2**20
+
+
+@pytest.mark.parametrize(("short", "long"), [((1, 30, 40), (1, 30, 4000)), ((1, 20, 20), (1, 2000, 20))])
+def test_as_many_positions_are_compared_for_each_of_a_long_picture(short, long, monkeypatch):
+    compared = []
+
+    def cover(leaves, picture, leaf, rows, columns, known=images._Leaves.cover):
+        found = known(leaves, picture, leaf, rows, columns)
+        compared.append(found.size)
+        return found
+
+    monkeypatch.setattr(images._Leaves, "cover", cover)
+
+    def share(shape):
+        compared.clear()
+        pictures(4, shape, np.random.default_rng(0))
+        return sum(compared) / (4 * shape[1] * shape[2])
+
+    assert share(long) < 5 * share(short)
+    assert share(long) < LEAVES / 2
+
+
+@pytest.mark.parametrize("size", [(7, 9), (64, 48), (1, 60), (90, 4), (5, 700), (130, 120)])
+def test_the_topmost_leaf_of_each_position_is_the_last_that_covers_it(size):
+    rng = np.random.default_rng(3)
+    radius = max(size) * rng.uniform(0.03, 0.5, (3, LEAVES))
+    centre = rng.uniform(-radius, np.array(size)[:, None, None] + radius)
+    angle, flat, square = (
+        rng.uniform(0, 3, radius.shape),
+        rng.uniform(0.4, 1, radius.shape),
+        rng.random(radius.shape) < 0.4,
+    )
+    found = images._topmost_leaves(size, images._Leaves(centre, radius, np.cos(angle), np.sin(angle), flat, square))
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    for picture in range(len(radius)):
+        top = np.zeros(size)
+        for leaf in range(1, LEAVES):
+            y, x = rows - centre[0, picture, leaf], columns - centre[1, picture, leaf]
+            cosine, sine = np.cos(angle[picture, leaf]), np.sin(angle[picture, leaf])
+            along, across = y * cosine + x * sine, (x * cosine - y * sine) / flat[picture, leaf]
+            corners = square[picture, leaf]
+            far = np.maximum(abs(along), abs(across)) if corners else np.sqrt(along**2 + across**2)
+            top[far < radius[picture, leaf]] = leaf
+        np.testing.assert_array_equal(found[picture], top)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.uint8, np.int8])
+def test_a_type_changes_only_the_rounding(dtype):
+    plain = pictures(5, (3, 40, 50), np.random.default_rng(2))
+    found = pictures(5, (3, 40, 50), np.random.default_rng(2), np.dtype(dtype))
+    assert found.dtype == dtype
+    if np.dtype(dtype).kind != "f":
+        found = (found.astype(float) - np.iinfo(dtype).min) / 255 * 2 * HALF_WIDTH - HALF_WIDTH
+    np.testing.assert_allclose(found, plain, atol=0.01)
