@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from nets.build import image, net
+from packaging.version import Version
 
 import spa_onnx
 from spa_onnx.execution.session import open_session
@@ -46,9 +48,16 @@ def runs(proto: onnx.ModelProto) -> list[np.ndarray]:
     return [session.run({"x": x})[0] for _ in range(2)]
 
 
-@pytest.mark.parametrize("build", NOISE.values(), ids=NOISE)
-def test_a_model_with_noise_loses_channels_and_is_compared(build):
-    report = spa_onnx.prune(build(), 0.5, criterion="l1", repair="none").report
+def noisy(name):
+    """A net that draws random numbers."""
+    if name == "in a branch" and Version(onnxruntime.__version__) < Version("1.23"):
+        pytest.skip("onnxruntime before 1.23 crashes when it inlines such a branch")
+    return NOISE.get(name, CLASSES)()
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_a_model_with_noise_loses_channels_and_is_compared(name):
+    report = spa_onnx.prune(noisy(name), 0.5, criterion="l1", repair="none").report
     assert report.validation.gap is not None
     assert report.validation.gap < 1e-5
     assert report.groups == (("w1[0]", 8, 4),)
@@ -66,12 +75,12 @@ def test_drawn_classes_are_compared_as_the_likeliest_ones():
     assert drawn.dtype == np.int64
 
 
-@pytest.mark.parametrize("build", [*NOISE.values(), CLASSES], ids=[*NOISE, "classes"])
-def test_without_noise_two_runs_are_alike(build):
-    proto = without_noise(build())
+@pytest.mark.parametrize("name", [*NOISE, "classes"])
+def test_without_noise_two_runs_are_alike(name):
+    proto = without_noise(noisy(name))
     onnx.checker.check_model(proto, full_check=True)
     np.testing.assert_array_equal(*runs(proto))
-    first, second = runs(build())
+    first, second = runs(noisy(name))
     assert (first != second).any()
 
 
