@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cached_property
 from typing import TypeAlias
 
@@ -30,6 +31,7 @@ class Removal:
         self._model: Model = analysis.model
         self._gone: dict[Axis, np.ndarray] = {}
         self._shapes: dict[str, Shape] = {}
+        self._owners = [frozenset(group.owner) for group in analysis.groups if len(drop.get(group.name, ()))]
         for group in analysis.groups:
             if len(drop.get(group.name, ())):
                 mark = np.zeros(group.size + 1, bool)
@@ -43,6 +45,10 @@ class Removal:
     def __contains__(self, axis: Axis) -> bool:
         """Return whether the axis loses indices."""
         return axis in self._gone and bool(self._gone[axis].any())
+
+    def together_with(self, axes: AbstractSet[Axis]) -> set[Axis]:
+        """Return all axes of the groups that lose channels and own one of these axes."""
+        return {axis for owned in self._owners if not axes.isdisjoint(owned) for axis in owned}
 
     def kept(self, axis: Axis) -> Indices:
         """Return the kept indices of the axis, sorted, int64; not for axes that every part has for itself."""

@@ -14,14 +14,14 @@ import onnx
 
 from spa_onnx.errors import RefusedError, ValidationError
 from spa_onnx.execution.session import Feed, Session, open_session
-from spa_onnx.model.facts import Axis, Coupling
+from spa_onnx.model.facts import Axis, Coupling, Normalises
 from spa_onnx.model.model import Model
 from spa_onnx.model.node import Node
 from spa_onnx.model.subgraphs import Opened, operators
 from spa_onnx.model.traits import Array
 from spa_onnx.operators import facts
 from spa_onnx.plan.mask import mask
-from spa_onnx.plan.removal import taken
+from spa_onnx.plan.removal import Removal, taken
 from spa_onnx.plan.rewrite import Rewritten
 from spa_onnx.validation.compared import with_outputs
 from spa_onnx.validation.noise import without_noise
@@ -161,12 +161,21 @@ def twins_of(model: Model, rewritten: Rewritten, runs: Sequence[Run]) -> Twins:
         reference = twins.reference
         pruned_is_finite = all(is_finite(got) for _, got in runs)
         if pruned_is_finite and not all(is_finite(reference.run(feed)) for feed, _ in runs):
-            masked = without_noise(mask(model, rewritten.removal, set(_reading_axes(model))))
+            masked = without_noise(mask(model, rewritten.removal, _axes_to_mask(model, rewritten.removal)))
             twins = replace(twins, masked=with_outputs(masked, names))
             _ = twins.reference
     except RefusedError as error:
         raise ValidationError(f"pruned could not be compared with masked: {error}; please report it") from error
     return twins
+
+
+def _axes_to_mask(model: Model, removal: Removal) -> set[Axis]:
+    """Return the axes that are masked where an operator has no value at zero: those that products read.
+
+    A sum adds up masked channels itself, so that these have to be zero.
+    """
+    sums = (fact for node in model.nodes for fact in facts(node, model) if isinstance(fact, Normalises))
+    return {*_reading_axes(model), *removal.together_with({fact.axis for fact in sums if fact.unless_zero})}
 
 
 def _reading_axes(model: Model) -> Iterator[Axis]:

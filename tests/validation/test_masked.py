@@ -7,6 +7,7 @@ import pytest
 from damaged import bumped, change, pruned
 from nets.build import net
 
+import spa_onnx
 from spa_onnx.analysis import analyse
 from spa_onnx.errors import ValidationError
 from spa_onnx.execution.session import open_session
@@ -113,3 +114,17 @@ def test_the_indices_of_a_gather_are_not_masked():
     (group,) = analysis.prunable()[:1]
     rewritten = rewrite(analysis, Plan.removing({group.name: np.asarray([1])}, ""))
     assert validate(analysis.model, rewritten, WorkingInputs()).gap < 1e-5
+
+
+def test_sums_stay_masked_where_another_channel_has_no_value_at_zero():
+    """The rows are summed up, which takes zeros; the logarithm of a column of zeros is not finite."""
+    proto = net(
+        "float[5,6] x",
+        "float[6,16] w1, float[12,5] w0, float[16,3] w9, int64[1] rows = {0}",
+        "p = Abs(x) a = MatMul(w0, p) b = Relu(a) c = MatMul(b, w1) d = Abs(c) s = ReduceSum<keepdims=0>(d, rows) "
+        "l = Log(s) y = MatMul(l, w9)",
+        "float[3] y",
+    )()
+    report = spa_onnx.prune(proto, 0.5, criterion="l1", repair="none").report
+    assert {name for name, *_ in report.groups} == {"w0[0]", "w1[1]"}
+    assert report.validation.gap < 1e-5
