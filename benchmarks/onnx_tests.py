@@ -74,6 +74,8 @@ def cause(why: str) -> str:
     if "all" in why and "pinned" in why:
         reason = re.search(r"channels\): (.*?)(: |\. See)", why)
         return f"pinned: {reason.group(1) if reason else why}"
+    if "onnxruntime cannot run the model on" in why:
+        return "onnxruntime cannot run the model on the given inputs"
     return re.split(r"[:;(]", why.replace("nothing to prune: ", ""))[0].strip()
 
 
