@@ -49,7 +49,7 @@ def node_cases() -> tuple[Case, ...]:
         from onnx.backend.test.case.node import collect_testcases  # noqa: PLC0415 - makes all of them when it is imported
 
         found = collect_testcases(None)
-    return tuple(Case(c.name, c.model, tuple(c.data_sets[0][0]) if c.data_sets else ()) for c in found)
+    return tuple(Case(c.name, c.model, tuple(c.data_sets[0][0]) if c.data_sets else ()) for c in found if c.model)
 
 
 @cache
@@ -224,7 +224,8 @@ def _pruned(proto: onnx.ModelProto, ratio: float) -> Outcome:
         with contextlib.suppress(RefusedError):
             spa_onnx.prune(proto, ratio, criterion="l1", check=False)
         return Outcome("not runnable", str(error))
-    return Outcome("verified" if found.report.validation.gap is not None else "inexact")
+    verdict = found.report.validation
+    return Outcome("verified" if verdict is not None and verdict.gap is not None else "inexact")
 
 
 def outcomes(cases: tuple[Case, ...], variant: str) -> Iterator[tuple[str, Outcome]]:
