@@ -20,8 +20,11 @@ from obspa_speed import forward
 from onnx import helper, numpy_helper
 from shared import machine
 
-FORMS = ((28, 28), (1, 784), (1, 8000), (64, 2000), (80, 3000), (12000, 100))
-"""Heights and widths of the inputs, with one channel."""
+FORMS = (
+    *((1, 28, 28), (1, 1, 784), (1, 1, 8000), (1, 64, 2000), (1, 80, 3000), (1, 12000, 100)),
+    (8, 12000, 100),
+)
+"""Numbers of inputs, their heights and widths, with one channel each."""
 
 PRUNE = """
 import json, resource, sys, time, spa_onnx
@@ -33,12 +36,18 @@ print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 
 """
 
 
-def network(height: int, width: int) -> onnx.ModelProto:
-    """Two convolutions that shrink the input, a global mean and a classifier, with random weights and a free batch."""
+def network(inputs: int, height: int, width: int) -> onnx.ModelProto:
+    """Two convolutions that shrink the inputs, a global mean and a classifier, with random weights and a free batch.
+
+    Several inputs are joined as channels.
+    """
+    names = ["x"] if inputs == 1 else [f"x{number}" for number in range(inputs)]
+    joined = [] if inputs == 1 else [helper.make_node("Concat", names, ["x"], "joined", axis=1)]
     rng = np.random.default_rng(0)
     kernel = min(3, height)
-    shapes = {"w1": (16, 1, kernel, 3), "b1": (16,), "w2": (24, 16, 1, 3), "b2": (24,), "w3": (24, 5), "b3": (5,)}
+    shapes = {"w1": (16, inputs, kernel, 3), "b1": (16,), "w2": (24, 16, 1, 3), "b2": (24,), "w3": (24, 5), "b3": (5,)}
     nodes = [
+        *joined,
         helper.make_node("Conv", ["x", "w1", "b1"], ["a"], "c1", strides=[1, 4], pads=[kernel // 2, 1, kernel // 2, 1]),
         helper.make_node("Relu", ["a"], ["b"]),
         helper.make_node("Conv", ["b", "w2", "b2"], ["c"], "c2", strides=[1, 4]),
@@ -51,21 +60,22 @@ def network(height: int, width: int) -> onnx.ModelProto:
         numpy_helper.from_array((rng.standard_normal(shape) * 0.3).astype(np.float32), name)
         for name, shape in shapes.items()
     ]
-    given = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 1, height, width])
+    given = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 1, height, width]) for name in names]
     made = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 5])
-    graph = helper.make_graph(nodes, "form", [given], [made], weights)
+    graph = helper.make_graph(nodes, "form", given, [made], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def row(height: int, width: int) -> str:
+def row(inputs: int, height: int, width: int) -> str:
     """Measure one form and return its line of the table."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "form.onnx")
-        onnx.save(network(height, width), path)
+        onnx.save(network(inputs, height, width), path)
         done = subprocess.run([sys.executable, "-c", PRUNE, path], capture_output=True, text=True, check=True)
         seconds, peak, samples = (float(word) for word in done.stdout.strip(" []\n").split(","))
         once, _ = forward(path, int(samples))
-    return f"| {height} x {width} | {samples:.0f} | {once:.2f} | {seconds:.1f} | {20 * once + 10:.1f} | {peak:.2f} |"
+    name = f"{height} x {width}" if inputs == 1 else f"{inputs} of {height} x {width}"
+    return f"| {name} | {samples:.0f} | {once:.2f} | {seconds:.1f} | {20 * once + 10:.1f} | {peak:.2f} |"
 
 
 def main() -> None:

@@ -58,11 +58,10 @@ class Trials:
     def __init__(self, analysis: Analysis, groups: Sequence[Group], calibration: Calibration, count: int) -> None:
         self._analysis, self._calibration = analysis, calibration
         affordable = MACS_OF_TRIALS // max(count * macs(analysis.model), 1)
-        inputs = {layer.data for layer in calibration.layers}
-        held = calibration.memory // max(TENSOR_COPIES * peak_live_bytes(analysis.model, inputs), 1)
-        self._feeds = calibration.first(max(min(affordable, held, SAMPLES_PER_TRIAL), 1))
         touched = {axis.tensor for group in groups for axis in group.owner}
         touched |= {layer.bias for layer in calibration.layers}
+        held = calibration.memory // max(TENSOR_COPIES * _held_bytes(analysis.model, touched), 1)
+        self._feeds = calibration.first(max(min(affordable, held, SAMPLES_PER_TRIAL), 1))
         proto, self._own_names = _with_own_constants(analysis.model, touched)
         self._proto = calibration.run(proto)
         session = open_session(self._proto, optimise=True, what="the model")
@@ -184,6 +183,13 @@ class _Rest:
         weights = {name: array for name, array in constants.items() if name in read}
         runs = [self.session.run(feed | weights) for feed in self.feeds]
         return dict(zip(self.names, _joined(runs), strict=True))
+
+
+def _held_bytes(model: Model, touched: set[str]) -> int:
+    """Return the most bytes of one sample that are held in front of a node that reads one of these constants."""
+    constants = {name for name in touched if model.is_constant(name)}
+    readers = [node for node in model.nodes if constants.intersection(node.inputs)]
+    return peak_live_bytes(model, {name for node in readers for name in node.inputs})
 
 
 def _joined(runs: Sequence[Sequence[Array]]) -> list[Array]:

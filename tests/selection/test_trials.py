@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -104,6 +106,41 @@ SEQUENCE = net(
     "float[N,3] y",
 )
 """Between its products lies what cannot be fed."""
+
+
+JOINED = "a = Concat<axis=1>(x, x, x, x, x, x, x, x)"
+LARGER = 'a = Resize<mode="nearest">(x, none, grown)'
+CAST = "d = Cast<to=11>(x) e = Concat<axis=1>(d, d, d, d) f = Cast<to=1>(e) a = Concat<axis=1>(f, f)"
+
+
+@pytest.mark.parametrize(
+    ("head", "into"), [(JOINED, 8), (LARGER, 1), (CAST, 8)], ids=["joined", "larger", "joined twice"]
+)
+def test_what_is_held_in_front_of_the_first_weights_counts_towards_the_memory(head, into, monkeypatch):
+    """No weight that loses inputs reads it."""
+    proto = net(
+        "float[N,1,20,20] x",
+        f"float[8] none, float[4] grown = {{1, 1, 3, 3}}, float[6,{into},1,1] w1, float[4,6,1,1] w2",
+        f"{head} b = Conv<strides=[5,5]>(a, w1) c = Relu(b) y = Conv(c, w2)",
+    )()
+    proto.graph.initializer.remove(next(t for t in proto.graph.initializer if t.name == "none"))
+    if head == LARGER:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(0, np.float32), "none"))
+    memory = 4 * 10**5
+    analysis = inspect(proto)
+    inputs = working_inputs(analysis.model, open_session(proto), {})
+    axes = {axis for group in analysis.prunable() for axis in group.owner}
+    calibration = calibrate(analysis.model, inputs, None, Sampling(200, 0), axes)
+    held = []
+
+    def until(execution, index, known=trials.PartialExecution.until):
+        known(execution, index)
+        held.append(sum(array.nbytes for feed in execution.batches for array in feed.values()))
+
+    monkeypatch.setattr(trials.PartialExecution, "until", until)
+    trial = Trials(analysis, analysis.prunable(), replace(calibration, memory=memory), 1)
+    assert [trial.error(drop) > 0 for drop in cuts(analysis, 1)] == [True]
+    assert memory / 8 < max(held) <= memory
 
 
 def trials_of(proto, x):
