@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 from click.testing import CliRunner, Result
 from nets.build import image
@@ -28,8 +29,9 @@ SHORT = ("--ratio", "0.4", "--criterion", "l1", "--no-validate")
 
 
 def spa(*args: object) -> Result:
-    """`spa-onnx` in this process."""
-    return CliRunner(**APART).invoke(main, [str(arg) for arg in args], prog_name="spa-onnx")
+    """`spa-onnx` in this process. It prints no progress, however slow the machine is."""
+    with patch("spa_onnx.report.progress.PAUSE", 10**6):
+        return CliRunner(**APART).invoke(main, [str(arg) for arg in args], prog_name="spa-onnx")
 
 
 def spa_process(*args: object, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
